@@ -1,0 +1,1 @@
+"""Simulated LLM serving metrics: generated, stored in PostgreSQL, published to RabbitMQ."""

@@ -1,0 +1,1 @@
+"""PostgreSQL: the tables, the bulk write, the reads and the deliveries ledger. Knows no Dagster."""
