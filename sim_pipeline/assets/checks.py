@@ -1,0 +1,61 @@
+"""The checks between store and feed: what they don't let through is never published."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import dagster as dg
+
+from sim_pipeline.resources import ResultsDatabase, RunScope, SimulationInputs
+from sim_pipeline.store.inspection import Finding, incomplete_windows, inconsistent_windows
+
+
+def build_frame_checks(metric_frames: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
+    """Return the blocking checks of `metric_frames`, all in one step."""
+    complete = dg.AssetCheckSpec(
+        "windows_complete",
+        asset=metric_frames,
+        blocking=True,
+        description="Every window of the run is stored with its four rows",
+    )
+    consistent = dg.AssetCheckSpec(
+        "values_consistent",
+        asset=metric_frames,
+        blocking=True,
+        description=(
+            "Every value is finite and in range, and 1 + (e2e_latency - TTFT) * TPS"
+            " is a whole number of tokens, from 2 on"
+        ),
+    )
+
+    @dg.multi_asset_check(specs=[complete, consistent])
+    def frame_checks(
+        context: dg.AssetCheckExecutionContext,
+        simulation: SimulationInputs,
+        scope: RunScope,
+        results: ResultsDatabase,
+    ) -> Iterator[dg.AssetCheckResult]:
+        selection = scope.selection(context.partition_keys, simulation.cadence)
+        interval = timedelta(seconds=simulation.cadence.interval)
+        with results.postgres.engine.connect() as connection:
+            yield _result(
+                complete,
+                incomplete_windows(connection, selection.llm_names, selection.windows, interval),
+            )
+            yield _result(consistent, inconsistent_windows(connection, selection.span))
+
+    return frame_checks
+
+
+def _result(spec: dg.AssetCheckSpec, finding: Finding) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=spec.asset_key,
+        check_name=spec.name,
+        passed=finding.windows == 0,
+        description=(
+            f"{finding.windows} windows fail, the first of them: {'; '.join(finding.examples)}."
+            " Nothing of this run is published. Materialize them with `force` to write them anew."
+            if finding.windows
+            else None
+        ),
+        metadata={"windows that fail": finding.windows},
+    )

@@ -1,0 +1,54 @@
+"""From the ledger to the queue: claim, publish, enter what was confirmed, until nothing is left.
+
+Knows no Dagster: `benchmark_feed` calls it.
+"""
+
+import logging
+
+import sqlalchemy as sa
+
+from sim_pipeline.broker.config import BrokerConfig
+from sim_pipeline.broker.errors import BrokerError
+from sim_pipeline.broker.message import OutgoingMessage, encode
+from sim_pipeline.broker.publisher import Publisher
+from sim_pipeline.store.ledger import Pending, Span, claim
+
+# Claimed at once, and so held in memory and locked against other feeds: a few seconds' worth.
+_CLAIM_LIMIT = 5_000
+
+logger = logging.getLogger(__name__)
+
+
+def publish_pending(engine: sa.Engine, broker: BrokerConfig, span: Span) -> int:
+    """Send every pending window of a span; return how many messages that were.
+
+    Args:
+        engine: of the results database.
+        broker: where to send to; connected to only if anything is pending.
+        span: models and labels.
+
+    Raises:
+        BrokerError: a message was not confirmed. Those that were are entered as delivered, the
+            others stay pending.
+    """
+    sent = 0
+    with Publisher(broker) as publisher:
+        while True:
+            with claim(engine, span, _CLAIM_LIMIT) as claimed:
+                if not claimed.pending:
+                    return sent
+                messages = [_message(pending) for pending in claimed.pending]
+                try:
+                    confirmed = publisher.publish(messages)
+                except BrokerError as error:
+                    claimed.mark_published(error.confirmed)
+                    raise
+                claimed.mark_published(confirmed)
+                sent += len(confirmed)
+                logger.info("Published %s messages", sent)
+
+
+def _message(pending: Pending) -> OutgoingMessage:
+    return OutgoingMessage(
+        pending.message_id, encode(pending.llm_name, pending.timestamp, pending.values)
+    )

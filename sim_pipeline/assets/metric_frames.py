@@ -1,0 +1,52 @@
+"""`metric_frames`: the simulated metrics of each model and day, stored in PostgreSQL."""
+
+import dagster as dg
+
+from sim_pipeline.assets.frames import MetricFrames
+from sim_pipeline.resources import ResultsDatabase, RunScope, SimulationInputs
+from sim_pipeline.simulator.fingerprint import SIMULATOR_VERSION
+from sim_pipeline.simulator.profiles import profile_for
+
+
+def build_metric_frames(
+    partitions_def: dg.PartitionsDefinition, backfill_policy: dg.BackfillPolicy
+) -> dg.AssetsDefinition:
+    """Return the asset for these partitions."""
+
+    @dg.asset(
+        partitions_def=partitions_def,
+        backfill_policy=backfill_policy,
+        io_manager_key="frames",
+        kinds={"numpy", "postgres"},
+        owners=["team:serving-metrics"],
+        group_name="serving_metrics",
+        code_version=str(SIMULATOR_VERSION),
+    )
+    def metric_frames(
+        context: dg.AssetExecutionContext,
+        simulation: SimulationInputs,
+        scope: RunScope,
+        results: ResultsDatabase,
+    ) -> MetricFrames:
+        """Simulated TTFT, TPS, e2e_latency and RPS of a model's windows that start in a day.
+
+        Stored as rows of the table `simulation_results`. A window that is there already from the
+        same inputs is left alone.
+        """
+        selection = scope.selection(context.partition_keys, simulation.cadence)
+        profiles = {name: profile_for(name) for name in selection.llm_names}
+        for profile in profiles.values():
+            if profile.derived:
+                context.log.info(f"{profile.name} has no published figures: {profile.source}")
+        return MetricFrames(
+            selection,
+            profiles,
+            cadence=simulation.cadence,
+            points=simulation.points,
+            seed=simulation.seed,
+            postgres=results.postgres,
+            replace=scope.replace,
+            force=scope.force,
+        )
+
+    return metric_frames

@@ -1,0 +1,77 @@
+"""The code location: reads the settings once and assembles; nothing else."""
+
+from datetime import timedelta
+
+import dagster as dg
+
+from sim_pipeline.assets.benchmark_feed import build_benchmark_feed
+from sim_pipeline.assets.checks import build_frame_checks
+from sim_pipeline.assets.metric_frames import build_metric_frames
+from sim_pipeline.cadence import Cadence
+from sim_pipeline.config import Settings, load_settings
+from sim_pipeline.io_manager import FramesIOManager
+from sim_pipeline.jobs import build_simulation_job
+from sim_pipeline.partitions import build_partitions
+from sim_pipeline.resources import Broker, ResultsDatabase, RunScope, SimulationInputs
+from sim_pipeline.schedules import build_simulation_schedule
+
+
+def build_defs(settings: Settings) -> dg.Definitions:
+    """Assemble the pipeline that the settings describe.
+
+    Passwords are named as environment variables, not copied: Dagster shows a resource's config.
+    """
+    cadence = Cadence(settings.simulation_interval, settings.simulation_start)
+    partitions_def = build_partitions(settings.llm_models, cadence)
+    backfill_policy = dg.BackfillPolicy.multi_run(max_partitions_per_run=366)
+    metric_frames = build_metric_frames(partitions_def, backfill_policy)
+    benchmark_feed = build_benchmark_feed(metric_frames, partitions_def, backfill_policy)
+    job = build_simulation_job(metric_frames, benchmark_feed)
+    results = ResultsDatabase(
+        host=settings.postgres_host,
+        port=settings.postgres_port,
+        user=settings.postgres_user,
+        password=dg.EnvVar("POSTGRES_PASSWORD"),
+        database=settings.postgres_db,
+        sslmode=settings.postgres_sslmode,
+        sslrootcert=_text(settings.postgres_sslrootcert),
+    )
+    return dg.Definitions(
+        assets=[metric_frames, benchmark_feed],
+        asset_checks=[build_frame_checks(metric_frames)],
+        jobs=[job],
+        schedules=[
+            build_simulation_schedule(
+                job, cadence, settings.llm_models, timedelta(hours=settings.catch_up_hours)
+            )
+        ],
+        resources={
+            "frames": FramesIOManager(results=results),
+            "results": results,
+            "broker": Broker(
+                host=settings.rabbitmq_host,
+                port=settings.rabbitmq_port,
+                user=settings.rabbitmq_user,
+                password=dg.EnvVar("RABBITMQ_PASSWORD"),
+                vhost=settings.rabbitmq_vhost,
+                queue=settings.rabbitmq_queue,
+                tls=settings.rabbitmq_tls,
+                ca_file=_text(settings.rabbitmq_ca_file),
+            ),
+            "simulation": SimulationInputs(
+                interval_seconds=settings.simulation_interval,
+                start=settings.simulation_start.isoformat(),
+                points=settings.num_data_points,
+                seed=settings.random_seed,
+            ),
+            "scope": RunScope.configure_at_launch(),
+        },
+        executor=dg.in_process_executor,
+    )
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+defs = build_defs(load_settings())

@@ -1,0 +1,50 @@
+"""The way of frames into PostgreSQL and out again."""
+
+import logging
+
+import dagster as dg
+import pandas as pd
+
+from sim_pipeline.assets.frames import MetricFrames
+from sim_pipeline.resources import ResultsDatabase
+from sim_pipeline.store.slices import SliceWriter, read_frame
+
+logger = logging.getLogger(__name__)
+
+
+class FramesIOManager(dg.ConfigurableIOManager):
+    """Writes the slices of `MetricFrames`; loads the rows of a run's partitions."""
+
+    results: dg.ResourceDependency[ResultsDatabase]
+
+    def handle_output(self, context: dg.OutputContext, obj: MetricFrames) -> None:
+        """Store slice by slice, each in its own transaction; a run that is killed keeps those."""
+        with SliceWriter(self.results.postgres) as writer:
+            for part in obj:
+                writer.write(part, force=obj.force)
+                logger.info(
+                    "Stored %s windows; %s of %s done",
+                    part.windows,
+                    obj.tally.simulated + obj.tally.kept,
+                    obj.windows,
+                )
+        tally = obj.tally
+        context.add_output_metadata(
+            {
+                "windows simulated": tally.simulated,
+                "windows already there": tally.kept,
+                "requests completed": tally.completed,
+                "requests failed": tally.failed,
+            }
+        )
+
+    def load_input(self, context: dg.InputContext) -> pd.DataFrame:
+        """Return the stored rows of the partitions: llm_name, metric, values, timestamp."""
+        keys = [key.split("|", 1) for key in context.asset_partition_keys]
+        days = sorted(day for day, _ in keys)
+        return read_frame(
+            self.results.postgres.engine,
+            llm_names=tuple(dict.fromkeys(llm_name for _, llm_name in keys)),
+            first_day=days[0],
+            last_day=days[-1],
+        )

@@ -1,0 +1,43 @@
+"""Where log lines go: LOG_FILE for every process, the console for the one in the foreground.
+
+Dagster's instance (`dagster.yaml`) names `LogFileHandler`, so that each process of a run writes
+the run's lines and events to the file. The lines of the loggers below `sim_pipeline` become
+events of the run as well, and show in the UI.
+"""
+
+import logging
+import sys
+
+from concurrent_log_handler import ConcurrentRotatingFileHandler
+
+from sim_pipeline.config import Settings, load_settings
+
+_FORMAT = "%(asctime)s %(levelname)-8s %(process)d %(name)s: %(message)s"
+_FILE_BYTES = 20_000_000
+_FILES = 5
+
+
+class LogFileHandler(ConcurrentRotatingFileHandler):
+    """Appends to LOG_FILE from LOG_LEVEL on; any number of processes may do so at once.
+
+    The file is rotated at 20 MB, under a lock, and five are kept.
+    """
+
+    def __init__(self) -> None:
+        settings = load_settings()
+        super().__init__(
+            str(settings.log_file), maxBytes=_FILE_BYTES, backupCount=_FILES, encoding="utf-8"
+        )
+        self.setLevel(settings.log_level)
+        self.setFormatter(logging.Formatter(_FORMAT))
+
+
+def configure(settings: Settings) -> None:
+    """Send this process's own log lines to LOG_FILE and, if CONSOLE_LOGGING, to stderr."""
+    root = logging.getLogger("sim_pipeline")
+    root.setLevel(settings.log_level)
+    root.addHandler(LogFileHandler())
+    if settings.console_logging:
+        console = logging.StreamHandler(sys.stderr)
+        console.setFormatter(logging.Formatter("%(message)s"))
+        root.addHandler(console)

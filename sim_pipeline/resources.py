@@ -1,0 +1,153 @@
+"""What a run is given: the simulation's inputs, its scope, the database and the broker.
+
+What belongs here: Dagster resources, and the way from settings to them. They hold configuration
+and hand out plain objects of the simulator, the store and the broker, which know no Dagster.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field, PrivateAttr, field_validator
+
+from sim_pipeline.broker.config import BrokerConfig
+from sim_pipeline.cadence import Cadence
+from sim_pipeline.config import Settings
+from sim_pipeline.partitions import Selection, select
+from sim_pipeline.store.postgres import Postgres
+
+
+def results_database(settings: Settings) -> Postgres:
+    """Describe the database that the settings name."""
+    return Postgres(
+        host=settings.postgres_host,
+        port=settings.postgres_port,
+        user=settings.postgres_user,
+        password=settings.postgres_password.get_secret_value(),
+        database=settings.postgres_db,
+        sslmode=settings.postgres_sslmode,
+        sslrootcert=settings.postgres_sslrootcert,
+    )
+
+
+class ResultsDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The PostgreSQL database with the results and the deliveries ledger."""
+
+    host: str = Field(description="Host name or address of the PostgreSQL server")
+    port: int = Field(description="Its port")
+    user: str = Field(description="The role to log in as")
+    password: str = Field(description="Its password: named here, never shown", repr=False)
+    database: str = Field(description="The database")
+    sslmode: str = Field("prefer", description="libpq's sslmode, from disable to verify-full")
+    sslrootcert: str | None = Field(None, description="File of CA certificates")
+
+    @cached_property
+    def postgres(self) -> Postgres:
+        """The database, with its pool of connections."""
+        return Postgres(
+            host=self.host,
+            port=self.port,
+            user=self.user,
+            password=self.password,
+            database=self.database,
+            sslmode=self.sslmode,
+            sslrootcert=Path(self.sslrootcert) if self.sslrootcert else None,
+        )
+
+
+class Broker(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The RabbitMQ queue that simulations are published to."""
+
+    host: str = Field(description="Host name or address of the RabbitMQ server")
+    port: int = Field(description="Its AMQP port")
+    user: str = Field(description="The user to log in as")
+    password: str = Field(description="Its password: named here, never shown", repr=False)
+    vhost: str = Field("/", description="The virtual host")
+    queue: str = Field(description="The queue, declared durable where it does not exist")
+    tls: bool = Field(default=False, description="Connect by TLS, verifying the server")
+    ca_file: str | None = Field(None, description="File of CA certificates; else the system's")
+
+    @property
+    def config(self) -> BrokerConfig:
+        """What the publisher needs to know."""
+        return BrokerConfig(
+            host=self.host,
+            port=self.port,
+            user=self.user,
+            password=self.password,
+            vhost=self.vhost,
+            queue=self.queue,
+            tls=self.tls,
+            ca_file=Path(self.ca_file) if self.ca_file else None,
+        )
+
+
+class SimulationInputs(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """What the numbers depend on, beside the model and the window."""
+
+    interval_seconds: int = Field(description="Length of a window in seconds")
+    start: str = Field(description="ISO 8601 time of the first window")
+    points: int = Field(description="Values per metric and window")
+    seed: int = Field(description="Seed of the random numbers")
+
+    @cached_property
+    def cadence(self) -> Cadence:
+        """The windows."""
+        return Cadence(self.interval_seconds, datetime.fromisoformat(self.start))
+
+
+class RunScope(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Which windows of its partitions a run is for, and what it does with those already there.
+
+    Without any of it a run takes the windows of its partitions that had ended when it began.
+    """
+
+    since: str | None = Field(
+        None,
+        description="ISO 8601 time: leave out the windows that start before it",
+        examples=["2026-11-24T00:00:00Z"],
+    )
+    until: str | None = Field(
+        None, description="ISO 8601 time: leave out the windows that start at or after it"
+    )
+    replace: bool = Field(
+        default=True,
+        description=(
+            "Replace, and publish anew, a window that was simulated from other inputs"
+            " (seed, number of points, profile); false leaves it as it is"
+        ),
+    )
+    force: bool = Field(
+        default=False,
+        description="Simulate and write every window, also those stored under the same inputs",
+    )
+    resend: bool = Field(
+        default=False,
+        description="Publish again, under the same message ids, what was delivered already",
+    )
+    _began: datetime = PrivateAttr(default_factory=lambda: datetime.now(UTC))
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
+        """Fix the moment that decides which windows have ended, for all steps of the run."""
+        self._began = datetime.now(UTC)
+
+    @field_validator("since", "until")
+    @classmethod
+    def _a_moment(cls, value: str | None) -> str | None:
+        if value is not None and datetime.fromisoformat(value).tzinfo is None:
+            raise ValueError(
+                f"{value!r} has no zone: allowed is an ISO 8601 time such as 2026-11-24T00:00:00Z"
+            )
+        return value
+
+    def selection(self, partition_keys: Sequence[str], cadence: Cadence) -> Selection:
+        """Return the models and windows of a run over these partitions."""
+        return select(
+            partition_keys,
+            cadence,
+            began=self._began,
+            since=datetime.fromisoformat(self.since) if self.since else None,
+            until=datetime.fromisoformat(self.until) if self.until else None,
+        )

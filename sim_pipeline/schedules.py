@@ -1,0 +1,139 @@
+"""The schedule: at each tick, one run for what is new together with what is missing.
+
+Dagster does not make up for ticks that it missed, and a run may fail. So a tick does not ask what
+is new; it asks the database what is missing or undelivered, the new window among it.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+
+import dagster as dg
+import sqlalchemy as sa
+
+from sim_pipeline.cadence import Cadence
+from sim_pipeline.partitions import range_tags
+from sim_pipeline.resources import ResultsDatabase
+from sim_pipeline.store.ledger import Gaps, Span, gaps
+
+# On each run of ours: what it is for, so that a later tick does not ask for the same again.
+SPAN_TAG = "sim_pipeline/span"
+
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def build_simulation_schedule(
+    job: dg.UnresolvedAssetJobDefinition,
+    cadence: Cadence,
+    llm_names: Sequence[str],
+    catch_up: timedelta,
+) -> dg.ScheduleDefinition:
+    """Return the schedule that keeps the feed complete over the last `catch_up`."""
+
+    @dg.schedule(
+        job=job,
+        cron_schedule=list(cadence.cron_schedule),
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=(
+            f"One run for every {cadence.interval} s window that has ended and is missing or"
+            f" undelivered, at most {catch_up} back"
+        ),
+    )
+    def simulation_schedule(
+        context: dg.ScheduleEvaluationContext, results: ResultsDatabase
+    ) -> dg.RunRequest | dg.SkipReason:
+        tick = context.scheduled_execution_time
+        missing = missing_windows(
+            results.postgres.engine,
+            cadence,
+            llm_names,
+            since=tick - catch_up,
+            now=tick,
+            busy=tuple(_unfinished_spans(context.instance)),
+        )
+        if missing is None:
+            upcoming = cadence.start_of(cadence.ended_before(tick) + 1)
+            return dg.SkipReason(
+                f"Every window that has ended is published or being worked on;"
+                f" the next one ends at {upcoming:%Y-%m-%dT%H:%M:%SZ}"
+            )
+        context.log.info(
+            f"{missing.windows} windows are missing or undelivered, from {missing.span.since}"
+        )
+        return run_request(missing.span, cadence)
+
+    return simulation_schedule
+
+
+def missing_windows(
+    engine: sa.Engine,
+    cadence: Cadence,
+    llm_names: Sequence[str],
+    *,
+    since: datetime,
+    now: datetime,
+    busy: Sequence[Span] = (),
+) -> Gaps | None:
+    """Return what is missing or undelivered of the windows that ended from `since` to `now`.
+
+    The latest window that has ended is always asked for, however long ago it began.
+    """
+    stop = cadence.ended_before(now)
+    first = max(cadence.first_window, min(cadence.ended_before(since), stop - 1))
+    if first >= stop:
+        return None
+    with engine.connect() as connection:
+        return gaps(
+            connection,
+            llm_names,
+            range(first, stop),
+            timedelta(seconds=cadence.interval),
+            busy,
+        )
+
+
+def run_request(span: Span, cadence: Cadence) -> dg.RunRequest:
+    """Return the request for one run over the rectangle of partitions around a span.
+
+    The run's config narrows it to the span. A tick repairs what is missing; it does not replace
+    what was simulated from other inputs, which is for a materialization by hand.
+    """
+    first_day = span.since.date()
+    last_day = (span.until - timedelta(seconds=cadence.interval)).date()
+    return dg.RunRequest(
+        tags={
+            **range_tags(span.llm_names, first_day, last_day),
+            SPAN_TAG: json.dumps([*span.llm_names, _label(span.since), _label(span.until)]),
+        },
+        run_config=dg.RunConfig(
+            resources={
+                "scope": {
+                    "config": {
+                        "since": _label(span.since),
+                        "until": _label(span.until),
+                        "replace": False,
+                    }
+                }
+            }
+        ),
+    )
+
+
+def _unfinished_spans(instance: dg.DagsterInstance) -> Iterator[Span]:
+    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
+        if SPAN_TAG in run.tags:
+            *llm_names, since, until = json.loads(run.tags[SPAN_TAG])
+            yield Span(
+                tuple(llm_names), datetime.fromisoformat(since), datetime.fromisoformat(until)
+            )
+
+
+def _label(timestamp: datetime) -> str:
+    return timestamp.isoformat().replace("+00:00", "Z")
