@@ -36,7 +36,10 @@ def configure(settings: Settings) -> None:
     """Send this process's own log lines to LOG_FILE and, if CONSOLE_LOGGING, to stderr."""
     root = logging.getLogger("sim_pipeline")
     root.setLevel(settings.log_level)
-    root.addHandler(LogFileHandler())
+    file = LogFileHandler()
+    # What another process writes to the file itself is passed on with this mark.
+    file.addFilter(lambda record: not getattr(record, "console_only", False))
+    root.addHandler(file)
     if settings.console_logging:
         console = logging.StreamHandler(sys.stderr)
         console.setFormatter(logging.Formatter("%(message)s"))

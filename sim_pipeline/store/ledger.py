@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from sim_pipeline.metrics import METRICS
+from sim_pipeline.store.tables import deliveries
 
 _RECORDED = sa.text(
     """
@@ -110,6 +111,14 @@ def recorded(
         },
     )
     return {row.timestamp.astimezone(UTC): row.message_id for row in rows}
+
+
+def latest(connection: sa.Connection, llm_names: Sequence[str]) -> datetime | None:
+    """Return the label of the latest window recorded of any of these models, or None."""
+    found: datetime | None = connection.execute(
+        sa.select(sa.func.max(deliveries.c.timestamp)).where(deliveries.c.llm_name.in_(llm_names))
+    ).scalar()
+    return found.astimezone(UTC) if found else None
 
 
 def gaps(

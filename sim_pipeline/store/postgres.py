@@ -68,6 +68,14 @@ class Postgres:
         """A pool of at most five connections, each tested before it is handed out."""
         return sa.create_engine(self.url, pool_size=2, max_overflow=3, pool_pre_ping=True)
 
+    def reachable(self) -> bool:
+        """Tell whether the database can be connected to now."""
+        try:
+            with self.engine.connect():
+                return True
+        except sa.exc.OperationalError:
+            return False
+
     def bulk_connection(self) -> adbc.Connection:
         """Open a connection for COPY of Arrow data; the caller closes it."""
         address = (

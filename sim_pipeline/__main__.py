@@ -1,0 +1,77 @@
+"""The commands behind the make targets: run, migrate, revision."""
+
+import argparse
+import logging
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from alembic import command
+
+from sim_pipeline import logs
+from sim_pipeline.config import Settings, SettingsError, load_settings
+from sim_pipeline.resources import results_database
+from sim_pipeline.service.env_file import ensure_env_file
+from sim_pipeline.service.errors import ServiceError
+from sim_pipeline.service.local import local_postgres
+from sim_pipeline.service.supervisor import serve
+from sim_pipeline.store.migrate import alembic_config, upgrade
+
+logger = logging.getLogger("sim_pipeline")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; return the exit status: 0, 1 for a fault, 2 for wrong settings."""
+    parser = argparse.ArgumentParser(prog="python -m sim_pipeline", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("run", help="run the whole service until Ctrl-C")
+    commands.add_parser("migrate", help="bring the results database to this version's schema")
+    revision = commands.add_parser("revision", help="write a migration from the tables' changes")
+    revision.add_argument("message", help="what it does, in a few words")
+    parsed = parser.parse_args(arguments)
+    made = ensure_env_file(Path.cwd())
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    logs.configure(settings)
+    if made:
+        logger.info("Made %s, with passwords of its own", made)
+    try:
+        match parsed.command:
+            case "run":
+                serve(settings, Path.cwd() / ".local")
+            case "migrate":
+                _migrate(settings)
+            case "revision":
+                _revision(settings, parsed.message)
+    except ServiceError as error:
+        logger.error("%s", error)
+        return 1
+    return 0
+
+
+def _migrate(settings: Settings) -> None:
+    with ExitStack() as running:
+        _postgres_at_hand(settings, running)
+        upgrade(results_database(settings))
+    logger.info("%s is at the newest schema", settings.postgres_db)
+
+
+def _revision(settings: Settings, message: str) -> None:
+    with ExitStack() as running:
+        _postgres_at_hand(settings, running)
+        postgres = results_database(settings)
+        upgrade(postgres)
+        command.revision(alembic_config(postgres), message, autogenerate=True)
+
+
+def _postgres_at_hand(settings: Settings, running: ExitStack) -> None:
+    """Start the local PostgreSQL for the time of a command, unless the service has it running."""
+    if settings.local_services and not results_database(settings).reachable():
+        running.enter_context(local_postgres(settings, Path.cwd() / ".local"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""Dagster's instance on this machine: its directory, its storage, the runs a crash left open."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import dagster as dg
+import sqlalchemy as sa
+from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
+
+from sim_pipeline.config import Settings
+from sim_pipeline.service.errors import ServiceError
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_instance(home: Path, config: Path) -> None:
+    """Make DAGSTER_HOME with this configuration, and bring Dagster's storage up to date.
+
+    Raises:
+        ServiceError: the directory can't be written or the storage can't be reached.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(config, home / "dagster.yaml")
+        with dg.DagsterInstance.get() as instance:
+            instance.upgrade()
+    except OSError as error:
+        raise ServiceError(f"{home} cannot be written: {error.strerror}") from error
+    except sa.exc.OperationalError as error:
+        raise ServiceError(f"Dagster's storage: {' '.join(str(error.orig).split())}") from error
+
+
+def fail_abandoned_runs() -> None:
+    """Mark as failed the runs that were under way when the service was last stopped.
+
+    Their processes ended with it. What they had stored stays; the schedule makes up for the rest.
+    """
+    with dg.DagsterInstance.get() as instance:
+        for run in instance.get_runs(dg.RunsFilter(statuses=list(IN_PROGRESS_RUN_STATUSES))):
+            instance.report_run_failed(run, "The service was stopped while this run was under way")
+            logger.info("Run %s was under way when the service was stopped", run.run_id)

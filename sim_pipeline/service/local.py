@@ -1,0 +1,67 @@
+"""LOCAL_SERVICES: this checkout's own PostgreSQL and RabbitMQ, as the settings describe them."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sim_pipeline.config import Settings
+from sim_pipeline.service.errors import ServiceError
+from sim_pipeline.service.ports import free_port
+from sim_pipeline.service.postgres import LocalPostgres
+from sim_pipeline.service.rabbitmq import LocalRabbitMQ
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def local_postgres(settings: Settings, directory: Path) -> Iterator[None]:
+    """Run the results database's server, with both databases in it, while the context lasts.
+
+    Raises:
+        ServiceError: it can't be started, or the settings name another machine.
+    """
+    _require_loopback("POSTGRES_HOST", settings.postgres_host)
+    server = LocalPostgres(
+        directory / "postgres",
+        host=settings.postgres_host,
+        port=settings.postgres_port,
+        user=settings.postgres_user,
+        password=settings.postgres_password.get_secret_value(),
+    )
+    logger.info("Starting PostgreSQL on %s:%s", settings.postgres_host, settings.postgres_port)
+    with server:
+        for database in (settings.postgres_db, settings.dagster_postgres_db):
+            server.ensure_database(database)
+        yield
+
+
+@contextmanager
+def local_rabbitmq(settings: Settings, directory: Path) -> Iterator[None]:
+    """Run the broker while the context lasts.
+
+    Raises:
+        ServiceError: it can't be installed or started, or the settings name another machine.
+    """
+    _require_loopback("RABBITMQ_HOST", settings.rabbitmq_host)
+    server = LocalRabbitMQ(
+        directory / "rabbitmq",
+        host=settings.rabbitmq_host,
+        port=settings.rabbitmq_port,
+        user=settings.rabbitmq_user,
+        password=settings.rabbitmq_password.get_secret_value(),
+        vhost=settings.rabbitmq_vhost,
+        dist_port=free_port(),
+        epmd_port=free_port(),
+    )
+    logger.info("Starting RabbitMQ on %s:%s", settings.rabbitmq_host, settings.rabbitmq_port)
+    with server:
+        yield
+
+
+def _require_loopback(variable: str, host: str) -> None:
+    if host not in ("127.0.0.1", "localhost"):
+        raise ServiceError(
+            f"{variable}={host!r}: allowed with LOCAL_SERVICES=true is 127.0.0.1;"
+            " set LOCAL_SERVICES=false to use servers of your own"
+        )

@@ -1,0 +1,164 @@
+"""The service's child processes: started, their output relayed, watched, ended without a trace."""
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import IO, Self
+
+import psutil  # type: ignore[import-untyped]
+
+from sim_pipeline.service.errors import ServiceError
+from sim_pipeline.service.processes import end
+
+# Each process of the service carries the service's directory in its environment, run workers
+# included, so that whatever is left of it can be told from anybody else's.
+_MARK = "SIM_PIPELINE_SERVICE"
+
+_LEVEL = re.compile(r" - (?P<logger>\S+) - (?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) - ")
+_POLL_SECONDS = 0.2
+# A code server waits for its run workers, and a daemon for its tick, before they go.
+_SHUTDOWN = ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0))
+
+logger = logging.getLogger(__name__)
+
+
+class Program:
+    """A child process in a session of its own: Ctrl-C in the terminal does not reach it."""
+
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.name = name
+        self.process = psutil.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        threading.Thread(
+            target=_relay, args=(name, self.process.stdout), name=f"relay-{name}", daemon=True
+        ).start()
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status; None while it runs."""
+        status: int | None = self.process.poll()
+        return status
+
+
+class StopRequest:
+    """Ctrl-C or SIGTERM, remembered until somebody looks: it interrupts nothing by itself."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._event.set())
+
+    def __bool__(self) -> bool:
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for it at most so long; tell whether it came."""
+        return self._event.wait(seconds)
+
+
+class Programs:
+    """The processes of one service; leaving the context ends them and all that they started."""
+
+    def __init__(self, mark: str, environment: Mapping[str, str], stop: StopRequest) -> None:
+        """Prepare to start programs.
+
+        Args:
+            mark: of the service, the same at each start: tells its processes from others'.
+            environment: of the programs, the mark excepted.
+            stop: ends every waiting.
+        """
+        self._mark = mark
+        self._environment = {**environment, _MARK: mark}
+        self._stop = stop
+        self._programs: list[Program] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        end([program.process for program in reversed(self._programs)], _SHUTDOWN)
+        end_marked(self._mark)
+
+    def start(self, name: str, *arguments: str) -> None:
+        """Start a module with this very Python; its end, before ours, is an error."""
+        self._programs.append(self._run(name, arguments))
+
+    def run(self, name: str, *arguments: str, seconds: float) -> bool:
+        """Run a module to its end; tell whether it succeeded within so many seconds."""
+        program = self._run(name, arguments)
+        self.await_condition(lambda: program.status is not None, f"{name} to end", seconds)
+        return program.status == 0
+
+    def await_condition(self, met: Callable[[], bool], what: str, seconds: float) -> None:
+        """Wait until a condition is met or a stop was asked for.
+
+        Raises:
+            ServiceError: a program ended meanwhile, or the time is over.
+        """
+        deadline = time.monotonic() + seconds
+        while not met() and not self._stop.wait(_POLL_SECONDS):
+            self._all_run()
+            if time.monotonic() > deadline:
+                raise ServiceError(f"waited {seconds:g} s for {what}, in vain; see the log")
+
+    def watch(self) -> None:
+        """Return when a stop was asked for.
+
+        Raises:
+            ServiceError: a program ended by itself.
+        """
+        while not self._stop.wait(_POLL_SECONDS):
+            self._all_run()
+
+    def _run(self, name: str, arguments: Sequence[str]) -> Program:
+        return Program(name, [sys.executable, "-m", *arguments], self._environment)
+
+    def _all_run(self) -> None:
+        for program in self._programs:
+            if program.status is not None:
+                raise ServiceError(f"{program.name} ended by itself, with status {program.status}")
+
+
+def end_marked(mark: str) -> None:
+    """End what is left of a service, this process excepted."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get(_MARK) == mark:
+                found.append(process)
+        except (psutil.Error, OSError):  # gone meanwhile, or somebody else's
+            continue
+    if found:
+        logger.info("Ending %s processes left over", len(found))
+        end(found, _SHUTDOWN)
+
+
+def _relay(name: str, output: IO[str]) -> None:
+    level = logging.INFO
+    for line in output:
+        found = _LEVEL.search(line)
+        if found:
+            level = logging.getLevelNamesMapping()[found["level"]]
+        # A run writes its lines to LOG_FILE by itself; here they are for the console only.
+        of_a_run = found is not None and found["logger"] == "dagster"
+        logger.log(level, "%-9s | %s", name, line.rstrip(), extra={"console_only": of_a_run})

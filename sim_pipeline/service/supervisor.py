@@ -1,0 +1,128 @@
+"""The whole service on one machine: servers, migrations, Dagster's processes; then watch them.
+
+What belongs here: the order in which things start and stop. How each is started stands in the
+modules beside.
+"""
+
+import logging
+import os
+import socket
+import urllib.error
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+
+from sim_pipeline.config import Settings
+from sim_pipeline.resources import results_database
+from sim_pipeline.service.first_run import first_run_command
+from sim_pipeline.service.instance import fail_abandoned_runs, prepare_instance
+from sim_pipeline.service.local import local_postgres, local_rabbitmq
+from sim_pipeline.service.ports import free_port, require_free
+from sim_pipeline.service.programs import Programs, StopRequest, end_marked
+from sim_pipeline.store.migrate import upgrade
+
+PROJECT = Path(__file__).parents[2]
+_START_SECONDS = 120.0
+_HTTP_OK = 200
+
+# Dagster says, once a process, that log handlers named in dagster.yaml are in beta. That one
+# sentence is left out; any other warning comes through.
+_KNOWN_WARNING = "ignore:Handling yaml-defined logging configuration"
+# Events of a run are written so many at a time: to Dagster's storage, each write is a connection.
+_EVENT_BATCH_SIZE = 1000
+
+logger = logging.getLogger(__name__)
+
+
+def serve(settings: Settings, directory: Path) -> None:
+    """Run the service until Ctrl-C, SIGTERM, or the end of one of its processes.
+
+    Args:
+        settings: as validated.
+        directory: where it keeps its data; the servers' too, with LOCAL_SERVICES.
+
+    Raises:
+        ServiceError: something can't be started, or ended by itself.
+    """
+    environment = _environment(settings, directory)
+    # Dagster's own files read the environment, and parts of Dagster run in this process too.
+    os.environ.update(environment)
+    stop = StopRequest()
+    mark = str(directory)
+    end_marked(mark)
+    require_free("The UI", settings.ui_port, settings.ui_host, "UI_PORT")
+    with ExitStack() as running:
+        if settings.local_services:
+            running.enter_context(local_postgres(settings, directory))
+            running.enter_context(local_rabbitmq(settings, directory))
+        logger.info("Migrating the databases")
+        upgrade(results_database(settings))
+        prepare_instance(directory / "dagster", PROJECT / "dagster.yaml")
+        fail_abandoned_runs()
+        programs = running.enter_context(Programs(mark, environment, stop))
+        _start_dagster(settings, programs, environment)
+        if not stop:
+            logger.info(
+                "Ready. UI: http://%s:%s  Log: %s  Stop with Ctrl-C.",
+                settings.ui_host,
+                settings.ui_port,
+                settings.log_file.absolute(),
+            )
+        programs.watch()
+        logger.info("Stopping")
+    logger.info("Stopped")
+
+
+def _environment(settings: Settings, directory: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        **settings.environment(),
+        "DAGSTER_HOME": str(directory / "dagster"),
+        "DAGSTER_EVENT_BATCH_SIZE": str(_EVENT_BATCH_SIZE),
+        "CODE_SERVER_HOST": "127.0.0.1",
+        "CODE_SERVER_PORT": str(free_port()),
+        "PYTHONWARNINGS": _KNOWN_WARNING,
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _start_dagster(settings: Settings, programs: Programs, environment: dict[str, str]) -> None:
+    """Start code server, daemon and webserver, and launch the first run."""
+    logger.info("Starting Dagster")
+    host, port = environment["CODE_SERVER_HOST"], environment["CODE_SERVER_PORT"]
+    workspace = ["--workspace", str(PROJECT / "workspace.yaml")]
+    programs.start(
+        "code",
+        *("dagster", "api", "grpc", "--module-name", "sim_pipeline.definitions"),
+        *("--host", host, "--port", port, "--location-name", "sim_pipeline"),
+    )
+    programs.await_condition(
+        lambda: _listens(host, int(port)), "the code server to listen", _START_SECONDS
+    )
+    programs.start("daemon", "dagster._daemon", "run", *workspace)
+    programs.start(
+        "webserver",
+        *("dagster_webserver", *workspace),
+        *("--host", settings.ui_host, "--port", str(settings.ui_port)),
+    )
+    command = first_run_command(settings, workspace)
+    if command is not None and not programs.run("first run", *command, seconds=_START_SECONDS):
+        logger.warning("The first run was not launched; the schedule's next tick makes up for it")
+    server_info = f"http://{settings.ui_host}:{settings.ui_port}/server_info"
+    programs.await_condition(lambda: _answers(server_info), "the UI to answer", _START_SECONDS)
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - our own http
+            return bool(response.status == _HTTP_OK)
+    except (urllib.error.URLError, TimeoutError):
+        return False
