@@ -40,8 +40,6 @@ def rabbitmq_server() -> Iterator[LocalRabbitMQ]:
             port=free_port(),
             user="simulation",
             password=secrets.token_urlsafe(),
-            dist_port=free_port(),
-            epmd_port=free_port(),
         ) as server,
     ):
         yield server

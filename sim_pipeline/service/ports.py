@@ -7,9 +7,10 @@ from sim_pipeline.service.errors import ServiceError
 
 # Below 32768, where Linux starts to hand out ports to outgoing connections.
 _FREE_PORTS = range(20_000, 32_768)
+_CONNECT_SECONDS = 5.0
 
 
-def is_free(port: int, host: str = "127.0.0.1") -> bool:
+def is_free(port: int, host: str) -> bool:
     """Tell whether a server could listen on `port` of `host` now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # As servers do: connections in TIME_WAIT do not keep a port.
@@ -18,6 +19,15 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
             probe.bind((host, port))
         except OSError:
             return False
+    return True
+
+
+def is_open(port: int, host: str) -> bool:
+    """Tell whether a server accepts connections on `port` of `host` now."""
+    try:
+        socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
+    except OSError:
+        return False
     return True
 
 
