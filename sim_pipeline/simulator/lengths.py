@@ -1,0 +1,72 @@
+"""Token counts of requests: the clipped, rounded lognormal and its exact moments."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from sim_pipeline.simulator.arguments import check_integer, check_number
+
+MAX_TOKENS = 1_000_000
+
+
+@dataclass(frozen=True)
+class TokenLengths:
+    """A number of tokens N = clip(rint(X), minimum, maximum) with ln X ~ N(log_median, log_sd^2).
+
+    Attributes:
+        log_median: ln of the median number of tokens, in [0, 14].
+        log_sd: standard deviation of ln X, in [0, 3].
+        minimum: smallest count, >= 1.
+        maximum: largest count, > minimum.
+
+    Raises:
+        ValueError: on construction, naming the field, its value and what is allowed.
+    """
+
+    log_median: float
+    log_sd: float
+    minimum: int
+    maximum: int
+
+    def __post_init__(self) -> None:
+        check_number("log_median", self.log_median, 0.0, 14.0)
+        check_number("log_sd", self.log_sd, 0.0, 3.0)
+        check_integer("minimum", self.minimum, 1, MAX_TOKENS - 1)
+        check_integer("maximum", self.maximum, self.minimum + 1, MAX_TOKENS)
+
+    def from_normal(self, z: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Turn standard normal draws into token counts, in place (any shape), and return them."""
+        np.multiply(z, self.log_sd, out=z)
+        np.add(z, self.log_median, out=z)
+        np.exp(z, out=z)
+        np.rint(z, out=z)
+        np.clip(z, self.minimum, self.maximum, out=z)
+        return z
+
+    @cached_property
+    def survival(self) -> npt.NDArray[np.float64]:
+        """P(N > n) for n = 0 .. maximum, shape (maximum + 1,); exact up to rounding."""
+        exceed = np.ones(self.maximum + 1)
+        # N > n says that X was rounded to n + 1 or more.
+        tail = np.arange(self.minimum, self.maximum) + 0.5
+        if self.log_sd == 0.0:
+            exceed[self.minimum : -1] = tail < math.exp(self.log_median)
+        else:
+            z = (np.log(tail) - self.log_median) / (self.log_sd * math.sqrt(2.0))
+            exceed[self.minimum : -1] = [0.5 * math.erfc(value) for value in z]
+        exceed[-1] = 0.0
+        return exceed
+
+    @cached_property
+    def mean(self) -> float:
+        """E[N] = sum of P(N > n) over n >= 0 [tokens]."""
+        return float(self.survival.sum())
+
+    @cached_property
+    def squared_cv(self) -> float:
+        """Squared coefficient of variation Var[N] / E[N]^2, from E[N^2] = sum (2n + 1) P(N > n)."""
+        second = float(((2.0 * np.arange(self.maximum + 1) + 1.0) * self.survival).sum())
+        return second / self.mean**2 - 1.0

@@ -1,0 +1,269 @@
+"""What is simulated: a model's profile, the workload it serves, and the built-in table.
+
+The figures carry their sources; [E] marks an estimate of ours. Units are SI: seconds, requests/s,
+tokens/s.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+
+from sim_pipeline.simulator.arguments import check_integer, check_number
+from sim_pipeline.simulator.lengths import TokenLengths
+
+# Utilisation at which published medians are taken: a provider's usual load, not an idle endpoint.
+RHO_REF = 0.4
+# No endpoint is driven beyond this utilisation: what exceeds it is refused at the door.
+RHO_MAX = 0.9
+# Prompt of the benchmarks that publish TTFT [tokens].
+REFERENCE_PROMPT = 1000
+# Names longer than this do not fit the results table.
+MAX_NAME_LENGTH = 50
+
+
+# Azure LLM inference trace 2023, conversation.
+AZURE_PROMPTS = TokenLengths(log_median=6.63, log_sd=0.98, minimum=1, maximum=8192)
+AZURE_OUTPUTS = TokenLengths(log_median=5.02, log_sd=0.86, minimum=2, maximum=2048)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Who asks, and when.
+
+    Attributes:
+        input_lengths: prompt tokens of a request.
+        output_lengths: generated tokens of a request, at least 2.
+        arrival_cv: coefficient of variation of inter-arrival times, in [0.2, 5].
+        peak_hour: hour of the day (UTC) of the daily peak h0, in [0, 24].
+        daily_amplitude: A1 of the season's 24 h wave (log scale), in [0, 2].
+        half_daily_amplitude: A2 of its 12 h wave, in [0, 2].
+        weekend_factor: Saturday's and Sunday's load over a weekday's, in (0, 2].
+        drift_sd: log-sd of the load from day to day, in [0, 1].
+
+    The defaults are the conversation traces of Azure: lengths and arrivals of 2023, seasonality of
+    2024 (read off its plots). The drift is [E].
+
+    Raises:
+        ValueError: on construction, naming the field, its value and what is allowed.
+    """
+
+    input_lengths: TokenLengths = AZURE_PROMPTS
+    output_lengths: TokenLengths = AZURE_OUTPUTS
+    arrival_cv: float = 1.1
+    peak_hour: float = 14.0
+    daily_amplitude: float = 0.34
+    half_daily_amplitude: float = 0.08
+    weekend_factor: float = 0.57
+    drift_sd: float = 0.15
+
+    def __post_init__(self) -> None:
+        check_integer("output_lengths.minimum", self.output_lengths.minimum, 2)
+        check_number("arrival_cv", self.arrival_cv, 0.2, 5.0)
+        check_number("peak_hour", self.peak_hour, 0.0, 24.0)
+        check_number("daily_amplitude", self.daily_amplitude, 0.0, 2.0)
+        check_number("half_daily_amplitude", self.half_daily_amplitude, 0.0, 2.0)
+        check_number("weekend_factor", self.weekend_factor, 0.0, 2.0, low_included=False)
+        check_number("drift_sd", self.drift_sd, 0.0, 1.0)
+
+
+@dataclass(frozen=True, order=True)
+class Incident:
+    """A span of time in which the endpoint has only a part of its capacity.
+
+    Attributes:
+        start: first instant [s since the Unix epoch].
+        end: first instant after it [s since the Unix epoch], > start.
+        capacity_factor: capacity left, as a share of the usual one, in [0.01, 1].
+
+    Raises:
+        ValueError: on construction, naming the field, its value and what is allowed.
+    """
+
+    start: float
+    end: float
+    capacity_factor: float
+
+    def __post_init__(self) -> None:
+        check_number("start", self.start, -1e12, 1e12)
+        check_number("end", self.end, self.start, 1e12, low_included=False)
+        check_number("capacity_factor", self.capacity_factor, 0.01, 1.0)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One endpoint: a model and the machines that serve it.
+
+    Prefill and decode draw on one budget of GPU time, of which one second serves `cap` requests of
+    the workload's mean lengths.
+
+    Attributes:
+        name: the model's name, 1 to 50 characters; its random streams are keyed by it.
+        ttft_ref: published median time to first token [s] at utilisation 0.4, in (0, 60].
+        tps_ref: published median output tokens/s of a request at utilisation 0.4, in (0, 10000].
+        cap: requests/s at which the endpoint saturates, in (0, 10000].
+        rho: mean utilisation over a week, in (0, 0.9].
+        batch_limit: requests that can decode at once, in [1, 100000].
+        source: where ttft_ref and tps_ref come from. No value depends on it.
+        workload: the requests that arrive.
+        incidents: incidents on given dates, on top of the random ones.
+        random_incidents: whether one or two incidents of about an hour happen in every 30 days [E].
+        prefill_share: share of GPU time that goes to prefill, in [0.01, 0.99].
+        ttft_jitter: log-sd of TTFT, in [0, 2].
+        itl_jitter: log-sd of the inter-token latency (ITL), in [0, 2].
+        failure_rate: share of requests that fail, in [0, 0.5].
+        slow_share: share of requests that take the slow path, in [0, 0.5].
+        slow_median: median of the slow path's factor on TTFT, in [1, 100].
+        slow_log_sd: log-sd of that factor [E], in [0, 2].
+
+    Raises:
+        ValueError: on construction, naming the field, its value and what is allowed; also when
+            ttft_ref is shorter than the prefill of the reference prompt takes by itself.
+    """
+
+    name: str
+    ttft_ref: float
+    tps_ref: float
+    cap: float
+    rho: float
+    batch_limit: int
+    source: str = ""
+    workload: Workload = Workload()
+    incidents: tuple[Incident, ...] = ()
+    random_incidents: bool = True
+    prefill_share: float = 0.4
+    ttft_jitter: float = 0.25
+    itl_jitter: float = 0.08
+    failure_rate: float = 0.015
+    slow_share: float = 0.06
+    slow_median: float = 4.0
+    slow_log_sd: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not 1 <= len(self.name) <= MAX_NAME_LENGTH:
+            raise ValueError(
+                f"name is {self.name!r}, but must be a string of 1 to {MAX_NAME_LENGTH} characters"
+            )
+        check_number("ttft_ref", self.ttft_ref, 0.0, 60.0, low_included=False)
+        check_number("tps_ref", self.tps_ref, 0.0, 10_000.0, low_included=False)
+        check_number("cap", self.cap, 0.0, 10_000.0, low_included=False)
+        check_number("rho", self.rho, 0.0, RHO_MAX, low_included=False)
+        check_integer("batch_limit", self.batch_limit, 1, 100_000)
+        check_number("prefill_share", self.prefill_share, 0.01, 0.99)
+        check_number("ttft_jitter", self.ttft_jitter, 0.0, 2.0)
+        check_number("itl_jitter", self.itl_jitter, 0.0, 2.0)
+        check_number("failure_rate", self.failure_rate, 0.0, 0.5)
+        check_number("slow_share", self.slow_share, 0.0, 0.5)
+        check_number("slow_median", self.slow_median, 1.0, 100.0)
+        check_number("slow_log_sd", self.slow_log_sd, 0.0, 2.0)
+        if self.ttft_base <= 0.0:
+            raise ValueError(
+                f"ttft_ref is {self.ttft_ref!r}, but must be more than "
+                f"{self.ttft_ref - self.ttft_base:.6g} s, which the prefill of {REFERENCE_PROMPT} "
+                f"tokens takes at cap {self.cap!r}; raise ttft_ref or cap"
+            )
+
+    @cached_property
+    def mean_steps(self) -> float:
+        """Mean decode steps of a request: its output tokens but the first, which prefill gives."""
+        return self.workload.output_lengths.mean - 1.0
+
+    @cached_property
+    def prefill_cost(self) -> float:
+        """GPU time k_p of a prompt token [s], so that prefill takes its share at saturation."""
+        return self.prefill_share / (self.cap * self.workload.input_lengths.mean)
+
+    @cached_property
+    def step_cost(self) -> float:
+        """GPU time kappa that one more request in the batch adds to a step, prefill included [s].
+
+        kappa = k_d + k_p * E[n_in] / E[steps] with k_d = (1 - f_p) / (cap * E[steps]), which comes
+        to 1 / (cap * E[steps]).
+        """
+        return 1.0 / (self.cap * self.mean_steps)
+
+    @cached_property
+    def itl_base(self) -> float:
+        """ITL of a request that is alone [s]: itl0 = (1 - rho_ref) / tps_ref."""
+        return (1.0 - RHO_REF) / self.tps_ref
+
+    @cached_property
+    def ttft_base(self) -> float:
+        """TTFT without prefill and waits [s]: t0, such that the reference prompt gets ttft_ref."""
+        prefill = REFERENCE_PROMPT * self.prefill_cost
+        return self.ttft_ref - prefill / (1.0 - RHO_REF * (1.0 - self.prefill_share))
+
+
+MODELS: Mapping[str, Profile] = MappingProxyType(
+    {
+        profile.name: profile
+        for profile in (
+            Profile("GPT-4o", 0.39, 81, 20, 0.45, 256, "Artificial Analysis, May 2024 model"),
+            Profile(
+                "GPT-4o-mini", 0.58, 61, 40, 0.40, 256,
+                "Artificial Analysis, cited by tokencost.app",
+            ),
+            Profile("Claude-3.5-Sonnet", 0.81, 64, 15, 0.50, 256, "Artificial Analysis"),
+            Profile("Gemini-1.5-Flash", 0.41, 190, 40, 0.35, 256, "Artificial Analysis, Sep 2024"),
+            Profile(
+                "Llama-3.1-8B", 0.30, 180, 40, 0.30, 256,
+                "[E]; NVIDIA NIM at concurrency 1: 216 tokens/s",
+            ),
+            Profile(
+                "Llama-3.1-70B", 0.45, 50, 12, 0.45, 128,
+                "TTFT thefastest.ai (Llama 3 70B); TPS [E]",
+            ),
+            Profile(
+                "Llama-3.1-405B", 0.90, 27, 6, 0.45, 128,
+                "TPS Oracle OCI benchmark; TTFT [E]",
+            ),
+            Profile(
+                "Mistral-Large", 0.52, 40, 10, 0.40, 128,
+                "Artificial Analysis, Feb 2024 model",
+            ),
+            Profile(
+                "DeepSeek-V3", 1.00, 60, 20, 0.60, 256,
+                "TPS inside Artificial Analysis' range; TTFT [E]",
+            ),
+        )
+    }
+)  # fmt: skip
+"""The built-in models by name. cap, rho and batch_limit are [E] throughout."""
+
+DERIVED = "derived from the name"
+"""The `Profile.source` of a model that no table has."""
+
+
+def profile_for(name: str, overrides: Mapping[str, Profile] = MappingProxyType({})) -> Profile:
+    """Return the profile of a model: of ``overrides``, else of `MODELS`, else from its name.
+
+    A name without a row gets the same profile on every machine: a keyed digest of it sets the
+    model's size, TTFT and utilisation inside the range of `MODELS`. Such a profile's ``source`` is
+    `DERIVED`.
+
+    Args:
+        name: the model's name, 1 to 50 characters.
+        overrides: profiles by model name that stand before the built-in ones.
+
+    Raises:
+        ValueError: if the name is empty or too long.
+    """
+    return overrides.get(name) or MODELS.get(name) or _derived(name)
+
+
+def _derived(name: str) -> Profile:
+    if not 1 <= len(name) <= MAX_NAME_LENGTH:
+        raise ValueError(f"name is {name!r}, but must have 1 to {MAX_NAME_LENGTH} characters")
+    digest = hashlib.blake2b(name.encode(), key=b"sim_pipeline profile", digest_size=24).digest()
+    size, ttft, rho = (int.from_bytes(digest[i : i + 8], "big") / 2**64 for i in (0, 8, 16))
+    # A larger model is slower and serves fewer: both run over the table's range together.
+    return Profile(
+        name,
+        ttft_ref=round(0.30 * (1.00 / 0.30) ** ttft, 3),
+        tps_ref=round(190.0 * (27.0 / 190.0) ** size, 1),
+        cap=round(40.0 * (6.0 / 40.0) ** size, 1),
+        rho=round(0.30 + 0.30 * rho, 3),
+        batch_limit=256 if size < 0.5 else 128,  # noqa: PLR2004
+        source=DERIVED,
+    )
