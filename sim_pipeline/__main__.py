@@ -33,8 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = load_settings()
     except SettingsError as error:
-        print(error, file=sys.stderr)
-        return 2
+        parser.exit(2, f"{error}\n")
     logs.configure(settings)
     if made:
         logger.info("Made %s, with passwords of its own", made)
@@ -47,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
             case "revision":
                 _revision(settings, parsed.message)
     except ServiceError as error:
-        logger.error("%s", error)
+        logger.error("%s", error)  # noqa: TRY400 - it is for the user; a trace is not
         return 1
     return 0
 

@@ -1,6 +1,7 @@
 """The job that the schedule launches, and that a backfill of the whole graph runs."""
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 JOB_NAME = "simulation"
 
@@ -8,7 +9,7 @@ JOB_NAME = "simulation"
 def build_simulation_job(
     metric_frames: dg.AssetsDefinition,
     benchmark_feed: dg.AssetsDefinition,
-) -> dg.UnresolvedAssetJobDefinition:
+) -> UnresolvedAssetJobDefinition:
     """Return the job that simulates, stores, checks and publishes.
 
     It runs in one process: its steps take milliseconds, a process for each would take seconds.

@@ -17,9 +17,7 @@ from sim_pipeline.store.ledger import Span
 DAY, MODEL = "day", "llm"
 
 
-def build_partitions(
-    llm_names: Sequence[str], cadence: Cadence
-) -> dg.MultiPartitionsDefinition:
+def build_partitions(llm_names: Sequence[str], cadence: Cadence) -> dg.MultiPartitionsDefinition:
     """Return model x day, from the first window's day to today, today included."""
     first_day = cadence.day_of(cadence.first_window)
     return dg.MultiPartitionsDefinition(
@@ -91,7 +89,7 @@ def select(
     windows = cadence.windows_between(
         max(start, since) if since else start, min(stop, until) if until else stop
     )
-    ended = range(windows.start, max(windows.start, min(windows.stop, cadence.ended_before(began))))
+    ended = range(windows.start, max(windows.start, min(windows.stop, cadence.window_at(began))))
     return Selection(
         llm_names,
         ended,

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 import dagster as dg
 import sqlalchemy as sa
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from sim_pipeline.cadence import Cadence
 from sim_pipeline.partitions import range_tags
@@ -29,7 +30,7 @@ _UNFINISHED = [
 
 
 def build_simulation_schedule(
-    job: dg.UnresolvedAssetJobDefinition,
+    job: UnresolvedAssetJobDefinition,
     cadence: Cadence,
     llm_names: Sequence[str],
     catch_up: timedelta,
@@ -59,13 +60,15 @@ def build_simulation_schedule(
             busy=tuple(_unfinished_spans(context.instance)),
         )
         if missing is None:
-            upcoming = cadence.start_of(cadence.ended_before(tick) + 1)
+            upcoming = cadence.start_of(cadence.window_at(tick) + 1)
             return dg.SkipReason(
                 f"Every window that has ended is published or being worked on;"
                 f" the next one ends at {upcoming:%Y-%m-%dT%H:%M:%SZ}"
             )
         context.log.info(
-            f"{missing.windows} windows are missing or undelivered, from {missing.span.since}"
+            "%s windows are missing or undelivered, the first at %s",
+            missing.windows,
+            missing.span.since,
         )
         return run_request(missing.span, cadence)
 
@@ -85,8 +88,8 @@ def missing_windows(
 
     The latest window that has ended is always asked for, however long ago it began.
     """
-    stop = cadence.ended_before(now)
-    first = max(cadence.first_window, min(cadence.ended_before(since), stop - 1))
+    stop = cadence.window_at(now)
+    first = max(cadence.first_window, min(cadence.window_at(since), stop - 1))
     if first >= stop:
         return None
     with engine.connect() as connection:

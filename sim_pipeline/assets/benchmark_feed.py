@@ -42,7 +42,7 @@ def build_benchmark_feed(
             with engine.begin() as connection:
                 reopened = reopen(connection, span)
         sent = publish_pending(engine, broker.config, span)
-        context.log.info(f"Published {sent} messages to {broker.queue}")
+        context.log.info("Published %s messages to %s", sent, broker.queue)
         return dg.MaterializeResult(
             metadata={"messages sent": sent, "of these sent before": reopened}
         )

@@ -39,7 +39,7 @@ def publish_pending(engine: sa.Engine, broker: BrokerConfig, span: Span) -> int:
                     return sent
                 messages = [_message(pending) for pending in claimed.pending]
                 try:
-                    confirmed = publisher.publish(messages)
+                    confirmed = publisher.publish(messages).confirmed
                 except BrokerError as error:
                     claimed.mark_published(error.confirmed)
                     raise

@@ -5,7 +5,7 @@ import dagster as dg
 from sim_pipeline.assets.frames import MetricFrames
 from sim_pipeline.resources import ResultsDatabase, RunScope, SimulationInputs
 from sim_pipeline.simulator.fingerprint import SIMULATOR_VERSION
-from sim_pipeline.simulator.profiles import profile_for
+from sim_pipeline.simulator.profiles import DERIVED, profile_for
 
 
 def build_metric_frames(
@@ -36,8 +36,10 @@ def build_metric_frames(
         selection = scope.selection(context.partition_keys, simulation.cadence)
         profiles = {name: profile_for(name) for name in selection.llm_names}
         for profile in profiles.values():
-            if profile.derived:
-                context.log.info(f"{profile.name} has no published figures: {profile.source}")
+            if profile.source == DERIVED:
+                context.log.info(
+                    "%s has no published figures; its profile is %s", profile.name, DERIVED
+                )
         return MetricFrames(
             selection,
             profiles,

@@ -13,8 +13,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-METRICS: Final = ("TTFT", "TPS", "e2e_latency", "RPS")
-"""The metrics of a message, in the order in which it holds them."""
+from sim_pipeline.metrics import METRICS
 
 MESSAGE_TYPE: Final = "simulation_results"
 """AMQP property `type` of every message."""

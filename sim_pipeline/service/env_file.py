@@ -23,6 +23,6 @@ def ensure_env_file(directory: Path) -> Path | None:
         lambda match: f"{match[1]}={secrets.token_urlsafe(24)}", sample.read_text(encoding="utf-8")
     )
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as stream:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(text)
     return file

@@ -4,8 +4,6 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-import sqlalchemy as sa
-
 from sim_pipeline.cadence import Cadence
 from sim_pipeline.config import Settings
 from sim_pipeline.jobs import JOB_NAME

@@ -8,7 +8,6 @@ import dagster as dg
 import sqlalchemy as sa
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 
-from sim_pipeline.config import Settings
 from sim_pipeline.service.errors import ServiceError
 
 logger = logging.getLogger(__name__)

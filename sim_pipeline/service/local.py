@@ -7,7 +7,6 @@ from pathlib import Path
 
 from sim_pipeline.config import Settings
 from sim_pipeline.service.errors import ServiceError
-from sim_pipeline.service.ports import free_port
 from sim_pipeline.service.postgres import LocalPostgres
 from sim_pipeline.service.rabbitmq import LocalRabbitMQ
 
@@ -51,8 +50,6 @@ def local_rabbitmq(settings: Settings, directory: Path) -> Iterator[None]:
         user=settings.rabbitmq_user,
         password=settings.rabbitmq_password.get_secret_value(),
         vhost=settings.rabbitmq_vhost,
-        dist_port=free_port(),
-        epmd_port=free_port(),
     )
     logger.info("Starting RabbitMQ on %s:%s", settings.rabbitmq_host, settings.rabbitmq_port)
     with server:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import IO, Self
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from sim_pipeline.service.errors import ServiceError
 from sim_pipeline.service.processes import end

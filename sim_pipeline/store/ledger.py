@@ -1,6 +1,6 @@
 """The deliveries ledger: which windows are stored, under which message_id, and which were sent."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -224,7 +224,7 @@ class Claim:
         self._connection = connection
         self.pending = pending
 
-    def mark_published(self, message_ids: Sequence[UUID]) -> None:
+    def mark_published(self, message_ids: Collection[UUID]) -> None:
         """Enter as delivered what the broker confirmed; committed with the claim."""
         self._connection.execute(
             sa.text(

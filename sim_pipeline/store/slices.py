@@ -37,30 +37,32 @@ _STAGES = (
 # The ledger comes first and in key order: its row locks are the only ones that two writers of the
 # same windows meet at, so they queue up, and the second finds the entry as the first left it.
 _ENTER = """
-INSERT INTO deliveries AS d (llm_name, "timestamp", message_id)
-SELECT llm_name, "timestamp", message_id::uuid FROM stage_deliveries
-ORDER BY llm_name, "timestamp"
-ON CONFLICT (llm_name, "timestamp") DO UPDATE
-SET message_id = excluded.message_id, created_at = now(), published_at = NULL
-WHERE d.message_id <> excluded.message_id
-"""
-
-# A row that is neither of a window just entered nor missing is left alone: an upsert that changes
-# nothing would still take a value of the id's 32-bit sequence.
-_WRITE = f"""
-WITH entered AS ({_ENTER} RETURNING llm_name, "timestamp")
+WITH entered AS (
+    INSERT INTO deliveries AS d (llm_name, "timestamp", message_id)
+    SELECT llm_name, "timestamp", message_id::uuid FROM stage_deliveries
+    ORDER BY llm_name, "timestamp"
+    ON CONFLICT (llm_name, "timestamp") DO UPDATE
+    SET message_id = excluded.message_id, created_at = now(), published_at = NULL
+    WHERE d.message_id <> excluded.message_id
+    RETURNING llm_name, "timestamp"
+)
 INSERT INTO simulation_results (llm_name, metric, "values", "timestamp")
 SELECT llm_name, metric, "values", "timestamp" FROM stage_results AS s
-WHERE %s
-ON CONFLICT (llm_name, metric, "timestamp") DO UPDATE SET "values" = excluded."values"
 """
-_WRITE_NEEDED = _WRITE % """
-(llm_name, "timestamp") IN (SELECT llm_name, "timestamp" FROM entered) OR NOT EXISTS (
+# A row that is neither of a window just entered nor missing is left alone: an upsert that changes
+# nothing would still take a value of the id's 32-bit sequence.
+_WHERE_NEEDED = """
+WHERE (llm_name, "timestamp") IN (SELECT llm_name, "timestamp" FROM entered) OR NOT EXISTS (
     SELECT FROM simulation_results AS r
     WHERE r.llm_name = s.llm_name AND r.metric = s.metric AND r."timestamp" = s."timestamp"
 )
 """
-_WRITE_ALL = _WRITE % "true"
+_WHATEVER_STANDS = """
+ON CONFLICT (llm_name, metric, "timestamp") DO UPDATE SET "values" = excluded."values"
+"""
+_WRITE_NEEDED = _ENTER + _WHERE_NEEDED + _WHATEVER_STANDS
+# Without a WHERE, PostgreSQL would take ON CONFLICT for the condition of a join.
+_WRITE_ALL = _ENTER + " WHERE true " + _WHATEVER_STANDS
 
 
 @dataclass(frozen=True)
