@@ -83,6 +83,12 @@ def _not_reserved(queue: str) -> str:
     return queue
 
 
+def _log_level(value: str) -> str:
+    if value.upper() not in _LOG_LEVELS:
+        raise ValueError("is no level")
+    return value.upper()
+
+
 def _path_or_none(value: object) -> object:
     return None if value == "" else value
 
@@ -184,10 +190,9 @@ class Settings(BaseSettings):
         Path("logs/sim_pipeline.log"), "a file that can be written"
     )
     console_logging: bool = _setting(default=True, allowed=_FLAG)
-    log_level: Annotated[
-        Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
-        BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value),
-    ] = _setting("INFO", f"one of {', '.join(_LOG_LEVELS)}")
+    log_level: Annotated[str, AfterValidator(_log_level)] = _setting(
+        "INFO", f"one of {', '.join(_LOG_LEVELS)}"
+    )
 
     local_services: bool = _setting(default=False, allowed=_FLAG)
     ui_host: Host = _setting("127.0.0.1", _HOST)

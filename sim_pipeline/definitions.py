@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import dagster as dg
 
+from sim_pipeline import logs
 from sim_pipeline.assets.benchmark_feed import build_benchmark_feed
 from sim_pipeline.assets.checks import build_frame_checks
 from sim_pipeline.assets.metric_frames import build_metric_frames
@@ -74,4 +75,6 @@ def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-defs = build_defs(load_settings())
+_settings = load_settings()
+logs.set_level(_settings)
+defs = build_defs(_settings)

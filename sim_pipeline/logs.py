@@ -32,15 +32,21 @@ class LogFileHandler(ConcurrentRotatingFileHandler):
         self.setFormatter(logging.Formatter(_FORMAT))
 
 
+def set_level(settings: Settings) -> logging.Logger:
+    """Let this package's loggers pass what LOG_LEVEL allows; return the one above them all."""
+    package = logging.getLogger("sim_pipeline")
+    package.setLevel(settings.log_level)
+    return package
+
+
 def configure(settings: Settings) -> None:
     """Send this process's own log lines to LOG_FILE and, if CONSOLE_LOGGING, to stderr."""
-    root = logging.getLogger("sim_pipeline")
-    root.setLevel(settings.log_level)
+    root = set_level(settings)
     file = LogFileHandler()
     # What another process writes to the file itself is passed on with this mark.
     file.addFilter(lambda record: not getattr(record, "console_only", False))
     root.addHandler(file)
     if settings.console_logging:
         console = logging.StreamHandler(sys.stderr)
-        console.setFormatter(logging.Formatter("%(message)s"))
+        console.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         root.addHandler(console)

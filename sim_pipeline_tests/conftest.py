@@ -1,15 +1,20 @@
-"""The real servers that the tests run against: one of each for a test session."""
+"""The real servers that the tests run against, and what each test gets of its own in them."""
 
 import secrets
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from sim_pipeline.config import Settings, read_settings, variable_name
 from sim_pipeline.service.ports import free_port
 from sim_pipeline.service.postgres import LocalPostgres
 from sim_pipeline.service.rabbitmq import LocalRabbitMQ
+from sim_pipeline.store.migrate import upgrade
+from sim_pipeline.store.postgres import Postgres
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +48,78 @@ def rabbitmq_server() -> Iterator[LocalRabbitMQ]:
         ) as server,
     ):
         yield server
+
+
+def database_in(server: LocalPostgres, name: str) -> Postgres:
+    """Describe a database of the session's server."""
+    return Postgres(
+        host=server.host,
+        port=server.port,
+        user=server.user,
+        password=server.password,
+        database=name,
+    )
+
+
+@pytest.fixture(scope="session")
+def migrated_database(postgres_server: LocalPostgres) -> str:
+    """Name a database at the newest schema, to make others from; nobody connects to it."""
+    name = "migrated"
+    postgres_server.ensure_database(name)
+    postgres = database_in(postgres_server, name)
+    upgrade(postgres)
+    postgres.engine.dispose()
+    return name
+
+
+@pytest.fixture
+def postgres(postgres_server: LocalPostgres, migrated_database: str) -> Iterator[Postgres]:
+    """An empty database of this test's own, at the newest schema."""
+    name = f"test_{uuid.uuid4().hex}"
+    server = sa.create_engine(
+        postgres_server.url(), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
+    )
+    with server.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {migrated_database}"))
+    postgres = database_in(postgres_server, name)
+    try:
+        yield postgres
+    finally:
+        postgres.engine.dispose()
+        with server.connect() as connection:
+            connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Leave nothing of the developer's own settings: no variable, no .env, logs in tmp_path."""
+    for field in Settings.model_fields:
+        monkeypatch.delenv(variable_name(field), raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def settings(
+    postgres: Postgres,
+    rabbitmq_server: LocalRabbitMQ,
+    monkeypatch: pytest.MonkeyPatch,
+    clean_environment: None,  # noqa: ARG001 - for what it clears
+) -> Settings:
+    """Settings for two models, with a database and a queue of this test's own."""
+    variables = {
+        "POSTGRES_HOST": postgres.host,
+        "POSTGRES_PORT": str(postgres.port),
+        "POSTGRES_USER": postgres.user,
+        "POSTGRES_PASSWORD": postgres.password,
+        "POSTGRES_DB": postgres.database,
+        "RABBITMQ_HOST": rabbitmq_server.host,
+        "RABBITMQ_PORT": str(rabbitmq_server.port),
+        "RABBITMQ_USER": rabbitmq_server.user,
+        "RABBITMQ_PASSWORD": rabbitmq_server.password,
+        "RABBITMQ_VHOST": rabbitmq_server.vhost,
+        "RABBITMQ_QUEUE": f"test-{uuid.uuid4().hex}",
+        "LLM_MODELS_STR": "GPT-4o,Llama-3.1-8B",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return read_settings()

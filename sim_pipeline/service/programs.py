@@ -21,7 +21,12 @@ from sim_pipeline.service.processes import end
 # included, so that whatever is left of it can be told from anybody else's.
 _MARK = "SIM_PIPELINE_SERVICE"
 
-_LEVEL = re.compile(r" - (?P<logger>\S+) - (?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) - ")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# The head of a line of Dagster's: when, which logger, how grave.
+_HEAD = re.compile(
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \S+"
+    r" - (?P<logger>\S+) - (?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) - "
+)
 _POLL_SECONDS = 0.2
 # A code server waits for its run workers, and a daemon for its tick, before they go.
 _SHUTDOWN = ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0))
@@ -154,11 +159,15 @@ def end_marked(mark: str) -> None:
 
 
 def _relay(name: str, output: IO[str]) -> None:
-    level = logging.INFO
+    """Log a program's lines, each at the level that the line's head, or the last one, names."""
+    level, of_a_run = logging.INFO, False
     for line in output:
-        found = _LEVEL.search(line)
-        if found:
-            level = logging.getLevelNamesMapping()[found["level"]]
-        # A run writes its lines to LOG_FILE by itself; here they are for the console only.
-        of_a_run = found is not None and found["logger"] == "dagster"
-        logger.log(level, "%-9s | %s", name, line.rstrip(), extra={"console_only": of_a_run})
+        text = _COLOUR.sub("", line).rstrip()
+        head = _HEAD.match(text)
+        if head:
+            level = logging.getLevelNamesMapping()[head["level"]]
+            of_a_run = head["logger"] == "dagster"
+            text = text[head.end() :]
+        if text:
+            # A run writes its lines to LOG_FILE by itself; here they are for the console only.
+            logger.log(level, "%-9s %s", name, text, extra={"console_only": of_a_run})

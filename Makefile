@@ -1,0 +1,50 @@
+# Everything is done in .venv, which `install` makes from locks/; the other targets need no other.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK ?= dev
+STAMP := $(VENV)/.installed-$(LOCK)
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test migrate migrations lint lock
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Make .venv with the locked dependencies
+
+$(STAMP): locks/$(LOCK).txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else \
+	  f"Python 3.11 to 3.13 is needed; $(PYTHON) is {sys.version.split()[0]}. Set PYTHON to another one.")'
+	@echo "Installing into $(VENV) (a minute or two the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/$(LOCK).txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+run: LOCK = run
+run: ## Run the whole service until Ctrl-C: servers, UI, daemon, schedule
+	@$(MAKE) --no-print-directory install LOCK=$(LOCK)
+	@exec $(BIN)/python -m sim_pipeline run
+
+test: install ## Run the tests against a PostgreSQL and a RabbitMQ of their own
+	@$(BIN)/python -m pytest $(ARGS)
+
+migrate: install ## Bring the results database to this version's schema
+	@$(BIN)/python -m sim_pipeline migrate
+
+migrations: install ## Write a migration from the tables' changes: make migrations msg="..."
+	@test -n "$(msg)" || { echo 'say what it does: make migrations msg="add a column"'; exit 2; }
+	@$(BIN)/python -m sim_pipeline revision "$(msg)"
+
+lint: install ## Check style, types and the code location
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+lock: install ## Resolve the dependencies anew into locks/
+	@for lock in run:--extra=local k8s:--extra=k8s dev:--all-extras; do \
+	  $(BIN)/uv pip compile pyproject.toml $${lock#*:} --output-file locks/$${lock%%:*}.txt --quiet \
+	    --universal --python-version 3.11 --generate-hashes --no-annotate \
+	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"; \
+	done

@@ -1,0 +1,140 @@
+"""Wrong settings are all named at once, with what is allowed; right ones are read."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from sim_pipeline.config import DEFAULT_MODELS, Settings, SettingsError, read_settings
+
+pytestmark = pytest.mark.usefixtures("clean_environment")
+
+TOMORROW = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+
+
+def test_defaults_are_those_of_the_documentation() -> None:
+    settings = read_settings()
+    assert settings.llm_models == DEFAULT_MODELS
+    assert settings.num_data_points == 5
+    assert settings.random_seed == 42
+    assert settings.simulation_interval == 3600
+    assert settings.simulation_start == datetime(2026, 1, 1, tzinfo=UTC)
+    assert settings.catch_up_hours == 24
+    assert settings.rabbitmq_queue == "simulation_results"
+    assert settings.dagster_postgres_db == "dagster"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "allowed"),
+    [
+        ("SIMULATION_INTERVAL", "hourly", "1 to 604800"),
+        ("SIMULATION_INTERVAL", "", "1 to 604800"),
+        ("SIMULATION_INTERVAL", "0", "1 to 604800"),
+        ("SIMULATION_INTERVAL", "-60", "1 to 604800"),
+        ("SIMULATION_INTERVAL", "604801", "1 to 604800"),
+        ("SIMULATION_INTERVAL", "1.5", "1 to 604800"),
+        ("NUM_DATA_POINTS", "0", "1 to 10000"),
+        ("NUM_DATA_POINTS", "10001", "1 to 10000"),
+        ("RANDOM_SEED", "-1", "0 to 9223372036854775807"),
+        ("RANDOM_SEED", "9223372036854775808", "0 to 9223372036854775807"),
+        ("CATCH_UP_HOURS", "-1", "0 to 8760"),
+        ("POSTGRES_PORT", "65536", "1 to 65535"),
+        ("POSTGRES_HOST", "", "a host name or an IP address"),
+        ("POSTGRES_SSLMODE", "on", "verify-full"),
+        ("DAGSTER_POSTGRES_DB", "sim_pipeline", "other than POSTGRES_DB"),
+        ("RABBITMQ_PORT", "amqp", "1 to 65535"),
+        ("RABBITMQ_QUEUE", "amq.mine", "not beginning amq."),
+        ("RABBITMQ_TLS", "maybe", "true or false"),
+        ("RABBITMQ_CA_FILE", "/no/such/file.pem", "a readable file of CA certificates"),
+        ("LLM_MODELS_STR", "", "each of 1 to 50 characters"),
+        ("LLM_MODELS_STR", "GPT-4o,,Mistral-Large", "each of 1 to 50 characters"),
+        ("LLM_MODELS_STR", "GPT-4o, GPT-4o", "named once"),
+        ("LLM_MODELS_STR", "m" * 51, "each of 1 to 50 characters"),
+        ("LLM_MODELS_STR", "GPT|4o", "without | [ ]"),
+        ("LLM_MODELS_STR", "GPT[4o]", "without | [ ]"),
+        ("SIMULATION_START", TOMORROW, "not in the future"),
+        ("SIMULATION_START", "2026-01-01T00:00:00", "with its zone"),
+        ("SIMULATION_START", "1969-12-31T00:00:00Z", "from 1970 on"),
+        ("LOG_LEVEL", "chatty", "DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+        ("LOG_FILE", "/proc/no/such.log", "a file that can be written"),
+        ("CONSOLE_LOGGING", "2", "true or false"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, allowed: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as raised:
+        read_settings()
+    lines = str(raised.value).splitlines()
+    assert lines[0] == "1 setting is wrong:"
+    assert lines[1].startswith(f"  {variable}=")
+    assert value[:20] in lines[1]
+    assert allowed in lines[1]
+
+
+def test_all_wrong_values_are_named_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIMULATION_INTERVAL", "0")
+    monkeypatch.setenv("LLM_MODELS_STR", "a,a")
+    monkeypatch.setenv("LOG_LEVEL", "chatty")
+    with pytest.raises(SettingsError, match="3 settings are wrong") as raised:
+        read_settings()
+    for variable in ("SIMULATION_INTERVAL='0'", "LLM_MODELS_STR='a,a'", "LOG_LEVEL='chatty'"):
+        assert variable in str(raised.value)
+
+
+def test_a_password_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTGRES_PASSWORD", "hunter2")
+    monkeypatch.setenv("RABBITMQ_PASSWORD", "hunter3")
+    assert "hunter" not in repr(read_settings())
+    monkeypatch.setenv("NUM_DATA_POINTS", "0")
+    with pytest.raises(SettingsError) as raised:
+        read_settings()
+    assert "hunter" not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+def test_an_env_file_is_read_and_the_environment_wins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("RANDOM_SEED=7\nNUM_DATA_POINTS=9\nOTHER=kept out\n")
+    monkeypatch.setenv("NUM_DATA_POINTS", "11")
+    settings = read_settings()
+    assert (settings.random_seed, settings.num_data_points) == (7, 11)
+
+
+def test_the_sample_is_valid_and_sets_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    defaults = read_settings()
+    sample = Path(__file__).parents[1] / ".env.sample"
+    for line in sample.read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, _, value = line.partition("=")
+            monkeypatch.setenv(name, value)
+    assert read_settings() == defaults.model_copy(update={"local_services": True})
+
+
+def test_models_keep_their_order_and_lose_blanks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_MODELS_STR", " zeta ,alpha,GPT-4o")
+    assert read_settings().llm_models == ("zeta", "alpha", "GPT-4o")
+
+
+def test_a_start_with_another_zone_is_taken_as_the_instant_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SIMULATION_START", "2026-03-01T01:00:00+02:00")
+    assert read_settings().simulation_start == datetime(2026, 2, 28, 23, tzinfo=UTC)
+
+
+def test_the_environment_for_children_gives_the_same_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LLM_MODELS_STR", "a,b c,d")
+    monkeypatch.setenv("POSTGRES_PASSWORD", "p=w d")
+    settings = read_settings()
+    environment = settings.environment()
+    assert set(environment) >= {name.upper() for name in Settings.model_fields} - {"LLM_MODELS"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    again = read_settings()
+    assert again.model_copy(update={"log_file": settings.log_file}) == settings
+    assert again.log_file == settings.log_file.absolute()
