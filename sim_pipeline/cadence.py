@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
-from math import gcd
 
 MINUTE = 60
 HOUR = 60 * MINUTE
@@ -23,7 +22,7 @@ MAX_INTERVAL = WEEK
 
 # Dagster keeps an iterator per cron string and builds them anew whenever it looks for due ticks. A
 # schedule that needs more strings than this (some multiples of seven minutes do, up to 140) is
-# cheaper, and more readable in the UI, as a finer one that skips ticks.
+# cheaper, and more readable in the UI, as one that ticks each minute and skips.
 MAX_CRON_STRINGS = 32
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -128,16 +127,14 @@ class Cadence:
         """Seconds from one tick of `cron_schedule` to the next.
 
         The interval itself wherever cron can say it in a bearable number of strings: it divides a
-        week, since cron knows no longer period that is regular. Else the coarsest regular grid
-        that has every window end on it and is the same each day, so that as few ticks as possible
-        find nothing due: hourly for 25 hours, daily for two days. An interval that is not whole
-        minutes has no such grid; it ticks each minute, the finest that cron knows.
+        week, since cron knows no longer period that is regular. Else a minute, the finest that
+        cron knows, so that a window is due within a minute of its end and a gap found as soon,
+        at the price of ticks that find nothing.
         """
-        if self.interval % MINUTE:
-            return MINUTE
-        if WEEK % self.interval == 0 and len(_cron_strings(self.interval)) <= MAX_CRON_STRINGS:
+        exact = self.interval % MINUTE == 0 and WEEK % self.interval == 0
+        if exact and len(_cron_strings(self.interval)) <= MAX_CRON_STRINGS:
             return self.interval
-        return gcd(self.interval, DAY)
+        return MINUTE
 
     @property
     def ticks_only_at_ends(self) -> bool:
