@@ -17,6 +17,7 @@ from sim_pipeline.partitions import range_tags
 from sim_pipeline.resources import ResultsDatabase
 from sim_pipeline.store.ledger import Gaps, Span, gaps
 
+SCHEDULE_NAME = "simulation_schedule"
 # On each run of ours: what it is for, so that a later tick does not ask for the same again.
 SPAN_TAG = "sim_pipeline/span"
 
@@ -38,6 +39,7 @@ def build_simulation_schedule(
     """Return the schedule that keeps the feed complete over the last `catch_up`."""
 
     @dg.schedule(
+        name=SCHEDULE_NAME,
         job=job,
         cron_schedule=list(cadence.cron_schedule),
         execution_timezone="UTC",

@@ -1,0 +1,292 @@
+"""The graph as a whole: runs of the job against a real database and a real broker."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pika.exceptions
+import pytest
+import sqlalchemy as sa
+
+from sim_pipeline.config import Settings
+from sim_pipeline.definitions import build_defs
+from sim_pipeline.jobs import JOB_NAME
+from sim_pipeline.metrics import METRICS
+from sim_pipeline.partitions import range_tags
+from sim_pipeline.service.rabbitmq import LocalRabbitMQ
+from sim_pipeline.store.postgres import Postgres
+from sim_pipeline_tests.queue_reader import drain
+
+DAY = datetime(2026, 11, 20, tzinfo=UTC)
+KEY = "2026-11-20|GPT-4o"
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def run(
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    *,
+    key: str | None = None,
+    tags: dict[str, str] | None = None,
+    raise_on_error: bool = True,
+    **scope: Any,
+) -> dg.ExecuteInProcessResult:
+    return (
+        build_defs(settings)
+        .resolve_job_def(JOB_NAME)
+        .execute_in_process(
+            instance=instance,
+            partition_key=key,
+            tags=tags,
+            run_config={"resources": {"scope": {"config": scope}}},
+            raise_on_error=raise_on_error,
+        )
+    )
+
+
+def rows(postgres: Postgres) -> list[Any]:
+    with postgres.engine.connect() as connection:
+        return list(
+            connection.execute(
+                sa.text(
+                    'SELECT id, llm_name, metric, "values" AS data, "timestamp" AS label'
+                    ' FROM simulation_results ORDER BY llm_name, "timestamp", id'
+                )
+            )
+        )
+
+
+def ledger(postgres: Postgres) -> list[Any]:
+    with postgres.engine.connect() as connection:
+        return list(
+            connection.execute(
+                sa.text(
+                    'SELECT llm_name, "timestamp" AS label, message_id, published_at'
+                    ' FROM deliveries ORDER BY llm_name, "timestamp"'
+                )
+            )
+        )
+
+
+def test_a_partition_is_simulated_stored_and_published(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    assert run(settings, instance, key=KEY).success
+    stored = rows(postgres)
+    assert len(stored) == 24 * 4
+    assert {row.llm_name for row in stored} == {"GPT-4o"}
+    assert [row.metric for row in stored[:4]] == list(METRICS)
+    assert all(len(row.data) == settings.num_data_points for row in stored)
+    assert sorted({row.label for row in stored}) == [DAY + timedelta(hours=h) for h in range(24)]
+
+    messages = drain(settings)
+    assert len(messages) == 24
+    assert [message.body for message in messages] == [
+        [
+            {
+                "llm_name": "GPT-4o",
+                "metric": row.metric,
+                "values": row.data,
+                "timestamp": row.label.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            }
+            for row in stored[first : first + 4]
+        ]
+        for first in range(0, len(stored), 4)
+    ]
+    entries = ledger(postgres)
+    assert [str(entry.message_id) for entry in entries] == [one.message_id for one in messages]
+    assert all(entry.published_at is not None for entry in entries)
+
+
+def test_the_same_partition_again_changes_nothing_and_sends_nothing(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    run(settings, instance, key=KEY)
+    before, sent = rows(postgres), ledger(postgres)
+    drain(settings)
+    run(settings, instance, key=KEY)
+    assert rows(postgres) == before
+    assert ledger(postgres) == sent
+    assert drain(settings) == []
+    with postgres.engine.connect() as connection:
+        burned = connection.execute(sa.text("SELECT last_value FROM simulation_results_id_seq"))
+        assert burned.scalar_one() == len(before)
+
+
+def test_another_seed_replaces_rows_and_sends_one_new_message_a_window(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    run(settings, instance, key=KEY)
+    before, first = rows(postgres), drain(settings)
+    run(settings.model_copy(update={"random_seed": 43}), instance, key=KEY)
+    after, second = rows(postgres), drain(settings)
+    assert [row.label for row in after] == [row.label for row in before]
+    assert all(new.data != old.data for new, old in zip(after, before, strict=True))
+    assert len(second) == len(first)
+    assert not {one.message_id for one in first} & {one.message_id for one in second}
+
+
+def test_a_run_that_must_not_replace_leaves_windows_of_other_inputs_alone(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    run(settings, instance, key=KEY)
+    before = rows(postgres)
+    drain(settings)
+    run(settings.model_copy(update={"random_seed": 43}), instance, key=KEY, replace=False)
+    assert rows(postgres) == before
+    assert drain(settings) == []
+
+
+def test_a_range_of_models_and_days_is_one_run_over_the_rectangle(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    tags = range_tags(settings.llm_models, DAY.date(), DAY.date() + timedelta(days=1))
+    result = run(settings, instance, tags=tags)
+    assert len(rows(postgres)) == 2 * 48 * 4
+    assert len(drain(settings)) == 2 * 48
+    materialized = [
+        event.partition
+        for event in result.all_events
+        if event.is_step_materialization and event.asset_key == dg.AssetKey("metric_frames")
+    ]
+    assert sorted(map(str, materialized)) == [
+        f"2026-11-{day}|{model}" for day in (20, 21) for model in sorted(settings.llm_models)
+    ]
+
+
+def test_since_and_until_narrow_a_run(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    run(
+        settings, instance, key=KEY, since="2026-11-20T05:00:00Z", until="2026-11-20T09:00:00+02:00"
+    )
+    assert {row.label.hour for row in rows(postgres)} == {5, 6}
+    assert len(drain(settings)) == 2
+
+
+def test_a_scope_without_a_zone_is_refused_with_what_is_allowed(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    with pytest.raises(dg.DagsterError) as raised:
+        run(settings, instance, key=KEY, since="2026-11-20T05:00:00")
+    assert "allowed is an ISO 8601 time such as" in str(raised.value.__cause__)
+
+
+def test_todays_partition_holds_the_windows_that_have_ended(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    began = datetime.now(UTC)
+    minutely = settings.model_copy(update={"simulation_interval": 60})
+    day = began.date()
+    since = began - timedelta(minutes=10)
+    run(
+        minutely,
+        instance,
+        tags=range_tags(settings.llm_models, since.date(), day),
+        since=since.isoformat(),
+    )
+    last = max(row.label for row in rows(postgres))
+    assert began - timedelta(minutes=2) < last <= datetime.now(UTC) - timedelta(minutes=1)
+
+
+def test_force_writes_every_window_anew_and_sends_none(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    run(settings, instance, key=KEY)
+    before, sent = rows(postgres), ledger(postgres)
+    drain(settings)
+    with postgres.engine.begin() as connection:
+        connection.execute(
+            sa.text("""UPDATE simulation_results SET "values" = '{1}' WHERE metric = 'TTFT'""")
+        )
+    run(settings, instance, key=KEY, force=True)
+    assert [row.data for row in rows(postgres)] == [row.data for row in before]
+    assert ledger(postgres) == sent
+    assert drain(settings) == []
+
+
+def test_resend_publishes_delivered_windows_again_under_the_same_ids(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    run(settings, instance, key=KEY)
+    first = drain(settings)
+    run(settings, instance, key=KEY, resend=True)
+    assert [one.message_id for one in drain(settings)] == [one.message_id for one in first]
+
+
+@pytest.mark.parametrize(
+    ("damage", "check"),
+    [
+        ("""UPDATE simulation_results SET "values"[2] = 'NaN' WHERE metric = 'RPS'""", "values"),
+        ("""UPDATE simulation_results SET "values"[1] = 0 WHERE metric = 'TTFT'""", "values"),
+        (
+            "CREATE RULE lost AS ON INSERT TO simulation_results"
+            " WHERE metric = 'TPS' DO INSTEAD NOTHING",
+            "windows",
+        ),
+    ],
+)
+def test_what_fails_a_check_is_not_published(
+    settings: Settings,
+    postgres: Postgres,
+    instance: dg.DagsterInstance,
+    damage: str,
+    check: str,
+) -> None:
+    hour = {"since": "2026-11-20T05:00:00Z", "until": "2026-11-20T06:00:00Z"}
+    if damage.startswith("UPDATE"):
+        run(settings, instance, key=KEY, **hour)
+        drain(settings)
+    with postgres.engine.begin() as connection:
+        connection.execute(sa.text(damage))
+    result = run(settings, instance, key=KEY, raise_on_error=False, resend=True, **hour)
+    assert not result.success
+    failed = [one for one in result.get_asset_check_evaluations() if not one.passed]
+    assert [one.check_name.split("_")[0] for one in failed] == [check]
+    assert "GPT-4o 2026-11-20T05:00:00Z" in str(failed[0].description)
+    assert drain_if_there(settings) == []
+
+
+def drain_if_there(settings: Settings) -> list[Any]:
+    """Return the queue's messages; a queue that nothing was ever sent to does not exist."""
+    try:
+        return list(drain(settings))
+    except pika.exceptions.ChannelClosedByBroker:
+        return []
+
+
+def test_an_unreachable_broker_fails_the_run_and_the_next_one_delivers(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    away = settings.model_copy(update={"rabbitmq_port": 1})
+    result = run(away, instance, key=KEY, raise_on_error=False)
+    assert not result.success
+    assert len(rows(postgres)) == 24 * 4
+    assert all(entry.published_at is None for entry in ledger(postgres))
+    failure = next(event for event in result.all_events if event.is_step_failure)
+    text = json.dumps(failure.step_failure_data.error.to_string())
+    assert "127.0.0.1:1" in text
+    assert settings.rabbitmq_password.get_secret_value() not in text
+    run(settings, instance, key=KEY)
+    assert len(drain(settings)) == 24
+
+
+def test_resources_show_no_password(settings: Settings, rabbitmq_server: LocalRabbitMQ) -> None:
+    repository = build_defs(settings).get_repository_def()
+    shown = repr(
+        [
+            definition.config_schema.default_value
+            for definition in repository.get_top_level_resources().values()
+            if definition.config_schema.default_provided
+        ]
+    )
+    assert "POSTGRES_PASSWORD" in shown
+    assert settings.postgres_password.get_secret_value() not in shown
+    assert rabbitmq_server.password not in shown
