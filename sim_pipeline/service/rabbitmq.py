@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pika
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import (
     AMQPConnectionError,
     ProbableAccessDeniedError,
@@ -38,7 +40,9 @@ _NODE = "sim_pipeline@localhost"
 _NODE_PROCESSES = {"rabbitmq-server", "erlexec", "beam.smp"}
 _SHUTDOWN = ((signal.SIGTERM, 30.0), (signal.SIGKILL, 10.0))
 _LOOPBACK_ONLY = "-kernel inet_dist_use_interface {127,0,0,1}"
-_FAULT = re.compile(r"^(?:ERROR|Error): +(\S.*)$", re.MULTILINE)
+# Erlang's names for the faults of a machine that a user can act on.
+_MACHINE_FAULT = re.compile(r"\b(enospc|edquot|erofs|eacces|eaddrinuse|emfile)\b")
+_BOOT_FAULT = re.compile(r"^BOOT FAILED\n=+\n(?:ERROR: )?(.+)$", re.MULTILINE)
 
 
 class LocalRabbitMQ(LocalServer):
@@ -262,16 +266,18 @@ class LocalRabbitMQ(LocalServer):
                 pika.BlockingConnection(self.connection_parameters()).close()
         except (ProbableAuthenticationError, ProbableAccessDeniedError):
             return False
-        except AMQPConnectionError:
+        except (AMQPConnectionError, AMQPConnectorException):
             return None
         return True
 
     def _fault(self) -> str | None:
-        """Return the first error that the node wrote; those after it follow from it."""
-        with self._output_file.open(encoding="utf-8", errors="replace") as output:
-            output.seek(self._output_start)
-            fault = _FAULT.search(output.read())
-        return fault[1].strip() if fault else None
+        with self._output_file.open(encoding="utf-8", errors="replace") as file:
+            file.seek(self._output_start)
+            output = file.read()
+        if machine_fault := _MACHINE_FAULT.search(output):
+            return os.strerror(getattr(errno, machine_fault[1].upper()))
+        boot_fault = _BOOT_FAULT.search(output)
+        return boot_fault[1].strip() if boot_fault else None
 
 
 @contextlib.contextmanager

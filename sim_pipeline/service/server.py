@@ -8,6 +8,7 @@ from typing import Self
 
 from sim_pipeline.service.directory import ServiceDirectory, file_error
 from sim_pipeline.service.errors import ServiceError
+from sim_pipeline.service.ports import require_free
 from sim_pipeline.service.processes import Process, is_alive
 
 _POLL_SECONDS = 0.05
@@ -121,20 +122,24 @@ class LocalServer(ABC):
 
     @abstractmethod
     def _fault(self) -> str | None:
-        """Return why it ended, in its own words, or None where it does not say."""
+        """Return what kept it from starting, or None where it does not say."""
 
     def _await_answer(self) -> bool:
         """Wait for its answer; tell whether it takes us."""
         deadline = time.monotonic() + self._start_timeout
         while (answer := self._answer()) is None:
             if not self.is_running:
+                # Between our look at the port and the server's, another may have taken it.
+                require_free(self.service, self.port, self.host, self._port_variable)
                 raise ServiceError(
                     f"{self.service}: {self._fault() or 'it ended'} (log: {self.log_file})"
                 )
             if time.monotonic() > deadline:
+                fault = self._fault()
                 raise ServiceError(
                     f"{self.service} does not answer on {self.host}:{self.port} "
-                    f"after {self._start_timeout:g} s (log: {self.log_file})"
+                    f"after {self._start_timeout:g} s{f': {fault}' if fault else ''} "
+                    f"(log: {self.log_file})"
                 )
             time.sleep(_POLL_SECONDS)
         return answer
