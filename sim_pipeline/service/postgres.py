@@ -28,7 +28,8 @@ _LEFTOVERS = ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
 _FAULT = re.compile(
     r"(?:FATAL|PANIC|ERROR|error):\s+(?!the database system is |password auth)(.*)$", re.MULTILINE
 )
-_UNSAFE_BUT_FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+# What is committed survives the server, but not the machine.
+_UNSAFE_BUT_FAST = ("fsync=off", "full_page_writes=off")
 
 
 class LocalPostgres(LocalServer):
@@ -43,7 +44,7 @@ class LocalPostgres(LocalServer):
         user: The superuser; made to exist at each start.
         password: Their password; made to be it at each start.
         host: Loopback address to listen on.
-        fsync: False trades the data's safety in a crash for speed, for tests.
+        fsync: False trades the data's safety in a crash of the machine for speed, for tests.
         port_variable: Name of the setting that holds the port, for messages.
         start_timeout: Seconds until it must answer, recovery included.
     """

@@ -1,0 +1,29 @@
+"""Directories for servers that the tests start themselves."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sim_pipeline_tests.service.owners import processes_of
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory for one server, which has to have ended with all its processes.
+
+    Its name has a space, as those of many home directories. It is not in pytest's own, where
+    no other user can get in.
+    """
+    path = Path(tempfile.mkdtemp(prefix="sim pipeline ")).resolve()
+    yield path
+    left = processes_of(path)
+    names = [process.name() for process in left]
+    for process in left:
+        process.kill()
+    psutil.wait_procs(left)
+    shutil.rmtree(path)
+    assert names == []
