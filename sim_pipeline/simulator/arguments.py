@@ -3,50 +3,69 @@
 Each raises a ValueError that names the argument, its value and what is allowed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-MIN_INTERVAL = 1
-MAX_INTERVAL = 604_800
-MIN_POINTS = 1
-MAX_POINTS = 10_000
 # 2262-01-01T00:00:00Z: the last year that nanosecond timestamps (pandas, Arrow) can hold.
 MAX_EPOCH_SECONDS = 9_214_646_400
 
 
-def check_number(
-    name: str, value: object, low: float, high: float, *, low_included: bool = True
-) -> None:
-    """Raise unless ``value`` is a finite real number in [low, high] (or (low, high])."""
-    allowed = f"a number in {'[' if low_included else '('}{low:g}, {high:g}]"
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not low <= value <= high  # nor is NaN
-        or (value == low and not low_included)
-    ):
-        raise ValueError(f"{name} is {value!r}, but must be {allowed}")
+@dataclass(frozen=True)
+class Range:
+    """The values that a number may have.
+
+    Attributes:
+        low: smallest value.
+        high: largest value; None is no bound.
+        low_included: whether the smallest value itself is allowed.
+        integer: whether only an int is allowed. No range allows a bool, infinity or NaN.
+    """
+
+    low: float
+    high: float | None
+    low_included: bool = True
+    integer: bool = False
+
+    def __str__(self) -> str:
+        kind = "an integer" if self.integer else "a number"
+        above = f"{'>=' if self.low_included else '>'} {self.low}"
+        if self.high is None:
+            return f"{kind} {above}"
+        return f"{kind} in {'[' if self.low_included else '('}{self.low}, {self.high}]"
+
+    def allows(self, value: object) -> bool:
+        """Return whether ``value`` is a number in the range."""
+        if isinstance(value, bool) or not isinstance(value, int if self.integer else (int, float)):
+            return False
+        # NaN compares false with everything.
+        above = value >= self.low if self.low_included else value > self.low
+        return above and (value < float("inf") if self.high is None else value <= self.high)
 
 
-def check_integer(name: str, value: object, low: int, high: int | None = None) -> None:
-    """Raise unless ``value`` is an int (not a bool) in [low, high]; no ``high`` is no bound."""
-    allowed = f"an integer >= {low}" if high is None else f"an integer in [{low}, {high}]"
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int)
-        or value < low
-        or (high is not None and value > high)
-    ):
-        raise ValueError(f"{name} is {value!r}, but must be {allowed}")
+def check_fields(values: Mapping[str, object], ranges: Mapping[str, Range]) -> None:
+    """Raise one ValueError for all of ``values`` that are not in their range, by name."""
+    problems = [
+        f"{name} is {values[name]!r}, but must be {allowed}"
+        for name, allowed in ranges.items()
+        if not allowed.allows(values[name])
+    ]
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+RUN_RANGES = {
+    "interval": Range(1, 604_800, integer=True),
+    "points": Range(1, 10_000, integer=True),
+    "seed": Range(0, None, integer=True),
+}
 
 
 def check_run(*, interval: int, points: int, seed: int) -> None:
     """Raise unless interval [s], points a window and seed are allowed."""
-    check_integer("interval", interval, MIN_INTERVAL, MAX_INTERVAL)
-    check_integer("points", points, MIN_POINTS, MAX_POINTS)
-    check_integer("seed", seed, 0)
+    check_fields({"interval": interval, "points": points, "seed": seed}, RUN_RANGES)
 
 
 def check_windows(

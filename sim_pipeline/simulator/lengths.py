@@ -1,13 +1,15 @@
 """Token counts of requests: the clipped, rounded lognormal and its exact moments."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from sim_pipeline.simulator.arguments import check_integer, check_number
+from sim_pipeline.simulator.arguments import Range, check_fields
 
 MAX_TOKENS = 1_000_000
 
@@ -19,8 +21,8 @@ class TokenLengths:
     Attributes:
         log_median: ln of the median number of tokens, in [0, 14].
         log_sd: standard deviation of ln X, in [0, 3].
-        minimum: smallest count, >= 1.
-        maximum: largest count, > minimum.
+        minimum: smallest count, in [1, 1000000].
+        maximum: largest count, in [1, 1000000], more than minimum.
 
     Raises:
         ValueError: on construction, naming the field, its value and what is allowed.
@@ -31,11 +33,19 @@ class TokenLengths:
     minimum: int
     maximum: int
 
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "log_median": Range(0, 14),
+        "log_sd": Range(0, 3),
+        "minimum": Range(1, MAX_TOKENS, integer=True),
+        "maximum": Range(1, MAX_TOKENS, integer=True),
+    }
+
     def __post_init__(self) -> None:
-        check_number("log_median", self.log_median, 0.0, 14.0)
-        check_number("log_sd", self.log_sd, 0.0, 3.0)
-        check_integer("minimum", self.minimum, 1, MAX_TOKENS - 1)
-        check_integer("maximum", self.maximum, self.minimum + 1, MAX_TOKENS)
+        check_fields(vars(self), self.RANGES)
+        if self.maximum <= self.minimum:
+            raise ValueError(
+                f"maximum is {self.maximum}, but must be more than minimum, {self.minimum}"
+            )
 
     def from_normal(self, z: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Turn standard normal draws into token counts, in place (any shape), and return them."""

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
+from typing import ClassVar
 
-from sim_pipeline.simulator.arguments import check_integer, check_number
+from sim_pipeline.simulator.arguments import Range, check_fields
 from sim_pipeline.simulator.lengths import TokenLengths
 
 # Utilisation at which published medians are taken: a provider's usual load, not an idle endpoint.
@@ -19,6 +20,8 @@ RHO_REF = 0.4
 RHO_MAX = 0.9
 # Prompt of the benchmarks that publish TTFT [tokens].
 REFERENCE_PROMPT = 1000
+# A request of fewer has no inter-token latency.
+FEWEST_OUTPUT_TOKENS = 2
 # Names longer than this do not fit the results table.
 MAX_NAME_LENGTH = 50
 
@@ -58,14 +61,22 @@ class Workload:
     weekend_factor: float = 0.57
     drift_sd: float = 0.15
 
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "arrival_cv": Range(0.2, 5),
+        "peak_hour": Range(0, 24),
+        "daily_amplitude": Range(0, 2),
+        "half_daily_amplitude": Range(0, 2),
+        "weekend_factor": Range(0, 2, low_included=False),
+        "drift_sd": Range(0, 1),
+    }
+
     def __post_init__(self) -> None:
-        check_integer("output_lengths.minimum", self.output_lengths.minimum, 2)
-        check_number("arrival_cv", self.arrival_cv, 0.2, 5.0)
-        check_number("peak_hour", self.peak_hour, 0.0, 24.0)
-        check_number("daily_amplitude", self.daily_amplitude, 0.0, 2.0)
-        check_number("half_daily_amplitude", self.half_daily_amplitude, 0.0, 2.0)
-        check_number("weekend_factor", self.weekend_factor, 0.0, 2.0, low_included=False)
-        check_number("drift_sd", self.drift_sd, 0.0, 1.0)
+        check_fields(vars(self), self.RANGES)
+        if self.output_lengths.minimum < FEWEST_OUTPUT_TOKENS:
+            raise ValueError(
+                f"output_lengths.minimum is {self.output_lengths.minimum}, but must be at least "
+                f"{FEWEST_OUTPUT_TOKENS}: a request of one token has no inter-token latency"
+            )
 
 
 @dataclass(frozen=True, order=True)
@@ -85,10 +96,16 @@ class Incident:
     end: float
     capacity_factor: float
 
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "start": Range(-1e12, 1e12),
+        "end": Range(-1e12, 1e12),
+        "capacity_factor": Range(0.01, 1),
+    }
+
     def __post_init__(self) -> None:
-        check_number("start", self.start, -1e12, 1e12)
-        check_number("end", self.end, self.start, 1e12, low_included=False)
-        check_number("capacity_factor", self.capacity_factor, 0.01, 1.0)
+        check_fields(vars(self), self.RANGES)
+        if self.end <= self.start:
+            raise ValueError(f"end is {self.end!r}, but must be after start, {self.start!r}")
 
 
 @dataclass(frozen=True)
@@ -140,23 +157,27 @@ class Profile:
     slow_median: float = 4.0
     slow_log_sd: float = 0.5
 
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "ttft_ref": Range(0, 60, low_included=False),
+        "tps_ref": Range(0, 10_000, low_included=False),
+        "cap": Range(0, 10_000, low_included=False),
+        "rho": Range(0, RHO_MAX, low_included=False),
+        "batch_limit": Range(1, 100_000, integer=True),
+        "prefill_share": Range(0.01, 0.99),
+        "ttft_jitter": Range(0, 2),
+        "itl_jitter": Range(0, 2),
+        "failure_rate": Range(0, 0.5),
+        "slow_share": Range(0, 0.5),
+        "slow_median": Range(1, 100),
+        "slow_log_sd": Range(0, 2),
+    }
+
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not 1 <= len(self.name) <= MAX_NAME_LENGTH:
             raise ValueError(
                 f"name is {self.name!r}, but must be a string of 1 to {MAX_NAME_LENGTH} characters"
             )
-        check_number("ttft_ref", self.ttft_ref, 0.0, 60.0, low_included=False)
-        check_number("tps_ref", self.tps_ref, 0.0, 10_000.0, low_included=False)
-        check_number("cap", self.cap, 0.0, 10_000.0, low_included=False)
-        check_number("rho", self.rho, 0.0, RHO_MAX, low_included=False)
-        check_integer("batch_limit", self.batch_limit, 1, 100_000)
-        check_number("prefill_share", self.prefill_share, 0.01, 0.99)
-        check_number("ttft_jitter", self.ttft_jitter, 0.0, 2.0)
-        check_number("itl_jitter", self.itl_jitter, 0.0, 2.0)
-        check_number("failure_rate", self.failure_rate, 0.0, 0.5)
-        check_number("slow_share", self.slow_share, 0.0, 0.5)
-        check_number("slow_median", self.slow_median, 1.0, 100.0)
-        check_number("slow_log_sd", self.slow_log_sd, 0.0, 2.0)
+        check_fields(vars(self), self.RANGES)
         if self.ttft_base <= 0.0:
             raise ValueError(
                 f"ttft_ref is {self.ttft_ref!r}, but must be more than "

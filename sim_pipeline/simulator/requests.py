@@ -16,11 +16,11 @@ from sim_pipeline.simulator.lengths import TokenLengths
 from sim_pipeline.simulator.profiles import Profile
 
 MIN_HISTORY = 64
-MAX_HISTORY = 1 << 16
-RELAXATION_TIMES = 12.0
+MAX_HISTORY = 1 << 15
+RELAXATION_TIMES = 8.0
 """How many relaxation times of its queue a history covers: see `history_length`."""
 SWEEPS = 3
-DAMPING = 0.5
+DAMPING = 0.75
 
 Array = npt.NDArray[np.float64]
 
@@ -75,8 +75,8 @@ class Requests:
         n_in: prompt tokens.
         n_out: output tokens, >= 2.
         wait: time in the prefill queue [s].
-        concurrency: other requests in the batch, or waiting for it, when it arrives. Settled by a
-            damped iteration, so no integer.
+        concurrency: other requests in the batch, or waiting for it, when its prefill is done.
+            Settled by a damped iteration, so no integer.
         ttft: time to first token [s].
         itl: inter-token latency [s].
         completed: requests of the slice that are completed.
@@ -115,6 +115,7 @@ def observe(
     shape = workload.arrival_cv**-2
     gaps = np.multiply(draws.gaps, 1.0 / shape, out=draws.gaps)
     ages = np.cumsum(gaps, axis=1)
+    first_gap = gaps[:, 0].copy()
     residual = uniforms[:, column.RESIDUAL] * draws.covering / shape
     completed = _count(
         ages, expected - residual, normals[:, column.MORE_ARRIVALS], workload.arrival_cv
@@ -128,14 +129,18 @@ def observe(
     gaps *= seconds
     waits, wait = waits_looking_back(services, gaps)
 
-    # Since when each request of the history decodes, and how long that is for each of its steps.
-    # It still decodes while the ITL is above this quotient.
-    decoding = ages
-    decoding *= seconds
-    horizon = decoding[:, -1] - profile.ttft_base - prefill * workload.input_lengths.mean
+    # How long each request of the history has decoded, over its steps: it still does if the ITL
+    # exceeds that. The batch is seen at an arbitrary instant, `residual` after the latest of them,
+    # not at an arrival: arrivals come in bursts and would count each other, while the law is one of
+    # averages over time. Seen by one with an average prefill after the same wait, every request of
+    # the history has begun to decode: prefill is first come, first served.
+    shift = (residual - first_gap) / rate + wait
+    decoding = np.multiply(ages, seconds, out=ages)
+    decoding += shift[:, np.newaxis]
+    horizon = decoding[:, -1].copy()
     decoding -= waits
     decoding -= services
-    decoding -= profile.ttft_base
+    decoding += (prefill * workload.input_lengths.mean)[:, np.newaxis]
     steps = workload.output_lengths.from_normal(draws.outputs)
     steps -= 1.0
     decoding /= steps
@@ -215,7 +220,8 @@ def _concurrency(
 
     The ITL of the requests around depends on their number, and their number on the ITL. From
     the mean c = rate * E[steps] * itl0 / (1 - rho), each sweep counts the requests that are still
-    decoding at the ITL that c gives, and goes half of the way there.
+    decoding at the ITL that c gives, and goes three quarters of the way there: with these three
+    sweeps the spread of c is that of a processor-sharing queue run event by event.
 
     Those too old for the history are not listed but counted by their limit law: a sum of many
     small chances, normal with mean rate * integral of F(u) du and variance mean + rate (cv^2 - 1)
@@ -224,7 +230,7 @@ def _concurrency(
 
     Args:
         decoding: time since each request of the history began to decode, over its steps [s],
-            negative while it has not, shape (rows, history).
+            shape (rows, history).
         horizon: decode time of the oldest in the history [s], shape (rows,).
         z: standard normals, shape (rows,).
         profile: the endpoint.
@@ -234,11 +240,10 @@ def _concurrency(
     """
     beyond, beyond_squared = _tail_integrals(profile.workload.output_lengths)
     grid = np.arange(beyond.size)
-    waiting = np.count_nonzero(decoding < 0.0, axis=1)
     c = rate * profile.mean_steps * profile.itl_base / (1.0 - rho)
     for _ in range(SWEEPS):
         itl = profile.itl_base + step_cost * c
-        listed = np.count_nonzero(decoding < itl[:, np.newaxis], axis=1) - waiting
+        listed = np.count_nonzero(decoding < itl[:, np.newaxis], axis=1)
         tokens = horizon / itl
         scale = rate * itl
         mean = scale * np.interp(tokens, grid, beyond)
