@@ -30,7 +30,7 @@ def drain(settings: Settings) -> list[Received]:
             ),
         )
     )
-    received = []
+    received: list[Received] = []
     channel = connection.channel()
     while True:
         method, properties, body = channel.basic_get(settings.rabbitmq_queue)

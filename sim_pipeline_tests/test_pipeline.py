@@ -1,6 +1,5 @@
 """The graph as a whole: runs of the job against a real database and a real broker."""
 
-import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -227,8 +226,10 @@ def test_resend_publishes_delivered_windows_again_under_the_same_ids(
         ("""UPDATE simulation_results SET "values"[2] = 'NaN' WHERE metric = 'RPS'""", "values"),
         ("""UPDATE simulation_results SET "values"[1] = 0 WHERE metric = 'TTFT'""", "values"),
         (
-            "CREATE RULE lost AS ON INSERT TO simulation_results"
-            " WHERE metric = 'TPS' DO INSTEAD NOTHING",
+            """
+            CREATE RULE lost AS ON INSERT TO simulation_results
+            WHERE metric = 'TPS' DO INSTEAD NOTHING
+            """,
             "windows",
         ),
     ],
@@ -240,7 +241,7 @@ def test_what_fails_a_check_is_not_published(
     damage: str,
     check: str,
 ) -> None:
-    hour = {"since": "2026-11-20T05:00:00Z", "until": "2026-11-20T06:00:00Z"}
+    hour: dict[str, Any] = {"since": "2026-11-20T05:00:00Z", "until": "2026-11-20T06:00:00Z"}
     if damage.startswith("UPDATE"):
         run(settings, instance, key=KEY, **hour)
         drain(settings)
@@ -271,7 +272,7 @@ def test_an_unreachable_broker_fails_the_run_and_the_next_one_delivers(
     assert len(rows(postgres)) == 24 * 4
     assert all(entry.published_at is None for entry in ledger(postgres))
     failure = next(event for event in result.all_events if event.is_step_failure)
-    text = json.dumps(failure.step_failure_data.error.to_string())
+    text = str(failure.step_failure_data.error)
     assert "127.0.0.1:1" in text
     assert settings.rabbitmq_password.get_secret_value() not in text
     run(settings, instance, key=KEY)

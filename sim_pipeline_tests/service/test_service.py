@@ -1,0 +1,268 @@
+"""The service as its user starts it: `python -m sim_pipeline run`, processes and all.
+
+What these tests look at is outside the process: the databases, the queue, the UI's API, what the
+console says, and which processes there are.
+"""
+
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import sqlalchemy as sa
+
+from sim_pipeline.config import Settings, read_settings
+from sim_pipeline.resources import results_database
+from sim_pipeline.schedules import SPAN_TAG
+from sim_pipeline.service.ports import free_port
+from sim_pipeline_tests.queue_reader import drain
+
+pytestmark = pytest.mark.timeout(400)
+
+MODELS = ("GPT-4o", "Llama-3.1-8B")
+INTERVAL = timedelta(seconds=10)
+
+
+@dataclass
+class Service:
+    """A running service in a directory of its own."""
+
+    directory: Path
+    settings: Settings
+    process: subprocess.Popen[str]
+    lines: list[str] = field(default_factory=list)
+
+    def read_until(self, text: str) -> None:
+        """Wait for a line of the console that holds `text`; the test's time-out bounds it."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if text in line:
+                return
+        pytest.fail(f"ended without saying {text!r}:\n{''.join(self.lines)}")
+
+    def interrupt(self) -> int:
+        """Do what Ctrl-C does; return the exit status."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        assert self.process.stdout is not None
+        self.lines.extend(self.process.stdout)
+        return self.process.wait()
+
+    def query(self, statement: str) -> list[Any]:
+        engine = results_database(self.settings).engine
+        with engine.connect() as connection:
+            return list(connection.execute(sa.text(statement)))
+
+    def graphql(self, query: str) -> dict[str, Any]:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.settings.ui_port}/graphql",
+            data=json.dumps({"query": query}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request) as response:
+            answer: dict[str, Any] = json.load(response)["data"]
+        return answer
+
+    def runs(self) -> list[dict[str, Any]]:
+        answer = self.graphql(
+            "{ runsOrError { ... on Runs { results { runId status tags { key value } } } } }"
+        )
+        results: list[dict[str, Any]] = answer["runsOrError"]["results"]
+        return results
+
+    def processes(self) -> list[psutil.Process]:
+        """Find every process that has anything of this directory in its environment or cwd."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                where = [process.cwd(), *process.cmdline(), *process.environ().values()]
+            except psutil.Error:
+                continue
+            if process.pid != os.getpid() and any(str(self.directory) in one for one in where):
+                found.append(process)
+        return found
+
+
+def eventually(condition: Callable[[], bool], what: str, seconds: float = 150) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A directory with an `.env` for services of its own, on free ports."""
+    (tmp_path / ".env").write_text(
+        "\n".join(
+            [
+                "LOCAL_SERVICES=true",
+                f"POSTGRES_PORT={free_port()}",
+                "POSTGRES_PASSWORD=a secret of postgres",
+                f"RABBITMQ_PORT={free_port()}",
+                "RABBITMQ_PASSWORD=a secret of rabbitmq",
+                f"UI_PORT={free_port()}",
+                f"LLM_MODELS_STR={','.join(MODELS)}",
+                f"SIMULATION_INTERVAL={INTERVAL.seconds}",
+                f"SIMULATION_START={(datetime.now(UTC) - timedelta(minutes=2)).isoformat()}",
+            ]
+        )
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def start(directory: Path, clean_environment: None) -> Iterator[Callable[[], Service]]:  # noqa: ARG001
+    started: list[Service] = []
+
+    def start() -> Service:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sim_pipeline", "run"],
+            cwd=directory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        service = Service(directory, read_settings(), process)
+        started.append(service)
+        return service
+
+    yield start
+    for service in started:
+        if service.process.poll() is None:
+            service.interrupt()
+
+
+def test_a_service_simulates_publishes_stops_and_picks_up_where_it_was(
+    start: Callable[[], Service],
+) -> None:
+    service = start()
+    service.read_until("Ready.")
+
+    schedules = service.graphql(
+        "{ schedulesOrError(repositorySelector: {repositoryName: "
+        '"__repository__", repositoryLocationName: "sim_pipeline"}) '
+        "{ ... on Schedules { results { name scheduleState { status } } } } }"
+    )["schedulesOrError"]["results"]
+    assert [(one["name"], one["scheduleState"]["status"]) for one in schedules] == [
+        ("simulation_schedule", "RUNNING")
+    ]
+
+    # The first run, and that of a tick, with all that was missing since SIMULATION_START.
+    eventually(lambda: len(finished(service)) >= 2, "two runs")
+    assert {run["status"] for run in finished(service)} == {"SUCCESS"}
+    assert_complete(service)
+    last = latest_label(service)
+    assert service.interrupt() == 0
+    assert "Stopped" in service.lines[-1]
+    assert service.processes() == []
+    log = (service.directory / "logs" / "sim_pipeline.log").read_text()
+    assert "Published" in log
+    assert "a secret" not in log + "".join(service.lines)
+
+    eventually(lambda: datetime.now(UTC) > last + 5 * INTERVAL, "three windows to pass")
+    service = start()
+    service.read_until("Ready.")
+    eventually(lambda: latest_label(service) >= last + 3 * INTERVAL, "the gap to close")
+    assert (last + INTERVAL).isoformat().replace("+00:00", "Z") in {
+        json.loads(tag["value"])[-2]
+        for run in service.runs()
+        for tag in run["tags"]
+        if tag["key"] == SPAN_TAG
+    }
+    assert_complete(service)
+    assert service.interrupt() == 0
+
+
+def latest_label(service: Service) -> datetime:
+    label: datetime = service.query('SELECT max("timestamp") FROM deliveries')[0][0]
+    return label.astimezone(UTC)
+
+
+def finished(service: Service) -> list[dict[str, Any]]:
+    return [run for run in service.runs() if run["status"] in ("SUCCESS", "FAILURE", "CANCELED")]
+
+
+def assert_complete(service: Service) -> None:
+    """Every window from the first stored to the last: four rows, one message, for each model."""
+    rows = service.query(
+        'SELECT llm_name, "timestamp", count(*) FROM simulation_results GROUP BY 1, 2 ORDER BY 1, 2'
+    )
+    assert {row[2] for row in rows} == {4}
+    assert {row[0] for row in rows} == set(MODELS)
+    for model in MODELS:
+        labels = [row[1] for row in rows if row[0] == model]
+        assert [b - a for a, b in itertools.pairwise(labels)] == [INTERVAL] * (len(labels) - 1)
+    messages = drain(service.settings)
+    assert len({message.message_id for message in messages}) == len(messages)
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_wrong_settings_end_it_before_anything_starts(directory: Path) -> None:
+    with (directory / ".env").open("a") as file:
+        file.write("\nNUM_DATA_POINTS=0\n")
+    completed = subprocess.run(
+        [sys.executable, "-m", "sim_pipeline", "run"],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert completed.returncode == 2
+    assert completed.stderr == (
+        "1 setting is wrong:\n  NUM_DATA_POINTS='0': allowed is a whole number, 1 to 10000\n"
+    )
+    assert not (directory / ".local").exists()
+
+
+def test_a_port_in_use_is_one_clear_line(start: Callable[[], Service], directory: Path) -> None:
+    service_port = read_settings().ui_port
+    with socket.create_server(("127.0.0.1", service_port)):
+        service = start()
+        assert service.process.wait() == 1
+        assert service.process.stdout is not None
+        output = service.process.stdout.read()
+    assert output.count("\n") == 1
+    assert f"port {service_port} on 127.0.0.1 is in use" in output
+    assert "UI_PORT" in output
+    assert not (directory / ".local" / "postgres").exists()
+
+
+def test_it_ends_with_an_error_when_one_of_its_processes_dies(
+    start: Callable[[], Service],
+) -> None:
+    service = start()
+    service.read_until("Ready.")
+    (webserver,) = [p for p in service.processes() if "dagster_webserver" in p.cmdline()]
+    webserver.kill()
+    service.read_until("webserver ended by itself")
+    assert service.process.wait() == 1
+    assert service.processes() == []
+
+
+def test_what_a_killed_service_left_running_is_ended_by_the_next_one(
+    start: Callable[[], Service],
+) -> None:
+    service = start()
+    service.read_until("Ready.")
+    service.process.kill()
+    service.process.wait()
+    assert service.processes() != []
+    service = start()
+    service.read_until("left over")
+    service.read_until("Ready.")
+    assert service.interrupt() == 0
+    assert service.processes() == []
