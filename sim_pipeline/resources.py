@@ -32,6 +32,20 @@ def results_database(settings: Settings) -> Postgres:
     )
 
 
+def message_broker(settings: Settings) -> BrokerConfig:
+    """Describe the broker and the queue that the settings name."""
+    return BrokerConfig(
+        host=settings.rabbitmq_host,
+        port=settings.rabbitmq_port,
+        user=settings.rabbitmq_user,
+        password=settings.rabbitmq_password.get_secret_value(),
+        vhost=settings.rabbitmq_vhost,
+        queue=settings.rabbitmq_queue,
+        tls=settings.rabbitmq_tls,
+        ca_file=settings.rabbitmq_ca_file,
+    )
+
+
 class ResultsDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The PostgreSQL database with the results and the deliveries ledger."""
 

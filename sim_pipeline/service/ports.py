@@ -31,6 +31,15 @@ def is_open(port: int, host: str) -> bool:
     return True
 
 
+def listens(host: str, port: int) -> bool:
+    """Tell whether a connection to `port` of `host` is accepted now."""
+    try:
+        with socket.create_connection((host, port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
 def free_port(host: str = "127.0.0.1") -> int:
     """Return a port between 20000 and 32767 that nothing listens on.
 

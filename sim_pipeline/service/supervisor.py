@@ -6,7 +6,6 @@ modules beside.
 
 import logging
 import os
-import socket
 import urllib.error
 import urllib.request
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from sim_pipeline.resources import results_database
 from sim_pipeline.service.first_run import first_run_command
 from sim_pipeline.service.instance import fail_abandoned_runs, prepare_instance
 from sim_pipeline.service.local import local_postgres, local_rabbitmq
-from sim_pipeline.service.ports import free_port, require_free
+from sim_pipeline.service.ports import free_port, listens, require_free
 from sim_pipeline.service.programs import Programs, StopRequest, end_marked
 from sim_pipeline.store.migrate import upgrade
 
@@ -50,7 +49,7 @@ def serve(settings: Settings, directory: Path) -> None:
     Raises:
         ServiceError: something can't be started, or ended by itself.
     """
-    environment = _environment(settings, directory)
+    environment = service_environment(settings, directory)
     # Dagster's own files read the environment, and parts of Dagster run in this process too.
     os.environ.update(environment)
     stop = StopRequest()
@@ -79,7 +78,13 @@ def serve(settings: Settings, directory: Path) -> None:
     logger.info("Stopped")
 
 
-def _environment(settings: Settings, directory: Path) -> dict[str, str]:
+def service_environment(settings: Settings, directory: Path) -> dict[str, str]:
+    """Return the environment of the service's processes, this process's own included.
+
+    Args:
+        settings: as validated.
+        directory: where the service keeps its data.
+    """
     return {
         **os.environ,
         **settings.environment(),
@@ -104,7 +109,7 @@ def _start_dagster(settings: Settings, programs: Programs, environment: dict[str
         *("--log-level", "warning"),
     )
     programs.await_condition(
-        lambda: _listens(host, int(port)), "the code server to listen", _START_SECONDS
+        lambda: listens(host, int(port)), "the code server to listen", _START_SECONDS
     )
     programs.start("daemon", "dagster._daemon", "run", *workspace)
     programs.start(
@@ -118,14 +123,6 @@ def _start_dagster(settings: Settings, programs: Programs, environment: dict[str
         logger.warning("The first run was not launched; the schedule's next tick makes up for it")
     server_info = f"http://{settings.ui_host}:{settings.ui_port}/server_info"
     programs.await_condition(lambda: _answers(server_info), "the UI to answer", _START_SECONDS)
-
-
-def _listens(host: str, port: int) -> bool:
-    try:
-        with socket.create_connection((host, port), timeout=1):
-            return True
-    except OSError:
-        return False
 
 
 def _answers(url: str) -> bool:
