@@ -1,6 +1,7 @@
 """The real servers that the tests run against, and what each test gets of its own in them."""
 
 import secrets
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -17,11 +18,18 @@ from sim_pipeline.store.migrate import upgrade
 from sim_pipeline.store.postgres import Postgres
 
 
+def pytest_configure() -> None:
+    """Let a session that is terminated stop its servers, as one that is interrupted does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+# Neither directory is one of tmp_path_factory: those are closed to other users, and where root
+# cannot make user namespaces PostgreSQL runs as another one.
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[LocalPostgres]:
     """A PostgreSQL server of this test session; make databases of your own in it."""
-    # Not under tmp_path_factory's base: where the server has to run as another user, that
-    # user cannot get into it.
     with (
         tempfile.TemporaryDirectory(prefix="sim_pipeline-postgres-") as directory,
         LocalPostgres(
@@ -41,10 +49,7 @@ def rabbitmq_server() -> Iterator[LocalRabbitMQ]:
     with (
         tempfile.TemporaryDirectory(prefix="sim_pipeline-rabbitmq-") as directory,
         LocalRabbitMQ(
-            Path(directory),
-            port=free_port(),
-            user="simulation",
-            password=secrets.token_urlsafe(),
+            Path(directory), port=free_port(), user="simulation", password=secrets.token_urlsafe()
         ) as server,
     ):
         yield server
