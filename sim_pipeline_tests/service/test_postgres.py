@@ -84,7 +84,10 @@ def test_it_listens_on_the_loopback_interface_only(postgres_server: LocalPostgre
 
 
 def test_it_is_durable_unless_asked_otherwise(directory: Path) -> None:
-    with LocalPostgres(directory, port=free_port(), user="u", password="p") as server:  # noqa: S106
+    with server_in(directory) as fast:
+        assert query(fast, "SHOW fsync") == "off"
+    user, password = fast.user, fast.password
+    with LocalPostgres(directory, port=fast.port, user=user, password=password) as server:
         assert query(server, "SHOW fsync") == "on"
 
 
