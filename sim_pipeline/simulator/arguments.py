@@ -5,6 +5,7 @@ Each raises a ValueError that names the argument, its value and what is allowed.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +70,7 @@ def check_run(*, interval: int, points: int, seed: int) -> None:
 
 
 def check_windows(
-    windows: npt.NDArray[np.int64] | Sequence[int], interval: int
+    windows: npt.NDArray[np.integer[Any]] | Sequence[int], interval: int
 ) -> npt.NDArray[np.int64]:
     """Return ``windows`` as a one-dimensional int64 array.
 

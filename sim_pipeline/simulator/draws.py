@@ -1,16 +1,32 @@
 """The random numbers that a slice uses, and their order in its stream."""
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-# Columns of Draws.normals ...
-PROMPT, OUTPUT, TTFT, ITL, SLOW_PATH, OLDER_REQUESTS, MORE_ARRIVALS = range(7)
-# ... and of Draws.uniforms.
-INSTANT, SLOW, RESIDUAL = range(3)
+
+class Normal(IntEnum):
+    """What each standard normal of an observed request is for: the columns of `Draws.normals`."""
+
+    PROMPT = 0
+    OUTPUT = 1
+    TTFT_JITTER = 2
+    ITL_JITTER = 3
+    SLOW_PATH = 4
+    OLDER_REQUESTS = 5
+    OLDER_ARRIVALS = 6
+
+
+class Uniform(IntEnum):
+    """What each uniform of an observed request is for: the columns of `Draws.uniforms`."""
+
+    INSTANT = 0
+    SLOW = 1
+    RESIDUAL = 2
 
 
 @dataclass(frozen=True)
@@ -18,8 +34,8 @@ class Draws:
     """The random numbers of a block of slices; each row is from its own window's stream.
 
     Attributes:
-        normals: standard normals of the observed request, shape (rows, 7).
-        uniforms: uniforms in [0, 1) of the observed request, shape (rows, 3).
+        normals: standard normals of the observed request, shape (rows, len(Normal)).
+        uniforms: uniforms in [0, 1) of the observed request, shape (rows, len(Uniform)).
         covering: Gamma(1 + 1 / cv^2), shape (rows,): the gap that covers the slice's end.
         gaps: Gamma(1 / cv^2), shape (rows, history): the gaps before it, the latest first.
         prompts: standard normals, shape (rows, history): prompt lengths of the history.
@@ -37,8 +53,8 @@ class Draws:
     def empty(cls, rows: int, history: int) -> "Draws":
         """Return room for the draws of ``rows`` slices with ``history`` earlier requests each."""
         return cls(
-            normals=np.empty((rows, 7)),
-            uniforms=np.empty((rows, 3)),
+            normals=np.empty((rows, len(Normal))),
+            uniforms=np.empty((rows, len(Uniform))),
             covering=np.empty(rows),
             gaps=np.empty((rows, history)),
             prompts=np.empty((rows, history)),

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ SIMULATOR_VERSION = 1
 
 def fingerprints(
     profile: Profile,
-    windows: npt.NDArray[np.int64] | Sequence[int],
+    windows: npt.NDArray[np.integer[Any]] | Sequence[int],
     *,
     interval: int,
     points: int,

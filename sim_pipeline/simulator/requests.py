@@ -10,8 +10,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from sim_pipeline.simulator import draws as column
-from sim_pipeline.simulator.draws import Draws
+from sim_pipeline.simulator.draws import Draws, Normal, Uniform
 from sim_pipeline.simulator.lengths import TokenLengths
 from sim_pipeline.simulator.profiles import Profile
 
@@ -116,9 +115,9 @@ def observe(
     gaps = np.multiply(draws.gaps, 1.0 / shape, out=draws.gaps)
     ages = np.cumsum(gaps, axis=1)
     first_gap = gaps[:, 0].copy()
-    residual = uniforms[:, column.RESIDUAL] * draws.covering / shape
+    residual = uniforms[:, Uniform.RESIDUAL] * draws.covering / shape
     completed = _count(
-        ages, expected - residual, normals[:, column.MORE_ARRIVALS], workload.arrival_cv
+        ages, expected - residual, normals[:, Normal.OLDER_ARRIVALS], workload.arrival_cv
     )
 
     # Seconds of prefill for one prompt token, while decode holds its share of the GPU.
@@ -148,27 +147,27 @@ def observe(
     concurrency = _concurrency(
         decoding,
         horizon,
-        normals[:, column.OLDER_REQUESTS],
+        normals[:, Normal.OLDER_REQUESTS],
         profile=profile,
         rate=rate,
         rho=rho,
         step_cost=step_cost,
     )
 
-    n_in = workload.input_lengths.from_normal(normals[:, column.PROMPT].copy())
-    n_out = workload.output_lengths.from_normal(normals[:, column.OUTPUT].copy())
+    n_in = workload.input_lengths.from_normal(normals[:, Normal.PROMPT].copy())
+    n_out = workload.output_lengths.from_normal(normals[:, Normal.OUTPUT].copy())
     # What exceeds the batch waits until so many have left it as stand before this one.
     batch = profile.batch_limit * capacity
     departures = batch / (profile.mean_steps * (profile.itl_base + step_cost * batch))
     slot_wait = np.maximum(concurrency + 1.0 - batch, 0.0) / departures
     # The slow path is the request's own (a cold cache, a detour); the waits are everyone's.
-    slow = profile.slow_median * np.exp(profile.slow_log_sd * normals[:, column.SLOW_PATH])
-    slow = np.where(uniforms[:, column.SLOW] < profile.slow_share, slow, 1.0)
+    slow = profile.slow_median * np.exp(profile.slow_log_sd * normals[:, Normal.SLOW_PATH])
+    slow = np.where(uniforms[:, Uniform.SLOW] < profile.slow_share, slow, 1.0)
     ttft = (profile.ttft_base + n_in * prefill) * slow
-    ttft *= np.exp(profile.ttft_jitter * normals[:, column.TTFT])
+    ttft *= np.exp(profile.ttft_jitter * normals[:, Normal.TTFT_JITTER])
     ttft += wait + slot_wait
     # Jitter of mean 1: the mean of ITL is the law's.
-    jitter = np.exp(profile.itl_jitter * normals[:, column.ITL] - 0.5 * profile.itl_jitter**2)
+    jitter = np.exp(profile.itl_jitter * normals[:, Normal.ITL_JITTER] - 0.5 * profile.itl_jitter**2)
     itl = (profile.itl_base + step_cost * np.minimum(concurrency, batch)) * jitter
     return Requests(
         n_in=n_in,
@@ -258,4 +257,8 @@ def _concurrency(
 def _tail_integrals(lengths: TokenLengths) -> tuple[Array, Array]:
     """Return the integrals of F and F^2 from n to infinity, n = 0, 1, ...; F(u) = P(steps > u)."""
     tail = lengths.survival[1:]
-    return tuple(np.append(np.cumsum(f[::-1])[::-1], 0.0) for f in (tail, tail**2))  # type: ignore[return-value]
+    return _suffix_sums(tail), _suffix_sums(tail**2)
+
+
+def _suffix_sums(values: Array) -> Array:
+    return np.append(np.cumsum(values[::-1])[::-1], 0.0)

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sim_pipeline.simulator import draws as column
 from sim_pipeline.simulator.arguments import check_run, check_windows
-from sim_pipeline.simulator.draws import Draws
+from sim_pipeline.simulator.draws import Draws, Uniform
 from sim_pipeline.simulator.load import Load, load_at
 from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline.simulator.requests import Requests, history_length, observe
@@ -56,7 +56,7 @@ class Simulation:
 
 def simulate(
     profile: Profile,
-    windows: Integers | Sequence[int],
+    windows: npt.NDArray[np.integer[Any]] | Sequence[int],
     *,
     interval: int,
     points: int,
@@ -178,7 +178,7 @@ def _observe(
     proportion to its arrival rate.
     """
     arrived = np.cumsum(load.arrival_rate[rows], axis=1)
-    target = draws.uniforms[:, column.INSTANT] * arrived[:, -1]
+    target = draws.uniforms[:, Uniform.INSTANT] * arrived[:, -1]
     instant = np.count_nonzero(arrived[:, :-1] <= target[:, np.newaxis], axis=1)
     return observe(
         profile,

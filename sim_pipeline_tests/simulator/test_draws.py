@@ -1,0 +1,29 @@
+"""A slice's random numbers have the laws that they stand for."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sim_pipeline.simulator.draws import Draws
+
+
+@pytest.mark.parametrize("cv", [0.5, 1.0, 1.1, 3.0])
+def test_gaps_have_the_coefficient_of_variation(cv: float) -> None:
+    draws = Draws.empty(500, 200)
+    draws.fill(slice(0, 500), np.random.default_rng(1), cv)
+    shape = cv**-2
+    assert stats.kstest(draws.gaps.ravel(), "gamma", args=(shape,)).pvalue > 1e-3
+    assert draws.gaps.std() / draws.gaps.mean() == pytest.approx(cv, rel=0.03)
+    # The gap that covers an instant is a gap, weighted with its length.
+    assert stats.kstest(draws.covering, "gamma", args=(shape + 1.0,)).pvalue > 1e-3
+
+
+def test_every_number_is_drawn() -> None:
+    draws = Draws.empty(6, 64)
+    for values in vars(draws).values():
+        values.fill(np.nan)
+    draws.fill(slice(0, 4), np.random.default_rng(1), 1.1)
+    draws.fill(slice(4, 6), np.random.default_rng(2), 1.1)
+    for values in vars(draws).values():
+        assert np.isfinite(values).all()
+        assert np.unique(values).size == values.size

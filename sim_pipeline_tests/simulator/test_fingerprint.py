@@ -1,0 +1,95 @@
+"""A fingerprint tells apart what has other numbers, and nothing else."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sim_pipeline.simulator import fingerprint
+from sim_pipeline.simulator.fingerprint import fingerprints
+from sim_pipeline.simulator.lengths import TokenLengths
+from sim_pipeline.simulator.profiles import MODELS, Incident, Profile, Workload
+
+PROFILE = MODELS["GPT-4o"]
+RUN: dict[str, Any] = {"interval": 3600, "points": 5, "seed": 42}
+OTHER: dict[str, Any] = {
+    "name": "GPT-4",
+    "ttft_ref": 0.5,
+    "tps_ref": 80,
+    "cap": 21,
+    "rho": 0.5,
+    "batch_limit": 128,
+    "workload": Workload(drift_sd=0.2),
+    "incidents": (Incident(0.0, 10.0, 0.5),),
+    "random_incidents": False,
+    "prefill_share": 0.41,
+    "ttft_jitter": 0.2,
+    "itl_jitter": 0.1,
+    "failure_rate": 0.01,
+    "slow_share": 0.05,
+    "slow_median": 5.0,
+    "slow_log_sd": 0.6,
+}
+
+
+def test_a_fingerprint_is_stable() -> None:
+    assert fingerprints(PROFILE, [0, 490_000], **RUN) == [
+        "fingerprint-0",
+        "fingerprint-1",
+    ]
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Profile)])
+def test_every_field_counts_but_the_source(field: str) -> None:
+    changed = replace(PROFILE, **{field: OTHER.get(field, "elsewhere")})
+    same = fingerprints(changed, [0], **RUN) == fingerprints(PROFILE, [0], **RUN)
+    assert same == (field == "source")
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [
+        Workload(input_lengths=TokenLengths(6.63, 0.98, 1, 8000)),
+        Workload(output_lengths=TokenLengths(5.02, 0.87, 2, 2048)),
+        Workload(peak_hour=13),
+    ],
+)
+def test_the_workload_counts(workload: Workload) -> None:
+    changed = replace(PROFILE, workload=workload)
+    assert fingerprints(changed, [0], **RUN) != fingerprints(PROFILE, [0], **RUN)
+
+
+def test_run_settings_window_and_version_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = [fingerprints(PROFILE, [3], **RUN)]
+    digests += [fingerprints(PROFILE, [3], **RUN | {name: 7}) for name in RUN]
+    digests += [fingerprints(PROFILE, [4], **RUN)]
+    monkeypatch.setattr(fingerprint, "SIMULATOR_VERSION", fingerprint.SIMULATOR_VERSION + 1)
+    digests += [fingerprints(PROFILE, [3], **RUN)]
+    assert len({tuple(digest) for digest in digests}) == len(digests)
+
+
+def test_an_incident_counts_for_the_windows_that_it_overlaps() -> None:
+    windows = np.arange(10)
+    usual = fingerprints(PROFILE, windows, **RUN)
+    # From the last second of window 2 to the first instant of window 5, which it leaves alone.
+    incident = Incident(3 * 3600 - 1, 5 * 3600, 0.5)
+    during = fingerprints(replace(PROFILE, incidents=(incident,)), windows, **RUN)
+    changed = [k for k in windows.tolist() if usual[k] != during[k]]
+    assert changed == [2, 3, 4]
+
+
+def test_the_order_of_incidents_and_the_type_of_a_number_do_not_count() -> None:
+    one, two = Incident(0, 5_000, 0.5), Incident(100, 9_000, 0.4)
+    same_one = Incident(0.0, 5_000.0, 0.5)
+    first = replace(PROFILE, cap=20, incidents=(one, two, one))
+    second = replace(PROFILE, cap=20.0, incidents=(two, same_one))
+    assert fingerprints(first, [0, 1, 2], **RUN) == fingerprints(second, [0, 1, 2], **RUN)
+
+
+def test_a_window_has_its_fingerprint_in_any_range_and_order() -> None:
+    incident = Incident(4 * 3600, 6 * 3600, 0.5)
+    profile = replace(PROFILE, incidents=(incident,))
+    whole = fingerprints(profile, np.arange(10), **RUN)
+    assert fingerprints(profile, [7, 5, 2], **RUN) == [whole[7], whole[5], whole[2]]
+    assert fingerprints(profile, [], **RUN) == []

@@ -1,0 +1,240 @@
+"""Requests and what they wait for, against queues that are run event by event."""
+
+import heapq
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import stats
+
+from sim_pipeline.simulator.draws import Draws
+from sim_pipeline.simulator.profiles import MODELS, Profile
+from sim_pipeline.simulator.requests import (
+    Requests,
+    history_length,
+    observe,
+    prefill_utilisation,
+    waits_looking_back,
+)
+from sim_pipeline_tests.simulator.laws import STEADY, steady
+
+Array = npt.NDArray[np.float64]
+
+
+def observed(
+    profile: Profile, rows: int, *, seed: int, capacity: float = 1.0, expected: float = 1.0
+) -> Requests:
+    """Observe requests in ``rows`` slices at the profile's own utilisation."""
+    generator = np.random.default_rng(seed)
+    parts = []
+    history = int(history_length(profile, np.array(profile.rho)))
+    size = max(1, 4_000_000 // history)
+    for first in range(0, rows, size):
+        count = min(size, rows - first)
+        draws = Draws.empty(count, history)
+        draws.fill(slice(0, count), generator, profile.workload.arrival_cv)
+        parts.append(
+            observe(
+                profile,
+                draws,
+                rho=np.full(count, profile.rho),
+                capacity=np.full(count, capacity),
+                expected=np.full(count, expected),
+            )
+        )
+    return Requests(*(np.concatenate(values) for values in zip(*map(_values, parts), strict=True)))
+
+
+def _values(requests: Requests) -> list[Array]:
+    return list(vars(requests).values())
+
+
+def first_come_first_served(arrivals: Array, services: Array) -> Array:
+    """Serve requests one after another, event by event; return when each begins to be served."""
+    free = 0.0
+    begins = np.empty_like(arrivals)
+    for index, (arrival, service) in enumerate(zip(arrivals, services, strict=True)):
+        begins[index] = max(arrival, free)
+        free = begins[index] + service
+    return begins
+
+
+times = st.floats(0.0, 10.0)
+
+
+@given(
+    hnp.array_shapes(min_dims=2, max_dims=2, max_side=12).flatmap(
+        lambda shape: st.tuples(
+            hnp.arrays(np.float64, shape, elements=times),
+            hnp.arrays(np.float64, shape, elements=times),
+        )
+    )
+)
+@settings(max_examples=100, derandomize=True, deadline=None)
+def test_waits_are_those_of_a_queue_run_event_by_event(arrays: tuple[Array, Array]) -> None:
+    services, gaps = arrays
+    waits, wait = waits_looking_back(services, gaps)
+    for row in range(services.shape[0]):
+        # The oldest stands last and arrives at 0; the observed request comes after them all.
+        arrivals = np.concatenate(([0.0], np.cumsum(gaps[row, ::-1])))
+        begins = first_come_first_served(arrivals, np.append(services[row, ::-1], 0.0))
+        expected = begins - arrivals
+        assert waits[row, ::-1] == pytest.approx(expected[:-1], abs=1e-9)
+        assert wait[row] == pytest.approx(expected[-1], abs=1e-9)
+
+
+@pytest.mark.parametrize(("rho", "cv"), [(0.3, 1.1), (0.6, 1.1), (0.85, 1.1), (0.5, 3.0)])
+def test_the_history_is_long_enough_for_a_stationary_wait(rho: float, cv: float) -> None:
+    profile = steady(MODELS["GPT-4o"], rho, workload=replace(STEADY, arrival_cv=cv))
+    wait = observed(profile, 30_000, seed=1).wait
+
+    # The same queue, run once and for long, with SciPy's distributions.
+    generator = np.random.default_rng(2)
+    size = 400_000
+    gaps = stats.gamma(cv**-2, scale=cv**2 / (rho * 20)).rvs(size, random_state=generator)
+    prompts = stats.lognorm(s=0.98, scale=np.exp(6.63)).rvs(size, random_state=generator)
+    prompts = np.clip(np.rint(prompts), 1, 8192)
+    services = prompts / prompts.mean() * (0.4 / 20) / (1.0 - 0.6 * rho)
+    arrivals = np.cumsum(gaps)
+    run = first_come_first_served(arrivals, services) - arrivals
+    # The waits of one run depend on each other: its error is that of the means of 50 parts.
+    error = np.hypot(run.reshape(50, -1).mean(axis=1).std() / np.sqrt(50), wait.std() / 173.0)
+    assert abs(wait.mean() - run.mean()) < 4.0 * error
+    assert 4.0 * error < 0.16 * run.mean()
+    assert np.mean(wait > 0.0) == pytest.approx(np.mean(run > 0.0), abs=0.02)
+    assert np.quantile(wait, 0.99) == pytest.approx(np.quantile(run, 0.99), rel=0.12)
+
+
+@pytest.mark.parametrize("rho", [0.2, 0.6, 0.9])
+def test_the_wait_of_poisson_arrivals_is_pollaczeks_and_khinchins(rho: float) -> None:
+    profile = steady(MODELS["GPT-4o"], rho, workload=replace(STEADY, arrival_cv=1.0))
+    wait = observed(profile, 40_000, seed=3).wait
+    r = float(prefill_utilisation(profile, np.array(rho)))
+    mean_service = r / (rho * profile.cap)
+    spread = 1.0 + profile.workload.input_lengths.squared_cv
+    expected = r * mean_service * spread / (2.0 * (1.0 - r))
+    assert wait.mean() == pytest.approx(expected, abs=4.0 * wait.std() / np.sqrt(wait.size))
+
+
+def test_the_history_grows_with_load_and_bursts() -> None:
+    profile = MODELS["GPT-4o"]
+    lengths = history_length(profile, np.array([0.1, 0.6, 0.85, 0.9]))
+    assert lengths.tolist() == [64, 64, 256, 512]
+    bursty = replace(profile, workload=replace(STEADY, arrival_cv=3.0))
+    assert history_length(bursty, np.array([0.9])).tolist() == [2048]
+
+
+def processor_sharing(profile: Profile, size: int, *, seed: int) -> tuple[Array, float]:
+    """Run a batch event by event: every request in it gets a step each itl0 + kappa * (others).
+
+    Returns:
+        the mean ITL of each request [s], and the mean number of requests in the batch over time.
+    """
+    generator = np.random.default_rng(seed)
+    shape = profile.workload.arrival_cv**-2
+    gaps = generator.standard_gamma(shape, size) / (shape * profile.rho * profile.cap)
+    steps = np.clip(np.rint(generator.lognormal(5.02, 0.86, size)), 2, 2048) - 1.0
+    itl = np.full(size, np.nan)
+    arrived = np.empty(size)
+    batch: list[tuple[float, int]] = []  # progress at which a request is done, and which it is
+    clock = progress = area = 0.0
+    for index in range(size):
+        left = gaps[index]
+        while batch:
+            step = profile.itl_base + profile.step_cost * (len(batch) - 1)
+            until_done = (batch[0][0] - progress) * step
+            if until_done > left:
+                progress += left / step
+                break
+            left -= until_done
+            clock += until_done
+            area += len(batch) * until_done
+            progress, done = heapq.heappop(batch)
+            itl[done] = (clock - arrived[done]) / steps[done]
+        clock += left
+        area += len(batch) * left
+        arrived[index] = clock
+        heapq.heappush(batch, (progress + steps[index], index))
+    return itl[size // 10 :][~np.isnan(itl[size // 10 :])], area / clock
+
+
+@pytest.mark.parametrize("rho", [0.2, 0.45, 0.7])
+def test_the_batch_is_that_of_processor_sharing_run_event_by_event(rho: float) -> None:
+    profile = steady(MODELS["GPT-4o"], rho, itl_jitter=0.0)
+    requests = observed(profile, 20_000, seed=4)
+    itl, in_batch = processor_sharing(profile, 150_000, seed=5)
+    assert requests.concurrency.mean() == pytest.approx(in_batch, rel=0.03)
+    assert requests.itl.mean() == pytest.approx(itl.mean(), rel=0.02)
+    # A request has one ITL here, and there the mean over its decode, which varies less.
+    assert requests.itl.std() == pytest.approx(itl.std(), rel=0.25)
+    assert np.median(requests.itl) == pytest.approx(np.median(itl), rel=0.02)
+
+
+@pytest.mark.parametrize("cv", [0.5, 1.1, 3.0])
+@pytest.mark.parametrize("expected", [0.05, 1.0, 20.0, 300.0, 20_000.0])
+def test_the_count_of_a_slice_has_the_load_as_its_mean(cv: float, expected: float) -> None:
+    profile = steady(MODELS["GPT-4o"], 0.4, workload=replace(STEADY, arrival_cv=cv))
+    count = observed(profile, 20_000, seed=6, expected=expected).completed
+    assert (count == np.rint(count)).all()
+    assert count.min() >= 0.0
+    assert count.mean() == pytest.approx(expected, abs=4.5 * count.std() / np.sqrt(count.size))
+
+
+@pytest.mark.parametrize("cv", [0.5, 1.1, 3.0])
+@pytest.mark.parametrize("expected", [1.0, 20.0, 300.0])
+def test_the_count_of_a_slice_is_that_of_a_renewal_process(cv: float, expected: float) -> None:
+    profile = steady(MODELS["GPT-4o"], 0.4, workload=replace(STEADY, arrival_cv=cv))
+    count = observed(profile, 8_000, seed=7, expected=expected).completed
+    # A long renewal process, counted between instants that have nothing to do with it.
+    generator = np.random.default_rng(8)
+    shape = cv**-2
+    arrivals = np.cumsum(generator.standard_gamma(shape, int(8_200 * expected)) / shape)
+    edges = np.arange(1, 8_001) * expected
+    reference = np.diff(np.searchsorted(arrivals, edges))
+    # Counts are tied, and neighbours weakly dependent: the limit of 1 in 10,000 leaves room.
+    limit = stats.kstwobign.isf(1e-4) * np.sqrt(2.0 / 8_000)
+    assert stats.ks_2samp(count, reference).statistic < limit
+
+
+def test_a_full_batch_is_waited_for() -> None:
+    profile = steady(MODELS["GPT-4o"], 0.8, ttft_jitter=0.0, slow_share=0.0, itl_jitter=0.0)
+    free = observed(profile, 5_000, seed=9)
+    full = observed(replace(profile, batch_limit=60), 5_000, seed=9)
+    assert (full.concurrency == free.concurrency).all()
+    assert (full.wait == free.wait).all()
+    more = full.concurrency + 1.0 - 60.0
+    waits = full.ttft - free.ttft
+    assert waits[more <= 0.0] == pytest.approx(0.0, abs=1e-12)
+    itl = profile.itl_base + profile.step_cost * 60.0
+    expected = more[more > 0.0] * profile.mean_steps * itl / 60.0
+    assert waits[more > 0.0] == pytest.approx(expected)
+    assert full.itl.max() == pytest.approx(itl)
+
+
+def test_prompts_have_the_published_distribution_and_prolong_ttft() -> None:
+    profile = steady(MODELS["GPT-4o"], 0.5)
+    requests = observed(profile, 20_000, seed=10)
+    prompts = np.sort(requests.n_in)
+    inside = np.arange(1, 8192)
+    found = np.searchsorted(prompts, inside, side="right") / prompts.size
+    published = stats.lognorm(s=0.98, scale=np.exp(6.63)).cdf(inside + 0.5)
+    assert np.abs(found - published).max() < stats.kstwo.isf(1e-3, prompts.size)
+    limit = 4.0 / np.sqrt(prompts.size)
+    assert stats.spearmanr(requests.n_in, requests.ttft).statistic > limit
+    assert abs(stats.spearmanr(requests.n_in, requests.n_out).statistic) < limit
+    assert abs(stats.spearmanr(requests.n_in, requests.itl).statistic) < limit
+
+
+def test_lost_capacity_slows_everything_down() -> None:
+    profile = steady(MODELS["GPT-4o"], 0.6)
+    usual = observed(profile, 5_000, seed=11)
+    half = observed(profile, 5_000, seed=11, capacity=0.5)
+    # At the same utilisation half the capacity has half the batch and twice the prefill time.
+    assert half.concurrency.mean() == pytest.approx(0.5 * usual.concurrency.mean(), rel=0.03)
+    assert half.itl.mean() == pytest.approx(usual.itl.mean(), rel=0.02)
+    assert half.wait.mean() == pytest.approx(2.0 * usual.wait.mean(), rel=1e-9)
+    assert np.median(half.ttft) > np.median(usual.ttft)

@@ -1,0 +1,179 @@
+"""The same window, the same numbers: in any company, order and process; and in bounded memory."""
+
+import hashlib
+import subprocess
+import sys
+import tracemalloc
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim_pipeline.simulator import simulation
+from sim_pipeline.simulator.profiles import MODELS, Incident, Profile, profile_for
+from sim_pipeline.simulator.simulation import Simulation, simulate
+from sim_pipeline_tests.simulator.laws import HOUR, MONDAY, WEEK, output_tokens
+
+# An incident and several lengths of history are among these windows.
+BUSY = replace(
+    MODELS["DeepSeek-V3"],
+    incidents=(Incident((MONDAY + 30) * HOUR + 500, (MONDAY + 32) * HOUR, 0.4),),
+)
+
+
+def assert_equal(first: Simulation, second: Simulation) -> None:
+    for name, values in vars(first).items():
+        assert np.array_equal(values, getattr(second, name)), name
+
+
+def picked(result: Simulation, index: Any) -> Simulation:
+    return Simulation(**{name: values[index] for name, values in vars(result).items()})
+
+
+@pytest.mark.parametrize(("interval", "points"), [(HOUR, 5), (60, 1), (WEEK, 3), (1, 150)])
+def test_a_window_has_its_numbers_in_any_range_and_order(interval: int, points: int) -> None:
+    start = MONDAY * HOUR // interval
+    windows = np.arange(start, start + 60)
+    run: dict[str, Any] = {"interval": interval, "points": points, "seed": 42}
+    whole = simulate(BUSY, windows, **run)
+
+    @given(st.lists(st.integers(0, 59), min_size=1, max_size=20))
+    @settings(max_examples=25, derandomize=True, deadline=None)
+    def any_selection(selection: list[int]) -> None:
+        assert_equal(simulate(BUSY, windows[selection], **run), picked(whole, selection))
+
+    any_selection()
+
+
+@pytest.mark.parametrize("exponent", [9, 13, 20])
+def test_the_size_of_a_block_does_not_show(monkeypatch: pytest.MonkeyPatch, exponent: int) -> None:
+    windows = np.arange(MONDAY, MONDAY + 40)
+    run: dict[str, Any] = {"interval": HOUR, "points": 70, "seed": 1}
+    expected = simulate(BUSY, windows, **run)
+    monkeypatch.setattr(simulation, "BLOCK_VALUES", max(1 << exponent, 70 * 4))
+    assert_equal(simulate(BUSY, windows, **run), expected)
+
+
+def test_another_process_has_the_same_numbers() -> None:
+    program = """
+import hashlib, numpy as np
+from sim_pipeline.simulator.profiles import profile_for
+from sim_pipeline.simulator.simulation import simulate
+result = simulate(profile_for("Qwen-2.5"), np.arange(490_000, 490_050), interval=3600, points=5, seed=7)
+print(hashlib.sha256(b"".join(values.tobytes() for values in vars(result).values())).hexdigest())
+"""
+    output = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONHASHSEED": "3"},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    result = simulate(
+        profile_for("Qwen-2.5"), np.arange(490_000, 490_050), interval=HOUR, points=5, seed=7
+    )
+    parts = b"".join(values.tobytes() for values in vars(result).values())
+    assert output == hashlib.sha256(parts).hexdigest()
+
+
+def test_seed_model_and_window_have_numbers_of_their_own() -> None:
+    run: dict[str, Any] = {"interval": HOUR, "points": 5}
+    twin = replace(MODELS["GPT-4o"], name="GPT-4o twin")
+    results = [
+        simulate(MODELS["GPT-4o"], [MONDAY, MONDAY + 1], seed=1, **run),
+        simulate(MODELS["GPT-4o"], [MONDAY, MONDAY + 1], seed=2, **run),
+        simulate(twin, [MONDAY, MONDAY + 1], seed=1, **run),
+    ]
+    ttft = np.concatenate([result.ttft.ravel() for result in results])
+    assert np.unique(ttft).size == ttft.size
+
+
+def test_result_has_the_documented_form() -> None:
+    result = simulate(MODELS["GPT-4o"], [5, 3, 5], interval=HOUR, points=7, seed=1)
+    for name in ("ttft", "tps", "e2e_latency", "rps"):
+        values = getattr(result, name)
+        assert values.shape == (3, 7)
+        assert values.dtype == np.float64
+        assert values.flags.c_contiguous
+        assert np.array_equal(values[0], values[2])
+    for name, dtype in (("completed", "int64"), ("failed", "int64"), ("utilisation", "float64")):
+        values = getattr(result, name)
+        assert values.shape == (3,)
+        assert values.dtype == dtype
+    assert simulate(MODELS["GPT-4o"], [], interval=HOUR, points=7, seed=1).ttft.shape == (0, 7)
+
+
+@given(
+    interval=st.integers(1, WEEK),
+    points=st.integers(1, 300),
+    seed=st.integers(0, 2**70),
+    window=st.integers(0, 15_000),
+    name=st.text(min_size=1, max_size=50),
+)
+@settings(max_examples=60, derandomize=True, deadline=None)
+def test_any_window_of_any_model_has_sound_numbers(
+    interval: int, points: int, seed: int, window: int, name: str
+) -> None:
+    result = simulate(profile_for(name), [window], interval=interval, points=points, seed=seed)
+    tokens = output_tokens(result)
+    assert (result.ttft > 0.0).all()
+    assert (result.e2e_latency > result.ttft).all()
+    assert (np.abs(tokens - np.rint(tokens)) <= 1e-6 * tokens).all()
+    assert (np.rint(tokens) >= 2.0).all()
+    assert np.isfinite(result.rps).all()
+    assert (result.rps >= 0.0).all()
+    assert 0.0 < result.utilisation[0] <= 0.9
+    counted = np.rint(result.rps * interval / points).sum()
+    assert result.completed[0] == counted
+
+
+EXTREMES = [
+    {"cap": 1e-3, "ttft_ref": 60.0, "prefill_share": 0.01, "batch_limit": 1},
+    {"cap": 10_000.0, "tps_ref": 10_000.0, "batch_limit": 1, "failure_rate": 0.5},
+    {"rho": 0.9, "incidents": (Incident(0.0, 1e10, 0.01),)},
+    {"rho": 1e-9},
+    {"ttft_jitter": 2.0, "itl_jitter": 2.0, "slow_share": 0.5, "slow_log_sd": 2.0},
+]
+
+
+@pytest.mark.parametrize("changes", EXTREMES, ids=lambda changes: ",".join(changes))
+def test_extreme_profiles_have_sound_numbers(changes: dict[str, Any]) -> None:
+    profile = replace(MODELS["GPT-4o"], **changes)
+    result = simulate(profile, np.arange(20), interval=HOUR, points=5, seed=1)
+    for values in vars(result).values():
+        assert np.isfinite(values).all()
+    tokens = output_tokens(result)
+    assert (result.ttft > 0.0).all()
+    assert (result.e2e_latency > result.ttft).all()
+    assert (np.abs(tokens - np.rint(tokens)) <= 1e-6 * tokens).all()
+
+
+def peak_beyond_result(profile: Profile, windows: int, points: int) -> int:
+    """Return the bytes that a simulation takes at its peak beyond those of its result."""
+    tracemalloc.start()
+    try:
+        result = simulate(profile, np.arange(windows), interval=HOUR, points=points, seed=1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    return peak - sum(values.nbytes for values in vars(result).values())
+
+
+def test_memory_does_not_grow_with_windows() -> None:
+    simulate(MODELS["GPT-4o"], [0], interval=HOUR, points=5, seed=1)
+    some = peak_beyond_result(MODELS["GPT-4o"], 8_000, 5)
+    many = peak_beyond_result(MODELS["GPT-4o"], 32_000, 5)
+    # The windows' numbers themselves are 8 bytes each.
+    assert many - some < 0.1 * some + 8 * 24_000
+
+
+def test_memory_does_not_grow_with_points() -> None:
+    some = peak_beyond_result(MODELS["GPT-4o"], 20, 2_000)
+    many = peak_beyond_result(MODELS["GPT-4o"], 20, 10_000)
+    assert many < 1.5 * some
+
+
+GOLDEN = {}

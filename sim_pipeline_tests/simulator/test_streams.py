@@ -1,0 +1,61 @@
+"""Streams are addressed: the same numbers wherever one comes from, others at other addresses."""
+
+import numpy as np
+from scipy import stats
+
+from sim_pipeline.simulator.streams import WindowStreams, dated_uniforms, stream_key
+
+KEY = stream_key("windows", seed=42, model="GPT-4o", interval=3600)
+
+
+def test_a_stream_is_philox_at_its_counter() -> None:
+    generator = WindowStreams(KEY).at(window=7, chunk=3)
+    # Word 0 of the counter counts the stream's own outputs, then chunk and window.
+    counter = np.array([0, 3, 7, 0], dtype=np.uint64)
+    reference = np.random.Generator(np.random.Philox(key=KEY, counter=counter))
+    assert np.array_equal(generator.standard_normal(100), reference.standard_normal(100))
+
+
+def test_a_stream_does_not_depend_on_what_was_drawn_before() -> None:
+    streams = WindowStreams(KEY)
+    first = streams.at(5, 0).random(9)
+    # An odd number of 32-bit draws leaves half a word over, a gamma an unknown number of words.
+    streams.at(6, 0).integers(0, 10, 3, dtype=np.uint32)
+    streams.at(6, 1).standard_gamma(0.8, 7)
+    assert np.array_equal(streams.at(5, 0).random(9), first)
+
+
+def test_streams_of_different_addresses_differ() -> None:
+    keys = [
+        KEY,
+        stream_key("windows", seed=43, model="GPT-4o", interval=3600),
+        stream_key("windows", seed=42, model="GPT-4", interval=3600),
+        stream_key("windows", seed=42, model="GPT-4o", interval=60),
+        stream_key("drift", seed=42, model="GPT-4o", interval=3600),
+    ]
+    addresses = [(key, window, chunk) for key in keys for window in (0, 1) for chunk in (0, 1)]
+    draws = [WindowStreams(key).at(window, chunk).random(4) for key, window, chunk in addresses]
+    assert np.unique(np.concatenate(draws)).size == 4 * len(addresses)
+
+
+def test_neighbouring_streams_are_independent() -> None:
+    streams = WindowStreams(KEY)
+    first = np.array([streams.at(window, 0).standard_normal(4) for window in range(20_000)])
+    assert stats.kstest(first.ravel(), "norm").pvalue > 1e-3
+    neighbours = np.corrcoef(first[:-1].T, first[1:].T)
+    off_diagonal = neighbours[~np.eye(8, dtype=bool)]
+    assert np.abs(off_diagonal).max() < 5.0 / np.sqrt(len(first))
+
+
+def test_a_date_has_its_uniforms_wherever_the_range_begins() -> None:
+    whole = dated_uniforms(KEY, first=0, count=40, width=8)
+    assert np.array_equal(dated_uniforms(KEY, first=17, count=3, width=8), whole[17:20])
+    assert dated_uniforms(KEY, first=17, count=0, width=4).shape == (0, 4)
+    assert whole.min() > 0.0
+    assert whole.max() < 1.0
+    assert stats.kstest(dated_uniforms(KEY, 0, 5_000, 4).ravel(), "uniform").pvalue > 1e-3
+
+
+def test_the_key_takes_a_seed_of_any_size() -> None:
+    keys = {stream_key("windows", seed=2**power, model="m").tobytes() for power in range(200)}
+    assert len(keys) == 200
