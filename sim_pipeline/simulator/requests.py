@@ -167,7 +167,9 @@ def observe(
     ttft *= np.exp(profile.ttft_jitter * normals[:, Normal.TTFT_JITTER])
     ttft += wait + slot_wait
     # Jitter of mean 1: the mean of ITL is the law's.
-    jitter = np.exp(profile.itl_jitter * normals[:, Normal.ITL_JITTER] - 0.5 * profile.itl_jitter**2)
+    jitter = np.exp(
+        profile.itl_jitter * normals[:, Normal.ITL_JITTER] - 0.5 * profile.itl_jitter**2
+    )
     itl = (profile.itl_base + step_cost * np.minimum(concurrency, batch)) * jitter
     return Requests(
         n_in=n_in,

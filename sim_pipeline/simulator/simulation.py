@@ -1,7 +1,7 @@
 """Simulate windows: the four metrics of one model, for any set of windows at once."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +112,43 @@ def simulate(
     return result
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Streams that are drawn and computed together; their slices have histories of one length.
+
+    Attributes:
+        history: requests before the observed one.
+        window: the window of each stream, by position in the block, shape (streams,).
+        chunk: which slices of the window the stream is for, shape (streams,).
+        start: the stream's first row in the batch, shape (streams,).
+        stop: the first row after it, shape (streams,).
+        slices: number of each row's slice in the block, window * points + slice, shape (rows,).
+    """
+
+    history: int
+    window: Integers
+    chunk: Integers
+    start: Integers
+    stop: Integers
+    slices: Integers
+
+
+def _batches(histories: Integers, points: int) -> Iterator[_Batch]:
+    """Put the streams of a block together; ``histories`` has the shape (n_windows, chunks)."""
+    first_slice = np.arange(0, points, SLICES_PER_STREAM)
+    sizes = np.diff(np.append(first_slice, points))
+    for history in np.unique(histories).tolist():
+        windows, chunks = np.nonzero(histories == history)
+        step = max(1, BLOCK_VALUES // (history * int(sizes[0])))
+        for first in range(0, windows.size, step):
+            window, chunk = windows[first : first + step], chunks[first : first + step]
+            stop = np.cumsum(sizes[chunk])
+            start = stop - sizes[chunk]
+            slices = np.repeat(window * points + first_slice[chunk] - start, sizes[chunk])
+            slices += np.arange(slices.size)
+            yield _Batch(history, window, chunk, start, stop, slices)
+
+
 def _fill(
     block: Simulation,
     profile: Profile,
@@ -124,71 +161,60 @@ def _fill(
 ) -> None:
     """Simulate the windows ``numbers``, with so many ``instants`` a slice, into ``block``."""
     points = block.ttft.shape[1]
-    slice_length = interval / points
-    middle = (np.arange(points * instants) + 0.5) * (slice_length / instants)
-    times = (numbers * interval)[:, np.newaxis] + middle
+    length = interval / points
+    middles = (np.arange(points * instants) + 0.5) * (length / instants)
+    times = (numbers * interval)[:, np.newaxis] + middles
     load = load_at(profile, times.reshape(-1, points, instants), seed=seed)
     block.utilisation[:] = load.rho.reshape(numbers.size, -1).mean(axis=1)
-    rows_load = Load(*(values.reshape(-1, instants) for values in vars(load).values()))
+    by_slice = Load(*(values.reshape(-1, instants) for values in vars(load).values()))
 
-    # Slices that share a stream share the length of their history.
     chunks = np.arange(0, points, SLICES_PER_STREAM)
-    sizes = np.diff(np.append(chunks, points))
     histories = np.maximum.reduceat(history_length(profile, load.rho.max(axis=2)), chunks, axis=1)
-    failures = np.add.reduceat(load.failure_rate.mean(axis=2) * slice_length, chunks, axis=1)
-    counts = np.empty(block.rps.shape)
-    for history in np.unique(histories).tolist():
-        items = np.nonzero(histories == history)
-        step = max(1, BLOCK_VALUES // (history * int(sizes[0])))
-        for first in range(0, items[0].size, step):
-            window, chunk = (index[first : first + step] for index in items)
-            size = sizes[chunk]
-            offset = np.cumsum(size) - size
-            draws = Draws.empty(int(size.sum()), history)
-            for w, c, start, n, mean in zip(
-                window.tolist(),
-                chunk.tolist(),
-                offset.tolist(),
-                size.tolist(),
-                failures[window, chunk].tolist(),
-                strict=True,
-            ):
-                generator = streams.at(int(numbers[w]), c)
-                draws.fill(slice(start, start + n), generator, profile.workload.arrival_cv)
-                block.failed[w] += generator.poisson(mean)
-            rows = np.repeat(window * points + chunks[chunk] - offset, size)
-            rows += np.arange(rows.size)
-            requests = _observe(profile, draws, rows_load, rows, slice_length)
-            _row_view(block.ttft)[rows] = requests.ttft
-            _row_view(block.tps)[rows] = 1.0 / requests.itl
-            _row_view(block.e2e_latency)[rows] = (
-                requests.ttft + (requests.n_out - 1.0) * requests.itl
-            )
-            _row_view(counts)[rows] = requests.completed
-    block.rps[:] = counts / slice_length
-    block.completed[:] = counts.sum(axis=1)
+    failures = np.add.reduceat(load.failure_rate.mean(axis=2) * length, chunks, axis=1)
+    # Views of the result, and a count, by number of the slice.
+    ttft, tps, e2e_latency = (
+        values.reshape(-1) for values in (block.ttft, block.tps, block.e2e_latency)
+    )
+    completed = np.empty(ttft.size)
+    for batch in _batches(histories, points):
+        draws = Draws.empty(batch.slices.size, batch.history)
+        for window, number, chunk, start, stop, failing in zip(
+            batch.window.tolist(),
+            numbers[batch.window].tolist(),
+            batch.chunk.tolist(),
+            batch.start.tolist(),
+            batch.stop.tolist(),
+            failures[batch.window, batch.chunk].tolist(),
+            strict=True,
+        ):
+            generator = streams.at(number, chunk)
+            draws.fill(slice(start, stop), generator, profile.workload.arrival_cv)
+            block.failed[window] += generator.poisson(failing)
+        requests = _observe(profile, draws, by_slice, batch.slices, length)
+        ttft[batch.slices] = requests.ttft
+        tps[batch.slices] = 1.0 / requests.itl
+        e2e_latency[batch.slices] = requests.ttft + (requests.n_out - 1.0) * requests.itl
+        completed[batch.slices] = requests.completed
+    by_window = completed.reshape(-1, points)
+    block.rps[:] = by_window / length
+    block.completed[:] = by_window.sum(axis=1)
 
 
 def _observe(
-    profile: Profile, draws: Draws, load: Load, rows: Integers, slice_length: float
+    profile: Profile, draws: Draws, load: Load, slices: Integers, length: float
 ) -> Requests:
-    """Observe a request in each of the slices ``rows``, at an instant of its own.
+    """Observe a request in each of ``slices``, at an instant of its own.
 
-    Requests are where they arrive: of the slice's instants one is taken with a chance in
-    proportion to its arrival rate.
+    Requests are where they arrive: of a slice's instants one is taken with a chance in proportion
+    to its arrival rate.
     """
-    arrived = np.cumsum(load.arrival_rate[rows], axis=1)
+    arrived = np.cumsum(load.arrival_rate[slices], axis=1)
     target = draws.uniforms[:, Uniform.INSTANT] * arrived[:, -1]
     instant = np.count_nonzero(arrived[:, :-1] <= target[:, np.newaxis], axis=1)
     return observe(
         profile,
         draws,
-        rho=load.rho[rows, instant],
-        capacity=load.capacity[rows, instant],
-        expected=load.completion_rate[rows].mean(axis=1) * slice_length,
+        rho=load.rho[slices, instant],
+        capacity=load.capacity[slices, instant],
+        expected=load.completion_rate[slices].mean(axis=1) * length,
     )
-
-
-def _row_view(values: Array) -> Array:
-    """Return contiguous ``values`` of shape (n_windows, points) by flat row number."""
-    return values.reshape(-1)

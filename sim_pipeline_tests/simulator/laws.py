@@ -79,8 +79,8 @@ def load_law(simulator: Simulator) -> None:
     for name in ("GPT-4o", "Llama-3.1-405B", "Gemini-1.5-Flash"):
         for rho in (0.1, 0.3, 0.5, 0.7, 0.85):
             profile = steady(MODELS[name], rho)
-            # 20,000 requests: a standard error of 0.1 %.
-            result = simulator(profile, np.arange(1000), interval=HOUR, points=20, seed=3)
+            # 10,000 requests: a standard error of 0.2 %.
+            result = simulator(profile, np.arange(500), interval=HOUR, points=20, seed=3)
             expected = (1.0 - RHO_REF) / profile.tps_ref / (1.0 - rho)
             assert abs(np.mean(1.0 / result.tps) / expected - 1.0) < 0.03
 
@@ -199,11 +199,11 @@ def incidents(simulator: Simulator) -> None:
     windows = np.arange(MONDAY + 8, MONDAY + 20)
     for profile in MODELS.values():
         usual = replace(profile, random_incidents=False)
+        before = simulator(usual, windows, interval=HOUR, points=100, seed=12)
         for factor in (0.3, 0.5, 0.7):
             span = Incident(MONDAY * HOUR, (MONDAY + 168) * HOUR, factor)
-            before = simulator(usual, windows, interval=HOUR, points=200, seed=12)
             during = simulator(
-                replace(usual, incidents=(span,)), windows, interval=HOUR, points=200, seed=12
+                replace(usual, incidents=(span,)), windows, interval=HOUR, points=100, seed=12
             )
             assert np.median(during.ttft) > np.median(before.ttft)
             assert np.median(during.tps) < 0.97 * np.median(before.tps)

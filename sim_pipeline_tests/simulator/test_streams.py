@@ -1,6 +1,7 @@
 """Streams are addressed: the same numbers wherever one comes from, others at other addresses."""
 
 import numpy as np
+import pytest
 from scipy import stats
 
 from sim_pipeline.simulator.streams import WindowStreams, dated_uniforms, stream_key
@@ -59,3 +60,20 @@ def test_a_date_has_its_uniforms_wherever_the_range_begins() -> None:
 def test_the_key_takes_a_seed_of_any_size() -> None:
     keys = {stream_key("windows", seed=2**power, model="m").tobytes() for power in range(200)}
     assert len(keys) == 200
+
+
+def test_numpys_stream_is_the_pinned_one() -> None:
+    """NumPy may change what a Generator draws: then every simulated number changes."""
+    generator = WindowStreams(KEY).at(window=7, chunk=3)
+    assert generator.standard_normal(3).tolist() == pytest.approx(
+        [-0.7877677461459321, -1.5312470636845268, 1.6721642788504971], rel=1e-12
+    )
+    assert generator.random(3).tolist() == [
+        0.9386602988277841,
+        0.36244274291947143,
+        0.5346027170805541,
+    ]
+    assert generator.standard_gamma(0.8, 3).tolist() == pytest.approx(
+        [0.32810798557436616, 0.4115927348967194, 2.02567219312468], rel=1e-12
+    )
+    assert [generator.poisson(mean) for mean in (0.5, 20.0, 5e6)] == [1, 26, 5001150]
