@@ -173,9 +173,10 @@ def _parse(path: Path) -> object:
         raise ProfilesFileError(f"{path}: the name must end in .toml, .yaml or .yml")
     try:
         text = path.read_text(encoding="utf-8")
-        return tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text) or {}
+        content = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
         raise ProfilesFileError(f"{path}: cannot be read: {error}") from error
+    return {} if content is None else content
 
 
 def _said(fault: ErrorDetails) -> str:
@@ -185,6 +186,8 @@ def _said(fault: ErrorDetails) -> str:
             return "is missing"
         case "extra_forbidden":
             return "is not a field of this table"
+        case "timezone_aware":
+            return f"is {fault['input']}: must have an offset from UTC, or Z"
         case _:
             allowed = fault.get("ctx", {}).get("error", fault["msg"])
             return f"is {fault['input']!r}: {allowed}"
@@ -203,7 +206,7 @@ class _Reader:
 
     def read(self, content: object, models: Sequence[str]) -> dict[str, Profile]:
         """Return the profiles of ``models``; without those that have problems."""
-        file = self._table(_File, content, "") or _File()
+        file = self._file(content)
         workload = self._workload(file.workload)
         known = dict.fromkeys([*models, *file.models])
         incidents = self._incidents(file.incidents, {*known, *MODELS})
@@ -212,6 +215,14 @@ class _Reader:
             for name in known
         }
         return {name: profile for name in models if (profile := profiles[name])}
+
+    def _file(self, content: object) -> _File:
+        if not isinstance(content, dict):
+            return self._table(_File, content, "") or _File()
+        # Table by table: one that is wrong as a whole shall not hide the others.
+        parts = ({name: value} for name, value in content.items())
+        sound = [part for part in parts if self._table(_File, part, "")]
+        return _File.model_validate({name: part[name] for part in sound for name in part})
 
     def _table(self, kind: type[Table], content: object, where: str) -> Table | None:
         try:
@@ -281,9 +292,7 @@ class _Reader:
             given = {"source": self._source, **table.given()}
         missing = sorted(NEEDED - given.keys()) if base is None else []
         if missing:
-            self.problems.append(
-                f"{where}: a model that is not built in needs {', '.join(missing)}"
-            )
+            self.problems.append(f"{where} needs {', '.join(missing)}: it is not built in")
             return None
         given |= {"workload": workload, "incidents": incidents}
         try:
