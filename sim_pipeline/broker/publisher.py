@@ -151,7 +151,7 @@ class Publisher:
         """Send until done, over as many connections as that takes."""
         self._drop_session_if_ended()
         failures = 0
-        done = False
+        done = not call.has_more()
         while not done:
             confirmed = len(call.confirmed)
             try:

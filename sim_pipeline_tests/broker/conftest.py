@@ -1,0 +1,44 @@
+"""A queue of its own for each test, a proxy before the node, and the way through it."""
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pika
+import pytest
+
+from sim_pipeline.broker.config import BrokerConfig
+from sim_pipeline.service.rabbitmq import LocalRabbitMQ
+from sim_pipeline_tests.broker.harness import Queue
+from sim_pipeline_tests.tcp_proxy import TcpProxy
+
+
+@pytest.fixture
+def queue(rabbitmq_server: LocalRabbitMQ) -> Iterator[Queue]:
+    """A name for a queue that does not exist yet."""
+    connection = pika.BlockingConnection(rabbitmq_server.connection_parameters())
+    queue = Queue(connection, f"test-{uuid4()}")
+    yield queue
+    queue.delete()
+    connection.close()
+
+
+@pytest.fixture
+def proxy(rabbitmq_server: LocalRabbitMQ) -> Iterator[TcpProxy]:
+    """Stands between the publisher and the node."""
+    with TcpProxy((rabbitmq_server.host, rabbitmq_server.port)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def config(rabbitmq_server: LocalRabbitMQ, proxy: TcpProxy, queue: Queue) -> BrokerConfig:
+    """Leads to the queue of the test through its proxy, and hurries."""
+    return BrokerConfig(
+        host=proxy.host,
+        port=proxy.port,
+        user=rabbitmq_server.user,
+        password=rabbitmq_server.password,
+        vhost=rabbitmq_server.vhost,
+        queue=queue.name,
+        attempts=3,
+        backoff=0.02,
+    )

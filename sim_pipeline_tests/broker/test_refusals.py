@@ -1,0 +1,175 @@
+"""Why there is no way in: told in words that help, and tried again only where that can help."""
+
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from sim_pipeline.broker.config import BrokerConfig
+from sim_pipeline.broker.errors import (
+    AccessRefusedError,
+    BrokerError,
+    BrokerUnreachableError,
+    LoginRefusedError,
+    QueueUnavailableError,
+)
+from sim_pipeline.service.ports import free_port
+from sim_pipeline.service.rabbitmq import LocalRabbitMQ
+from sim_pipeline_tests.broker.harness import Queue, messages, publish
+from sim_pipeline_tests.tcp_proxy import Direction, TcpProxy
+
+WRONG_PASSWORD = "not-the-password"  # noqa: S105 - nor any other
+
+
+@pytest.fixture(scope="module")
+def restricted(rabbitmq_server: LocalRabbitMQ) -> Iterator[str]:
+    """A user, and its password, with no permissions on the virtual host yet."""
+    rabbitmq_server.ctl("add_user", "restricted", "restricted")
+    yield "restricted"
+    rabbitmq_server.ctl("delete_user", "restricted")
+
+
+def refused_at_once(
+    config: BrokerConfig, proxy: TcpProxy, error: type[BrokerError], words: str
+) -> None:
+    with pytest.raises(error, match=words) as info:
+        publish(config, messages(1))
+    assert not info.value.retryable
+    assert info.value.confirmed == frozenset()
+    assert proxy.accepted == 1
+
+
+def test_where_nothing_listens(
+    config: BrokerConfig, proxy: TcpProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    proxy.refuse()
+
+    with pytest.raises(
+        BrokerUnreachableError, match=f"127.0.0.1:{proxy.port}.*nothing listens.*3 attempts"
+    ) as info:
+        publish(config, messages(1))
+
+    assert info.value.retryable
+    # One line for each attempt that is followed by another, and none of pika's.
+    assert [record.name for record in caplog.records] == ["sim_pipeline.broker.publisher"] * 2
+
+
+def test_a_broker_that_comes_back_in_time_is_reached(
+    config: BrokerConfig, proxy: TcpProxy, queue: Queue
+) -> None:
+    proxy.refuse()
+    healer = threading.Timer(0.2, proxy.heal)
+    healer.start()
+
+    publish(replace(config, attempts=100, max_backoff=0.1), messages(1))
+
+    healer.join()
+    assert queue.count() == 1
+
+
+def test_a_peer_that_never_answers(config: BrokerConfig) -> None:
+    with socket.create_server(("127.0.0.1", free_port())) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(BrokerUnreachableError, match="no answer in time"):
+            publish(replace(config, port=port, stack_timeout=0.2, attempts=1), messages(1))
+
+
+def test_a_connection_that_takes_too_long_altogether(config: BrokerConfig) -> None:
+    with socket.create_server(("127.0.0.1", free_port())) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(BrokerUnreachableError, match=r"no connection .* within 0\.2 s"):
+            publish(replace(config, port=port, connect_timeout=0.2, attempts=1), messages(1))
+
+
+def test_a_peer_that_hangs_up(config: BrokerConfig, proxy: TcpProxy) -> None:
+    proxy.reset_after(1, Direction.TO_SERVER)
+
+    with pytest.raises(BrokerUnreachableError, match="hung up on AMQP"):
+        publish(replace(config, attempts=1), messages(1))
+
+
+# In the midst of what the broker says: before log-in, after it, opening the connection, on the
+# channel. For some of them pika guesses at a wrong password.
+@pytest.mark.parametrize("count", [300, 520, 545, 560, 580])
+def test_a_connection_lost_on_the_way_in_is_tried_again(
+    config: BrokerConfig, proxy: TcpProxy, queue: Queue, count: int
+) -> None:
+    proxy.reset_after(count, Direction.TO_CLIENT)
+
+    publish(config, messages(1))
+
+    assert proxy.accepted == 2
+    assert queue.count() == 1
+
+
+def test_a_name_without_an_address(config: BrokerConfig) -> None:
+    with pytest.raises(BrokerUnreachableError, match=r"nowhere\.invalid.*no address"):
+        publish(replace(config, host="nowhere.invalid", attempts=1), messages(1))
+
+
+def test_a_wrong_password_which_no_log_holds(
+    config: BrokerConfig, proxy: TcpProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    refused_at_once(
+        replace(config, password=WRONG_PASSWORD),
+        proxy,
+        LoginRefusedError,
+        f"refused to log in user '{config.user}'; check",
+    )
+
+    assert WRONG_PASSWORD not in caplog.text
+
+
+def test_an_unknown_virtual_host(config: BrokerConfig, proxy: TcpProxy) -> None:
+    refused_at_once(
+        replace(config, vhost="nowhere"), proxy, AccessRefusedError, "vhost nowhere not found"
+    )
+
+
+def test_a_user_without_permissions(config: BrokerConfig, proxy: TcpProxy, restricted: str) -> None:
+    refused_at_once(
+        replace(config, user=restricted, password=restricted),
+        proxy,
+        AccessRefusedError,
+        f"refused user '{restricted}': .*access to vhost '/'",
+    )
+
+
+def test_a_user_who_may_not_declare_needs_the_queue_to_exist(
+    config: BrokerConfig,
+    proxy: TcpProxy,
+    rabbitmq_server: LocalRabbitMQ,
+    restricted: str,
+    queue: Queue,
+) -> None:
+    rabbitmq_server.ctl("set_permissions", restricted, "^$", ".*", ".*")
+    theirs = replace(config, user=restricted, password=restricted)
+
+    refused_at_once(
+        theirs,
+        proxy,
+        QueueUnavailableError,
+        f"'{queue.name}' does not exist.* user '{restricted}' may not declare it",
+    )
+
+    queue.declare()
+    publish(theirs, messages(1))
+    assert queue.count() == 1
+
+
+def test_a_user_who_may_not_publish(
+    config: BrokerConfig, proxy: TcpProxy, rabbitmq_server: LocalRabbitMQ, restricted: str
+) -> None:
+    rabbitmq_server.ctl("set_permissions", restricted, ".*", "^$", ".*")
+
+    refused_at_once(
+        replace(config, user=restricted, password=restricted),
+        proxy,
+        AccessRefusedError,
+        f"user '{restricted}' may not publish",
+    )
