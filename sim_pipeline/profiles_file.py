@@ -31,7 +31,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 from pydantic import (
     AwareDatetime,
     BaseModel,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 from pydantic.json_schema import GenerateJsonSchema
 
-from sim_pipeline.broker.message import METRICS
+from sim_pipeline.metrics import METRICS
 
 MAX_POINTS: Final = 10_000
 """Most values per metric in a message."""

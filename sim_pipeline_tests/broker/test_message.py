@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim_pipeline.broker.message import METRICS, encode, format_timestamp, message_id
+from sim_pipeline.broker.message import encode, format_timestamp, message_id
+from sim_pipeline.metrics import METRICS
 
 TIMESTAMP = datetime(2024, 9, 27, 11, 29, 13, 291565, tzinfo=UTC)
 
