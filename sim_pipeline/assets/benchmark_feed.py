@@ -42,7 +42,6 @@ def build_benchmark_feed(
             with engine.begin() as connection:
                 reopened = reopen(connection, span)
         sent = publish_pending(engine, broker.config, span)
-        context.log.info("Published %s messages to %s", sent, broker.queue)
         return dg.MaterializeResult(
             metadata={"messages sent": sent, "of these sent before": reopened}
         )

@@ -45,7 +45,7 @@ def publish_pending(engine: sa.Engine, broker: BrokerConfig, span: Span) -> int:
                     raise
                 claimed.mark_published(confirmed)
                 sent += len(confirmed)
-                logger.info("Published %s messages", sent)
+                logger.info("Published %s messages to %s", sent, broker.queue)
 
 
 def _message(pending: Pending) -> OutgoingMessage:

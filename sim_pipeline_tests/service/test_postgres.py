@@ -76,6 +76,11 @@ def test_it_asks_for_the_password(postgres_server: LocalPostgres) -> None:
         create_engine(url).connect()
 
 
+def test_a_login_costs_few_rounds_of_hashing(postgres_server: LocalPostgres) -> None:
+    stored = query(postgres_server, "SELECT rolpassword FROM pg_authid WHERE rolcanlogin")
+    assert str(stored).startswith("SCRAM-SHA-256$64:")
+
+
 def test_it_listens_on_the_loopback_interface_only(postgres_server: LocalPostgres) -> None:
     server = postmaster(postgres_server.data_dir)
     listening = [c.laddr for c in server.net_connections() if c.status == psutil.CONN_LISTEN]
