@@ -60,7 +60,15 @@ def waits_looking_back(services: Array, gaps: Array) -> tuple[Array, Array]:
     Returns:
         waits of the history, shape (rows, history), the latest first; waits of the request that
         comes after it, shape (rows,). Both in seconds.
+
+    Raises:
+        ValueError: if the arguments do not have one and the same two-dimensional shape.
     """
+    if services.ndim != 2 or services.shape != gaps.shape:  # noqa: PLR2004
+        raise ValueError(
+            f"services has shape {services.shape} and gaps {gaps.shape}, but both must have the "
+            "same (rows, history)"
+        )
     x = np.cumsum(services - gaps, axis=1)
     highest = np.maximum.accumulate(x[:, ::-1], axis=1)[:, ::-1]
     return highest - x, np.maximum(highest[:, 0], 0.0)

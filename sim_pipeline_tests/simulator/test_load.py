@@ -83,6 +83,17 @@ def test_random_incidents_do_not_depend_on_the_range_that_is_asked_for() -> None
     assert touching <= set(narrow) <= set(wide)
 
 
+def test_an_incident_reaches_into_the_next_period() -> None:
+    found = random_incidents(0.0, 2_000 * INCIDENT_PERIOD, seed=1, model="m")
+    crossing = next(
+        incident
+        for incident in found
+        if incident.start // INCIDENT_PERIOD < incident.end // INCIDENT_PERIOD
+    )
+    boundary = crossing.end // INCIDENT_PERIOD * INCIDENT_PERIOD
+    assert crossing in random_incidents(boundary, crossing.end, seed=1, model="m")
+
+
 def test_capacity_is_that_of_the_worst_incident() -> None:
     incidents = [Incident(10.0, 20.0, 0.5), Incident(15.0, 30.0, 0.8), Incident(16.0, 17.0, 0.9)]
     times = np.array([0.0, 10.0, 16.5, 19.9, 20.0, 29.9, 30.0])

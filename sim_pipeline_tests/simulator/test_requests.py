@@ -87,6 +87,11 @@ def test_waits_are_those_of_a_queue_run_event_by_event(arrays: tuple[Array, Arra
         assert wait[row] == pytest.approx(expected[-1], abs=1e-9)
 
 
+def test_waits_need_a_gap_for_each_service() -> None:
+    with pytest.raises(ValueError, match=r"services has shape \(2, 3\) and gaps \(3, 2\)"):
+        waits_looking_back(np.ones((2, 3)), np.ones((3, 2)))
+
+
 @pytest.mark.parametrize(("rho", "cv"), [(0.3, 1.1), (0.6, 1.1), (0.85, 1.1), (0.5, 3.0)])
 def test_the_history_is_long_enough_for_a_stationary_wait(rho: float, cv: float) -> None:
     profile = steady(MODELS["GPT-4o"], rho, workload=replace(STEADY, arrival_cv=cv))
@@ -198,6 +203,16 @@ def test_the_count_of_a_slice_is_that_of_a_renewal_process(cv: float, expected: 
     # Counts are tied, and neighbours weakly dependent: the limit of 1 in 10,000 leaves room.
     limit = stats.kstwobign.isf(1e-4) * np.sqrt(2.0 / 8_000)
     assert stats.ks_2samp(count, reference).statistic < limit
+
+
+def test_jitter_leaves_the_mean_itl_alone() -> None:
+    profile = steady(MODELS["GPT-4o"], 0.3)
+    calm = observed(replace(profile, itl_jitter=0.0), 20_000, seed=12).itl
+    jittery = observed(replace(profile, itl_jitter=0.5), 20_000, seed=12).itl
+    assert jittery.mean() == pytest.approx(
+        calm.mean(), abs=4.0 * jittery.std() / np.sqrt(jittery.size)
+    )
+    assert np.log(jittery / calm).std() == pytest.approx(0.5, rel=0.03)
 
 
 def test_a_full_batch_is_waited_for() -> None:
