@@ -6,7 +6,7 @@ LOCK ?= dev
 STAMP := $(VENV)/.installed-$(LOCK)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test migrate migrations lint lock
+.PHONY: help install run test migrate migrations lint plots lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ lint: install ## Check style, types and the code location
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+
+plots: install ## Draw the plots of docs/simulator.md anew
+	@$(BIN)/python docs/plots.py
 
 lock: install ## Resolve the dependencies anew into locks/
 	@for lock in run:--extra=local k8s:--extra=k8s dev:--all-extras; do \

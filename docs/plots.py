@@ -1,5 +1,4 @@
 """Draw the figures of simulator.md into docs/img: run it as `python docs/plots.py`."""
-# ruff: noqa: INP001 - a script among pages, not a package
 
 from dataclasses import replace
 from pathlib import Path

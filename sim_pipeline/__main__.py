@@ -10,6 +10,7 @@ from alembic import command
 
 from sim_pipeline import logs
 from sim_pipeline.config import Settings, SettingsError, load_settings
+from sim_pipeline.profiles_file import ProfilesFileError, read_profiles
 from sim_pipeline.resources import results_database
 from sim_pipeline.service.env_file import ensure_env_file
 from sim_pipeline.service.errors import ServiceError
@@ -32,7 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     made = ensure_env_file(Path.cwd())
     try:
         settings = load_settings()
-    except SettingsError as error:
+        read_profiles(settings.model_profiles_file, settings.llm_models)
+    except (SettingsError, ProfilesFileError) as error:
         parser.exit(2, f"{error}\n")
     logs.configure(settings)
     if made:

@@ -113,7 +113,7 @@ def _readable(path: Path | None) -> Path | None:
 Name = Annotated[str, Field(min_length=1, max_length=63)]
 Host = Annotated[str, Field(min_length=1, max_length=253)]
 Port = Annotated[int, Field(ge=1, le=65535)]
-CertificateFile = Annotated[Path | None, BeforeValidator(_path_or_none), AfterValidator(_readable)]
+OptionalFile = Annotated[Path | None, BeforeValidator(_path_or_none), AfterValidator(_readable)]
 
 
 def _setting(default: Any, allowed: str) -> Any:
@@ -140,7 +140,7 @@ class Settings(BaseSettings):
     postgres_sslmode: Literal[
         "disable", "allow", "prefer", "require", "verify-ca", "verify-full"
     ] = _setting("prefer", f"one of {', '.join(_SSL_MODES)}")
-    postgres_sslrootcert: CertificateFile = _setting(
+    postgres_sslrootcert: OptionalFile = _setting(
         None, "a readable file of CA certificates, or empty"
     )
     dagster_postgres_db: Name = _setting("dagster", f"{_NAME}, other than POSTGRES_DB")
@@ -156,9 +156,7 @@ class Settings(BaseSettings):
         str, Field(min_length=1, max_length=255), AfterValidator(_not_reserved)
     ] = _setting("simulation_results", "a queue name of 1 to 255 characters, not beginning amq.")
     rabbitmq_tls: bool = _setting(default=False, allowed=_FLAG)
-    rabbitmq_ca_file: CertificateFile = _setting(
-        None, "a readable file of CA certificates, or empty"
-    )
+    rabbitmq_ca_file: OptionalFile = _setting(None, "a readable file of CA certificates, or empty")
 
     llm_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_models)] = Field(
         DEFAULT_MODELS,
@@ -167,6 +165,9 @@ class Settings(BaseSettings):
             f"comma-separated names, each of 1 to {MODEL_NAME_LIMIT} characters without"
             " | [ ] and named once"
         ),
+    )
+    model_profiles_file: OptionalFile = _setting(
+        None, "a readable TOML or YAML file of model profiles, or empty"
     )
     num_data_points: Annotated[int, Field(ge=1, le=10_000)] = _setting(
         5, "a whole number, 1 to 10000"

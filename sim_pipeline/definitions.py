@@ -64,6 +64,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
                 start=settings.simulation_start.isoformat(),
                 points=settings.num_data_points,
                 seed=settings.random_seed,
+                profiles_file=_text(settings.model_profiles_file),
             ),
             "scope": RunScope.configure_at_launch(),
         },

@@ -16,6 +16,8 @@ from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.cadence import Cadence
 from sim_pipeline.config import Settings
 from sim_pipeline.partitions import Selection, select
+from sim_pipeline.profiles_file import read_profiles
+from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline.store.postgres import Postgres
 
 
@@ -105,11 +107,22 @@ class SimulationInputs(dg.ConfigurableResource):  # type: ignore[type-arg]
     start: str = Field(description="ISO 8601 time of the first window")
     points: int = Field(description="Values per metric and window")
     seed: int = Field(description="Seed of the random numbers")
+    profiles_file: str | None = Field(
+        None, description="File of model profiles, workload and incidents; else the built-in ones"
+    )
 
     @cached_property
     def cadence(self) -> Cadence:
         """The windows."""
         return Cadence(self.interval_seconds, datetime.fromisoformat(self.start))
+
+    def profiles(self, llm_names: Sequence[str]) -> dict[str, Profile]:
+        """Return the profile of each model, by name.
+
+        Raises:
+            ProfilesFileError: the file can't be read or has a bad field.
+        """
+        return read_profiles(Path(self.profiles_file) if self.profiles_file else None, llm_names)
 
 
 class RunScope(dg.ConfigurableResource):  # type: ignore[type-arg]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -291,3 +292,32 @@ def test_resources_show_no_password(settings: Settings, rabbitmq_server: LocalRa
     assert "POSTGRES_PASSWORD" in shown
     assert settings.postgres_password.get_secret_value() not in shown
     assert rabbitmq_server.password not in shown
+
+
+def test_a_profiles_file_brings_models_and_incidents_of_ones_own(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    file = tmp_path / "fleet.toml"
+    file.write_text(
+        """
+        [models.GPT-4o]
+        tps_ref = 10
+        [[incidents]]
+        model = "GPT-4o"
+        start = 2026-11-20T12:00:00Z
+        end = 2026-11-21T00:00:00Z
+        capacity_factor = 0.3
+        """
+    )
+    run(settings.model_copy(update={"model_profiles_file": file}), instance, key=KEY)
+    tps = [max(row.data) for row in rows(postgres) if row.metric == "TPS"]
+    assert max(tps) < 40
+    assert max(tps[12:]) < max(tps[:12])
+    before = drain(settings)
+    file.write_text(file.read_text().replace("0.3", "0.4"))
+    run(settings.model_copy(update={"model_profiles_file": file}), instance, key=KEY)
+    changed = drain(settings)
+    assert len(before) == 24
+    assert {message.body[0]["timestamp"][11:13] for message in changed} == {
+        f"{hour:02}" for hour in range(12, 24)
+    }

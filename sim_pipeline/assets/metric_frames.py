@@ -5,7 +5,7 @@ import dagster as dg
 from sim_pipeline.assets.frames import MetricFrames
 from sim_pipeline.resources import ResultsDatabase, RunScope, SimulationInputs
 from sim_pipeline.simulator.fingerprint import SIMULATOR_VERSION
-from sim_pipeline.simulator.profiles import DERIVED, profile_for
+from sim_pipeline.simulator.profiles import DERIVED
 
 
 def build_metric_frames(
@@ -34,7 +34,7 @@ def build_metric_frames(
         same inputs is left alone.
         """
         selection = scope.selection(context.partition_keys, simulation.cadence)
-        profiles = {name: profile_for(name) for name in selection.llm_names}
+        profiles = simulation.profiles(selection.llm_names)
         for profile in profiles.values():
             if profile.source == DERIVED:
                 context.log.info(
