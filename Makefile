@@ -48,6 +48,6 @@ plots: install ## Draw the plots of docs/simulator.md anew
 lock: install ## Resolve the dependencies anew into locks/
 	@for lock in run:--extra=local k8s:--extra=k8s dev:--all-extras; do \
 	  $(BIN)/uv pip compile pyproject.toml $${lock#*:} --output-file locks/$${lock%%:*}.txt --quiet \
-	    --universal --python-version 3.11 --generate-hashes --no-annotate \
+	    --universal --python-version 3.11 --generate-hashes --no-annotate --no-strip-extras \
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"; \
 	done
