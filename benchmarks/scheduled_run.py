@@ -49,13 +49,13 @@ def main() -> None:
     ):
         directory = Path(name)
         settings = _settings(directory)
-        environment = service_environment(settings, directory)
+        environment = service_environment(settings, directory) | {"PYTHONPATH": str(PROJECT)}
         os.environ.update(environment)
         stack.enter_context(local_postgres(settings, directory))
         stack.enter_context(local_rabbitmq(settings, directory))
         upgrade(results_database(settings))
         prepare_instance(directory / "dagster", PROJECT / "dagster.yaml")
-        programs = stack.enter_context(Programs(name, environment, StopRequest()))
+        programs = stack.enter_context(Programs(directory, environment, StopRequest()))
         workspace = _start(programs, directory)
         instance = stack.enter_context(dg.DagsterInstance.get())
 

@@ -1,13 +1,17 @@
 """The way of frames into PostgreSQL and out again."""
 
 import logging
+from typing import TYPE_CHECKING
 
 import dagster as dg
-import pandas as pd
 
 from sim_pipeline.assets.frames import MetricFrames
 from sim_pipeline.resources import ResultsDatabase
-from sim_pipeline.store.slices import SliceWriter, read_frame
+from sim_pipeline.store.slices import read_frame
+from sim_pipeline.store.writer import SliceWriter
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +42,7 @@ class FramesIOManager(dg.ConfigurableIOManager):
             }
         )
 
-    def load_input(self, context: dg.InputContext) -> pd.DataFrame:
+    def load_input(self, context: dg.InputContext) -> "pd.DataFrame":
         """Return the stored rows of the partitions: llm_name, metric, values, timestamp."""
         keys = [key.split("|", 1) for key in context.asset_partition_keys]
         days = sorted(day for day, _ in keys)

@@ -21,7 +21,7 @@ from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline.simulator.simulation import simulate
 from sim_pipeline.store.ledger import recorded
 from sim_pipeline.store.postgres import Postgres
-from sim_pipeline.store.slices import Slice, make_slice
+from sim_pipeline.store.slices import Slice
 
 # A slice holds at most about this many values (4 MB), at the least a window, and never more than
 # this many windows: both bound what a slice costs in memory, here and in the database.
@@ -179,7 +179,7 @@ class MetricFrames:
             self.tally.completed += int(simulation.completed.sum())
             self.tally.failed += int(simulation.failed.sum())
             self.tally.simulated += len(block.windows)
-        return make_slice(
+        return Slice(
             [block.profile.name for block in blocks for _ in block.windows],
             [label.astimezone(UTC) for block in blocks for label in block.labels],
             [one for block in blocks for one in block.message_ids],

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
@@ -37,7 +38,9 @@ logger = logging.getLogger(__name__)
 class Program:
     """A child process in a session of its own: Ctrl-C in the terminal does not reach it."""
 
-    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], directory: Path
+    ) -> None:
         self.name = name
         self.process = psutil.Popen(
             command,
@@ -45,6 +48,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environment,
+            cwd=directory,
             text=True,
             errors="replace",
             start_new_session=True,
@@ -79,16 +83,17 @@ class StopRequest:
 class Programs:
     """The processes of one service; leaving the context ends them and all that they started."""
 
-    def __init__(self, mark: str, environment: Mapping[str, str], stop: StopRequest) -> None:
+    def __init__(self, directory: Path, environment: Mapping[str, str], stop: StopRequest) -> None:
         """Prepare to start programs.
 
         Args:
-            mark: of the service, the same at each start: tells its processes from others'.
-            environment: of the programs, the mark excepted.
+            directory: of the service. The programs work in it, where no `.env` lies: Dagster
+                would read that itself, and let it win over the environment.
+            environment: of the programs.
             stop: ends every waiting.
         """
-        self._mark = mark
-        self._environment = {**environment, _MARK: mark}
+        self._directory = directory
+        self._environment = {**environment, _MARK: str(directory)}
         self._stop = stop
         self._programs: list[Program] = []
 
@@ -102,7 +107,7 @@ class Programs:
         traceback: TracebackType | None,
     ) -> None:
         end([program.process for program in reversed(self._programs)], _SHUTDOWN)
-        end_marked(self._mark)
+        end_marked(self._directory)
 
     def start(self, name: str, *arguments: str) -> None:
         """Start a module with this very Python; its end, before ours, is an error."""
@@ -136,7 +141,7 @@ class Programs:
             self._all_run()
 
     def _run(self, name: str, arguments: Sequence[str]) -> Program:
-        return Program(name, [sys.executable, "-m", *arguments], self._environment)
+        return Program(name, [sys.executable, "-m", *arguments], self._environment, self._directory)
 
     def _all_run(self) -> None:
         for program in self._programs:
@@ -144,12 +149,12 @@ class Programs:
                 raise ServiceError(f"{program.name} ended by itself, with status {program.status}")
 
 
-def end_marked(mark: str) -> None:
-    """End what is left of a service, this process excepted."""
+def end_marked(directory: Path) -> None:
+    """End what is left of the service of a directory, this process excepted."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and process.environ().get(_MARK) == mark:
+            if process.pid != os.getpid() and process.environ().get(_MARK) == str(directory):
                 found.append(process)
         except (psutil.Error, OSError):  # gone meanwhile, or somebody else's
             continue

@@ -53,8 +53,7 @@ def serve(settings: Settings, directory: Path) -> None:
     # Dagster's own files read the environment, and parts of Dagster run in this process too.
     os.environ.update(environment)
     stop = StopRequest()
-    mark = str(directory)
-    end_marked(mark)
+    end_marked(directory)
     require_free("The UI", settings.ui_port, settings.ui_host, "UI_PORT")
     with ExitStack() as running:
         if settings.local_services:
@@ -64,7 +63,7 @@ def serve(settings: Settings, directory: Path) -> None:
         upgrade(results_database(settings))
         prepare_instance(directory / "dagster", PROJECT / "dagster.yaml")
         fail_abandoned_runs()
-        programs = running.enter_context(Programs(mark, environment, stop))
+        programs = running.enter_context(Programs(directory, environment, stop))
         _start_dagster(settings, programs, environment)
         if not stop:
             logger.info(

@@ -1,15 +1,18 @@
 """How the results database is reached: one description, two drivers.
 
-SQLAlchemy with psycopg2 serves the reads and the ledger; ADBC serves the bulk write.
+SQLAlchemy with psycopg2 serves the small questions; ADBC moves values in bulk, in and out.
 """
 
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 import sqlalchemy as sa
-from adbc_driver_postgresql import dbapi as adbc
+
+if TYPE_CHECKING:
+    from adbc_driver_postgresql import dbapi as adbc
 
 _CONNECT_TIMEOUT_SECONDS = 10
 # A peer that vanished without a word is noticed after 30 + 3 * 10 s rather than after two hours.
@@ -52,7 +55,10 @@ class Postgres:
 
     @property
     def url(self) -> sa.URL:
-        """SQLAlchemy's address of the database; the driver is named, its default may change."""
+        """SQLAlchemy's address of the database; `str` of it shows the password, `repr` does not.
+
+        The driver is named: the default changes with SQLAlchemy's version.
+        """
         return sa.URL.create(
             "postgresql+psycopg2",
             self.user,
@@ -76,10 +82,23 @@ class Postgres:
         except sa.exc.OperationalError:
             return False
 
-    def bulk_connection(self) -> adbc.Connection:
-        """Open a connection for COPY of Arrow data; the caller closes it."""
-        address = (
-            f"postgresql://{quote(self.user, safe='')}:{quote(self.password, safe='')}"
-            f"@{self.host}:{self.port}/{quote(self.database, safe='')}"
-        )
-        return adbc.connect(f"{address}?{urlencode(self._parameters(), quote_via=quote)}")
+    def bulk_connection(self) -> "adbc.Connection":
+        """Open a connection that speaks Arrow, for reads and writes in bulk; the caller closes it.
+
+        Raises:
+            adbc_driver_manager.OperationalError: the database can't be reached or refuses.
+        """
+        # Imported here: with pyarrow and pandas it takes longer than a small run, which needs none.
+        from adbc_driver_postgresql import dbapi as adbc  # noqa: PLC0415
+
+        # As parameters, not in front of an @ or a colon: this way a host may be an IPv6 address
+        # or the directory of a socket.
+        parameters = {
+            "host": self.host,
+            "port": str(self.port),
+            "user": self.user,
+            "password": self.password,
+            "dbname": self.database,
+            **self._parameters(),
+        }
+        return adbc.connect(f"postgresql://?{urlencode(parameters, quote_via=quote)}")

@@ -115,7 +115,7 @@ def directory(tmp_path: Path) -> Path:
                 "RABBITMQ_PASSWORD=a secret of rabbitmq",
                 f"UI_PORT={free_port()}",
                 f"LLM_MODELS_STR={','.join(MODELS)}",
-                f"SIMULATION_INTERVAL={INTERVAL.seconds}",
+                "SIMULATION_INTERVAL=3600",
                 f"SIMULATION_START={(datetime.now(UTC) - timedelta(minutes=2)).isoformat()}",
             ]
         )
@@ -124,7 +124,13 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(directory: Path, clean_environment: None) -> Iterator[Callable[[], Service]]:  # noqa: ARG001
+def start(
+    directory: Path,
+    clean_environment: None,  # noqa: ARG001 - for what it clears
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[[], Service]]:
+    # In the environment, which wins over the file, here and in every process of the service.
+    monkeypatch.setenv("SIMULATION_INTERVAL", str(INTERVAL.seconds))
     started: list[Service] = []
 
     def start() -> Service:

@@ -1,0 +1,247 @@
+"""The write of a slice: its rows and its ledger entries in one transaction, or nothing of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from psycopg2.extras import execute_values
+
+from sim_pipeline.metrics import METRICS
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from sim_pipeline.store.postgres import Postgres
+    from sim_pipeline.store.slices import Slice
+
+_METRICS = ", ".join(f"'{metric}'" for metric in METRICS)
+
+# The session of a writer. Its plans must not hang on statistics, which for a table that is being
+# filled are always those of yesterday: every lookup goes through an index, one row at a time, and
+# costs the same whether the table holds nothing or years.
+_SESSION = (
+    "SET enable_seqscan = off",
+    "SET enable_hashjoin = off",
+    "SET enable_mergejoin = off",
+    # Up to PostgreSQL 17 what is off costs so much that any plan would seem worth compiling.
+    "SET jit = off",
+    # Room for stage_entered as a hash table: a condition of MERGE looks into it.
+    "SET work_mem = '64MB'",
+    # A writer whose machine is gone must not hold its locks until TCP notices, hours later.
+    "SET idle_in_transaction_session_timeout = '60s'",
+    """
+    CREATE TEMPORARY TABLE stage_results (
+        llm_name text, metric text, "values" double precision[], "timestamp" timestamptz
+    ) ON COMMIT DELETE ROWS
+    """,
+    """
+    CREATE TEMPORARY TABLE stage_deliveries (
+        llm_name text, "timestamp" timestamptz, message_id text
+    ) ON COMMIT DELETE ROWS
+    """,
+    """
+    CREATE TEMPORARY TABLE stage_entered (
+        llm_name text, "timestamp" timestamptz
+    ) ON COMMIT DELETE ROWS
+    """,
+)
+
+# The ledger comes first, in key order: its row locks, which an entry that is left as it is gets
+# too, are what two writers of the same windows meet at. They queue up there and nowhere else.
+# Rows come in a statement of their own, since only a new statement sees what the writer before
+# has committed meanwhile.
+_ENTER = """
+WITH entered AS (
+    INSERT INTO deliveries AS d (llm_name, "timestamp", message_id)
+    SELECT llm_name, "timestamp", message_id::uuid FROM stage_deliveries
+    ORDER BY llm_name, "timestamp"
+    ON CONFLICT (llm_name, "timestamp") DO UPDATE
+    SET message_id = excluded.message_id, created_at = excluded.created_at, published_at = NULL
+    WHERE d.message_id <> excluded.message_id
+    RETURNING llm_name, "timestamp"
+)
+INSERT INTO stage_entered SELECT llm_name, "timestamp" FROM entered
+"""
+
+_ANY_PRESENT = f"""
+SELECT EXISTS (
+    SELECT FROM (
+        SELECT llm_name, min("timestamp") AS earliest, max("timestamp") AS latest
+        FROM stage_deliveries GROUP BY llm_name
+    ) AS s
+    JOIN simulation_results AS r
+    ON r.llm_name = s.llm_name AND r.metric IN ({_METRICS})
+    AND r."timestamp" BETWEEN s.earliest AND s.latest
+)
+"""
+
+# Where no row is in the way, which is nearly always, an INSERT takes half the time of a MERGE.
+_INSERT = """
+INSERT INTO simulation_results (llm_name, metric, "values", "timestamp")
+SELECT llm_name, metric, "values", "timestamp" FROM stage_results
+"""
+
+# Not INSERT ... ON CONFLICT: that draws an id, of which there are 2**31, for every row it meets.
+_MERGE = """
+MERGE INTO simulation_results AS r USING stage_results AS s
+ON r.llm_name = s.llm_name AND r.metric = s.metric AND r."timestamp" = s."timestamp"
+WHEN NOT MATCHED THEN
+    INSERT (llm_name, metric, "values", "timestamp")
+    VALUES (s.llm_name, s.metric, s."values", s."timestamp")
+"""
+_MERGE_NEEDED = f"""{_MERGE}
+WHEN MATCHED AND (s.llm_name, s."timestamp") IN (SELECT llm_name, "timestamp" FROM stage_entered)
+THEN UPDATE SET "values" = s."values"
+"""
+_MERGE_ALL = f"""{_MERGE}
+WHEN MATCHED THEN UPDATE SET "values" = s."values"
+"""
+
+# Up to so many values, plain statements are as fast as a bulk load and spare its imports.
+_FEW_VALUES = 5_000
+
+
+class _Connection(Protocol):
+    """A connection with the stages in it, whose transaction is open."""
+
+    def stage(self, part: Slice) -> None: ...
+    def execute(self, statement: str) -> None: ...
+    def scalar(self, statement: str) -> Any: ...
+    def commit(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class _Plain:
+    """By psycopg2: for few rows."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self._connection = postgres.engine.raw_connection()
+        # Not back into the pool: the session is set up for this writer alone.
+        self._connection.detach()
+        self._cursor = self._connection.cursor()
+
+    def stage(self, part: Slice) -> None:
+        values = part.values.tolist()
+        execute_values(
+            self._cursor,
+            'INSERT INTO stage_results (llm_name, metric, "values", "timestamp") VALUES %s',
+            [
+                (name, metric, row, label)
+                for name, label, rows in zip(part.llm_names, part.timestamps, values, strict=True)
+                for metric, row in zip(METRICS, rows, strict=True)
+            ],
+            template="(%s, %s, %s::double precision[], %s)",
+            page_size=_FEW_VALUES,
+        )
+        execute_values(
+            self._cursor,
+            'INSERT INTO stage_deliveries (llm_name, "timestamp", message_id) VALUES %s',
+            [
+                (name, label, str(message_id))
+                for name, label, message_id in zip(
+                    part.llm_names, part.timestamps, part.message_ids, strict=True
+                )
+            ],
+            page_size=_FEW_VALUES,
+        )
+
+    def execute(self, statement: str) -> None:
+        self._cursor.execute(statement)
+
+    def scalar(self, statement: str) -> Any:
+        self._cursor.execute(statement)
+        return self._cursor.fetchall()[0][0]
+
+    def commit(self) -> None:
+        self._connection.commit()
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class _Bulk:
+    """By ADBC, whose COPY takes Arrow's tables as they are: for many rows."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self._connection = postgres.bulk_connection()
+        self._cursor = self._connection.cursor()
+
+    def stage(self, part: Slice) -> None:
+        for name, table in (
+            ("stage_results", part.results_table()),
+            ("stage_deliveries", part.deliveries_table()),
+        ):
+            self._cursor.adbc_ingest(name, table, mode="append", temporary=True)
+
+    def execute(self, statement: str) -> None:
+        self._cursor.execute(statement)
+
+    def scalar(self, statement: str) -> Any:
+        self._cursor.execute(statement)
+        return self._cursor.fetchall()[0][0]
+
+    def commit(self) -> None:
+        self._connection.commit()
+
+    def close(self) -> None:
+        self._cursor.close()
+        self._connection.close()
+
+
+class SliceWriter:
+    """Writes slices, each in a transaction of its own.
+
+    A connection is opened at the first write: what is simulated before may take its time.
+    """
+
+    def __init__(self, postgres: Postgres) -> None:
+        self._postgres = postgres
+        self._connections: dict[type[_Connection], _Connection] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        while self._connections:
+            self._connections.popitem()[1].close()
+
+    def write(self, part: Slice, *, force: bool = False) -> None:
+        """Store a slice: all of it, committed, or, on an error, nothing of it.
+
+        A window whose ledger entry is new or has another message_id is written and becomes
+        pending; one that is there under the same message_id gets only the rows it lacks. Rows
+        that are replaced keep their ids.
+
+        Args:
+            part: what to store.
+            force: write every row, whatever stands there; the ledger is kept as above.
+
+        Raises:
+            psycopg2.Error: the database refused a small slice or can't be reached.
+            adbc_driver_manager.dbapi.Error: the same for a large one.
+        """
+        kind = _Plain if part.values.size <= _FEW_VALUES else _Bulk
+        connection = self._connections.pop(kind, None) or self._open(kind)
+        try:
+            connection.stage(part)
+            connection.execute(_ENTER)
+            if connection.scalar(_ANY_PRESENT):
+                connection.execute(_MERGE_ALL if force else _MERGE_NEEDED)
+            else:
+                connection.execute(_INSERT)
+            connection.commit()
+        except BaseException:
+            connection.close()
+            raise
+        self._connections[kind] = connection
+
+    def _open(self, kind: type[_Plain | _Bulk]) -> _Connection:
+        connection = kind(self._postgres)
+        for statement in _SESSION:
+            connection.execute(statement)
+        return connection
