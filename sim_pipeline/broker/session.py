@@ -173,9 +173,15 @@ class Session:
 
     def _await_connection(self) -> None:
         timeout = self._config.connect_timeout
-        self._wait(lambda: self._connection.is_open or self._connect_error is not None, timeout)
+        self._wait(
+            # It can open and be lost again in one turn.
+            lambda: bool(self._connection.is_open or self._connect_error or self.lost),
+            timeout,
+        )
         if self._connect_error is not None:
             raise connect_error(self._config, self._connect_error) from self._connect_error
+        if self.lost is not None:
+            raise BrokerUnreachableError(f"lost the connection to {self._config}: {self.lost}")
         if not self._connection.is_open:
             raise BrokerUnreachableError(f"no connection to {self._config} within {timeout:g} s")
         self._connection.add_on_connection_blocked_callback(self._on_blocked)

@@ -1,0 +1,163 @@
+"""Publishing to a quorum queue: our publisher against one confirm at a time.
+
+    python -m benchmarks.publish [--messages 10000] [--pairs 3] [--points 5]
+
+Starts a RabbitMQ node of its own. Each pair publishes the same messages twice, each time to a fresh
+queue: with our publisher, and with pika's BlockingConnection, which waits for the confirm of each
+message before it sends the next. After each, the queue must hold exactly what was published.
+"""
+
+import argparse
+import secrets
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pika
+import psutil  # type: ignore[import-untyped]
+
+from sim_pipeline.broker.config import BrokerConfig
+from sim_pipeline.broker.message import (
+    APP_ID,
+    MESSAGE_TYPE,
+    OutgoingMessage,
+    encode,
+    message_id,
+)
+from sim_pipeline.broker.publisher import Publisher
+from sim_pipeline.service.ports import free_port
+from sim_pipeline.service.rabbitmq import LocalRabbitMQ
+
+_START = datetime(2026, 1, 1, tzinfo=UTC)
+_MEBIBYTE = 1024**2
+
+Messages = Sequence[OutgoingMessage]
+
+
+def main() -> None:
+    """Measure the pairs and print them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--messages", type=int, default=10_000)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--points", type=int, default=5, help="values per metric in a message")
+    arguments = parser.parse_args()
+
+    messages = _messages(arguments.messages, arguments.points)
+    size = statistics.mean(len(message.body) for message in messages)
+    _say(f"{len(messages)} messages of {size:.0f} bytes on average, quorum queue")
+    with (
+        tempfile.TemporaryDirectory(prefix="sim_pipeline-benchmark-") as directory,
+        LocalRabbitMQ(
+            Path(directory),
+            port=free_port(),
+            user="simulation",
+            password=secrets.token_urlsafe(),
+            dist_port=free_port(),
+            epmd_port=free_port(),
+        ) as server,
+    ):
+        _measure(server, messages, arguments.pairs)
+
+
+def _measure(server: LocalRabbitMQ, messages: Messages, pairs: int) -> None:
+    process = psutil.Process()
+    ours: list[float] = []
+    others: list[float] = []
+    _say("pair  ours [1/s]  one at a time [1/s]  ratio  resident memory [MiB]")
+    for pair in range(1, pairs + 1):
+        before = process.memory_info().rss / _MEBIBYTE
+        ours.append(_rate(server, messages, _publish_ours))
+        after = process.memory_info().rss / _MEBIBYTE
+        others.append(_rate(server, messages, _publish_one_at_a_time))
+        _say(
+            f"{pair:4}  {ours[-1]:10,.0f}  {others[-1]:19,.0f}  {ours[-1] / others[-1]:5.1f}  "
+            f"{before:.1f} -> {after:.1f}"
+        )
+    ratios = [one / other for one, other in zip(ours, others, strict=True)]
+    _say(
+        f"median ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}); "
+        f"ours {statistics.median(ours):,.0f}/s, one at a time {statistics.median(others):,.0f}/s; "
+        "all confirmed, none lost"
+    )
+
+
+def _rate(
+    server: LocalRabbitMQ,
+    messages: Messages,
+    publish: Callable[[LocalRabbitMQ, str, Messages], None],
+) -> float:
+    """Messages per second into a fresh queue, connecting and declaring it included."""
+    queue = f"benchmark-{secrets.token_hex(4)}"
+    start = time.perf_counter()
+    publish(server, queue, messages)
+    seconds = time.perf_counter() - start
+    with pika.BlockingConnection(server.connection_parameters()) as connection:
+        channel = connection.channel()
+        held = channel.queue_declare(queue, passive=True).method.message_count
+        channel.queue_delete(queue)
+    if held != len(messages):
+        raise SystemExit(f"{len(messages)} messages published, {held} in the queue")
+    return len(messages) / seconds
+
+
+def _publish_ours(server: LocalRabbitMQ, queue: str, messages: Messages) -> None:
+    config = BrokerConfig(
+        host=server.host,
+        port=server.port,
+        user=server.user,
+        password=server.password,
+        vhost=server.vhost,
+        queue=queue,
+    )
+    with Publisher(config) as publisher:
+        report = publisher.publish(messages)
+    if len(report.confirmed) != len(messages):
+        raise SystemExit(f"{len(report.confirmed)} of {len(messages)} messages confirmed")
+
+
+def _publish_one_at_a_time(server: LocalRabbitMQ, queue: str, messages: Messages) -> None:
+    with pika.BlockingConnection(server.connection_parameters()) as connection:
+        channel = connection.channel()
+        channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
+        channel.confirm_delivery()
+        for message in messages:
+            # Raises unless confirmed.
+            channel.basic_publish(
+                exchange="",
+                routing_key=queue,
+                body=message.body,
+                properties=pika.BasicProperties(
+                    content_type="application/json",
+                    delivery_mode=2,
+                    message_id=str(message.message_id),
+                    type=MESSAGE_TYPE,
+                    app_id=APP_ID,
+                ),
+                mandatory=True,
+            )
+
+
+def _messages(count: int, points: int) -> Messages:
+    random = np.random.default_rng(0)
+    timestamps = (_START + timedelta(hours=hour) for hour in range(count))
+    return [
+        OutgoingMessage(
+            message_id("GPT-4o", timestamp, ""),
+            encode("GPT-4o", timestamp, random.lognormal(size=(4, points))),
+        )
+        for timestamp in timestamps
+    ]
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
