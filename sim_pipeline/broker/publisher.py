@@ -207,18 +207,19 @@ class Publisher:
 
     def _fill(self, call: _Call, session: Session) -> None:
         """Send for as long as there is room in flight."""
-        while (
-            session.blocked is None
-            and len(session.unconfirmed) < self._config.in_flight
-            and session.unconfirmed_bytes < self._config.in_flight_bytes
-            and not call.stopped
-            and call.has_more()
-        ):
-            message = call.backlog.popleft()
-            if len(message.body) > self._max_message_bytes:
-                call.too_large.append(message)
-            else:
-                session.send(message)
+        with session.sending():
+            while (
+                session.blocked is None
+                and len(session.unconfirmed) < self._config.in_flight
+                and session.unconfirmed_bytes < self._config.in_flight_bytes
+                and not call.stopped
+                and call.has_more()
+            ):
+                message = call.backlog.popleft()
+                if len(message.body) > self._max_message_bytes:
+                    call.too_large.append(message)
+                else:
+                    session.send(message)
 
     def _learn_from_end(self, session: Session) -> bool:
         """Decide what the end of a session with work left means.

@@ -6,8 +6,8 @@ exception in a callback for the loss of the connection.
 """
 
 import ssl
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 from time import monotonic
@@ -37,6 +37,10 @@ from sim_pipeline.broker.refusals import (
 _PERSISTENT: Final = 2
 """AMQP's delivery mode of a message that survives a restart of the broker."""
 
+_PIECE_BYTES: Final = 64 * 1024
+"""Size of the pieces to write in: beyond it nothing is gained, and the rest of a piece that the
+socket takes in part is copied."""
+
 _ABORT_TIMEOUT: Final = 1.0
 """Seconds for pika to let go of a socket: a turn or two of its loop, and no peer involved."""
 
@@ -60,13 +64,43 @@ class Settled:
 
 
 class _Connection(SelectConnection):
-    """A connection that can be cut in whatever state it is."""
+    """A connection that can be cut in whatever state it is, and can write in large pieces."""
+
+    _gathered: bytearray | None = None
 
     def abort(self) -> None:
         """Drop the socket without a farewell."""
         # pika itself cuts a connection this way when heartbeats stay away. Its public close() waits
         # for a peer that may be gone, and while logging in trips over an assertion of pika's own.
         self._terminate_stream(ConnectionAbortedError("cut by this side"))  # type: ignore[attr-defined]
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Write what is sent within the block in large pieces.
+
+        pika gives each frame to the socket by itself, which takes three system calls, and packets,
+        a message. In large pieces publishing took half the processor time, and the broker half as
+        many messages again.
+        """
+        self._gathered = bytearray()
+        try:
+            yield
+            self._write_gathered()
+        finally:
+            self._gathered = None
+
+    def _adapter_emit_data(self, data: bytes) -> None:
+        if self._gathered is None:
+            super()._adapter_emit_data(data)  # type: ignore[misc]
+            return
+        self._gathered += data
+        if len(self._gathered) >= _PIECE_BYTES:
+            self._write_gathered()
+
+    def _write_gathered(self) -> None:
+        if self._gathered:
+            super()._adapter_emit_data(bytes(self._gathered))  # type: ignore[misc]
+            self._gathered.clear()
 
 
 class Session:
@@ -137,6 +171,10 @@ class Session:
         self._tag += 1
         self.unconfirmed[self._tag] = message
         self.unconfirmed_bytes += len(message.body)
+
+    def sending(self) -> AbstractContextManager[None]:
+        """A block in which many messages are sent; cheaper than one by one."""
+        return self._connection.gathering()
 
     def turn(self, timeout: float) -> Settled:
         """Write and read what can be written and read now, or wait for it up to `timeout` seconds.
