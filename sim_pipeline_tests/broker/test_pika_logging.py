@@ -1,0 +1,59 @@
+"""When pika may speak."""
+
+import logging
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from sim_pipeline.broker.pika_logging import quiet_pika
+
+PIKA = logging.getLogger("pika")
+INNER = logging.getLogger("pika.adapters.utils.connection_workflow")
+
+
+@pytest.fixture(autouse=True)
+def _level_restored() -> Iterator[None]:
+    yield
+    PIKA.setLevel(logging.NOTSET)
+
+
+def test_pika_is_quiet_within_the_block_and_as_before_after_it() -> None:
+    with quiet_pika():
+        assert not INNER.isEnabledFor(logging.ERROR)
+        assert INNER.isEnabledFor(logging.CRITICAL)
+    assert INNER.isEnabledFor(logging.ERROR)
+    assert PIKA.level == logging.NOTSET
+
+
+def test_an_error_ends_the_quiet() -> None:
+    with pytest.raises(ZeroDivisionError), quiet_pika():
+        raise ZeroDivisionError
+    assert PIKA.level == logging.NOTSET
+
+
+def test_a_level_set_by_hand_stands() -> None:
+    PIKA.setLevel(logging.DEBUG)
+
+    with quiet_pika():
+        assert INNER.isEnabledFor(logging.DEBUG)
+    assert PIKA.level == logging.DEBUG
+
+
+def test_it_is_quiet_until_the_last_of_several_threads_is_done() -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with quiet_pika():
+            inside.set()
+            go_on.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait()
+    with quiet_pika():
+        pass
+    assert PIKA.level == logging.CRITICAL
+    go_on.set()
+    thread.join()
+    assert PIKA.level == logging.NOTSET
