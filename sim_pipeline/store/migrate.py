@@ -7,13 +7,17 @@ from alembic.config import Config
 
 from sim_pipeline.store.postgres import Postgres
 
-MIGRATIONS = Path(__file__).parents[2] / "migrations"
+_ROOT = Path(__file__).parents[2]
+MIGRATIONS = _ROOT / "migrations"
 
 
 def alembic_config(postgres: Postgres) -> Config:
     """Return what Alembic's commands need to work on this database."""
-    config = Config(attributes={"postgres": postgres})
-    config.set_main_option("script_location", str(MIGRATIONS))
+    # Of pyproject.toml it takes how files are named. Where the package is installed without one,
+    # no revision is written either.
+    config = Config(toml_file=_ROOT / "pyproject.toml", attributes={"postgres": postgres})
+    # ConfigParser takes a single % for the start of a variable's name.
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     return config
 
 

@@ -62,8 +62,13 @@ class Slice:
         naive = next((label for label in self.timestamps if label.tzinfo is None), None)
         if naive is not None:
             raise ValueError(f"timestamp {naive} has no zone: allowed are aware ones")
-        if len(set(zip(self.llm_names, self.timestamps, strict=True))) < self.windows:
-            raise ValueError("a window is in the slice more than once: allowed is once")
+        seen: set[tuple[str, datetime]] = set()
+        for window in zip(self.llm_names, self.timestamps, strict=True):
+            if window in seen:
+                raise ValueError(
+                    f"{window[0]} {window[1].isoformat()} is in the slice more than once"
+                )
+            seen.add(window)
 
     @property
     def windows(self) -> int:
@@ -119,15 +124,21 @@ def _labels(timestamps: Sequence[datetime]) -> pa.Array:
 
 def _frame(table: pa.Table) -> pd.DataFrame:
     import pandas as pd  # noqa: PLC0415 - see the top
+    import pyarrow as pa  # noqa: PLC0415
 
-    frame: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype)
+    # Lists stay as they are in Arrow; without that, each would become an array object.
+    frame: pd.DataFrame = table.to_pandas(
+        types_mapper=lambda kind: pd.ArrowDtype(kind) if pa.types.is_list(kind) else None
+    )
     return frame
 
 
 def read_frame(
     engine: sa.Engine, *, llm_names: Sequence[str], first_day: str, last_day: str
 ) -> pd.DataFrame:
-    """Return the stored rows of some models and days: llm_name, metric, values, timestamp.
+    """Return the stored rows of some models and days, a window's in the order of `METRICS`.
+
+    Columns llm_name, metric, values (list of float), timestamp (UTC).
 
     Args:
         engine: of the results database.
@@ -137,15 +148,18 @@ def read_frame(
     """
     import pandas as pd  # noqa: PLC0415 - see the top
 
-    table = simulation_results.c
-    rows = (
-        sa.select(table.llm_name, table.metric, table["values"], table.timestamp)
+    rows = simulation_results.c
+    query = (
+        sa.select(rows.llm_name, rows.metric, rows["values"], rows.timestamp)
         .where(
-            table.llm_name.in_(llm_names),
-            table.timestamp >= datetime.fromisoformat(f"{first_day}T00:00:00Z"),
-            table.timestamp < datetime.fromisoformat(f"{last_day}T00:00:00Z") + timedelta(days=1),
+            rows.llm_name.in_(llm_names),
+            rows.metric.in_(METRICS),
+            rows.timestamp >= datetime.fromisoformat(f"{first_day}T00:00:00Z"),
+            rows.timestamp < datetime.fromisoformat(f"{last_day}T00:00:00Z") + timedelta(days=1),
         )
-        .order_by(table.llm_name, table.timestamp, table.id)
+        .order_by(rows.llm_name, rows.timestamp, sa.func.array_position(list(METRICS), rows.metric))
     )
     with engine.connect() as connection:
-        return pd.read_sql(rows, connection)
+        frame = pd.read_sql(query, connection)
+    frame["timestamp"] = pd.to_datetime(frame["timestamp"], utc=True)
+    return frame

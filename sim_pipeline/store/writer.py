@@ -98,7 +98,8 @@ WHEN MATCHED THEN UPDATE SET "values" = s."values"
 """
 
 # Up to so many values, plain statements are as fast as a bulk load and spare its imports.
-_FEW_VALUES = 5_000
+FEW_VALUES = 5_000
+_PAGE = 1_000
 
 
 class _Connection(Protocol):
@@ -126,12 +127,13 @@ class _Plain:
             self._cursor,
             'INSERT INTO stage_results (llm_name, metric, "values", "timestamp") VALUES %s',
             [
-                (name, metric, row, label)
+                # As text: the driver would write -0.0 as a number, which has no such zero.
+                (name, metric, f"{{{','.join(map(repr, row))}}}", label)
                 for name, label, rows in zip(part.llm_names, part.timestamps, values, strict=True)
                 for metric, row in zip(METRICS, rows, strict=True)
             ],
             template="(%s, %s, %s::double precision[], %s)",
-            page_size=_FEW_VALUES,
+            page_size=_PAGE,
         )
         execute_values(
             self._cursor,
@@ -142,7 +144,7 @@ class _Plain:
                     part.llm_names, part.timestamps, part.message_ids, strict=True
                 )
             ],
-            page_size=_FEW_VALUES,
+            page_size=_PAGE,
         )
 
     def execute(self, statement: str) -> None:
@@ -225,7 +227,7 @@ class SliceWriter:
             psycopg2.Error: the database refused a small slice or can't be reached.
             adbc_driver_manager.dbapi.Error: the same for a large one.
         """
-        kind = _Plain if part.values.size <= _FEW_VALUES else _Bulk
+        kind = _Plain if part.values.size <= FEW_VALUES else _Bulk
         connection = self._connections.pop(kind, None) or self._open(kind)
         try:
             connection.stage(part)

@@ -1,0 +1,129 @@
+"""Windows to store, and what the database then holds of them."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import NAMESPACE_OID, UUID, uuid5
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from sim_pipeline.store.postgres import Postgres
+from sim_pipeline.store.slices import Slice
+from sim_pipeline.store.writer import SliceWriter
+
+HOUR = timedelta(hours=1)
+# The label of a window; its number at one an hour.
+START = datetime(2026, 11, 24, tzinfo=UTC)
+FIRST = (START - datetime(1970, 1, 1, tzinfo=UTC)) // HOUR
+
+
+def labels(count: int, *, start: datetime = START, step: timedelta = HOUR) -> list[datetime]:
+    return [start + index * step for index in range(count)]
+
+
+def message_ids(count: int, version: str = "") -> list[UUID]:
+    return [uuid5(NAMESPACE_OID, f"{version}{index}") for index in range(count)]
+
+
+def consistent_values(windows: int, points: int = 5, seed: int = 0) -> NDArray[np.float64]:
+    """Values of requests that could have been: shape (windows, 4, points)."""
+    rng = np.random.default_rng(seed)
+    ttft = rng.lognormal(-1, 0.5, (windows, points))
+    tps = rng.lognormal(4, 0.3, (windows, points))
+    tokens = rng.integers(2, 2048, (windows, points))
+    rps = rng.lognormal(2, 0.5, (windows, points))
+    return np.stack([ttft, tps, ttft + (tokens - 1) / tps, rps], axis=1)
+
+
+def slice_of(
+    llm_names: Sequence[str],
+    timestamps: Sequence[datetime],
+    *,
+    version: str = "",
+    seed: int = 0,
+    points: int = 5,
+) -> Slice:
+    """Every one of the models at every one of the labels, in this order."""
+    count = len(llm_names) * len(timestamps)
+    return Slice(
+        [name for name in llm_names for _ in timestamps],
+        list(timestamps) * len(llm_names),
+        [
+            uuid5(NAMESPACE_OID, f"{name}{timestamp}{version}")
+            for name in llm_names
+            for timestamp in timestamps
+        ],
+        consistent_values(count, points, seed),
+    )
+
+
+def store(postgres: Postgres, *parts: Slice, force: bool = False) -> None:
+    with SliceWriter(postgres) as writer:
+        for part in parts:
+            writer.write(part, force=force)
+
+
+def fetch(postgres: Postgres, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
+    with postgres.engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(sa.text(query), parameters)]
+
+
+def execute(postgres: Postgres, statement: str, **parameters: Any) -> None:
+    with postgres.engine.begin() as connection:
+        connection.execute(sa.text(statement), parameters)
+
+
+def stored_rows(postgres: Postgres) -> list[tuple[Any, ...]]:
+    """Every row: id, llm_name, metric, timestamp, values."""
+    return fetch(
+        postgres,
+        'SELECT id, llm_name, metric, "timestamp", "values" FROM simulation_results ORDER BY id',
+    )
+
+
+def ledger_entries(postgres: Postgres) -> list[tuple[Any, ...]]:
+    """Every entry: llm_name, timestamp, message_id, created_at, published_at."""
+    return fetch(
+        postgres,
+        'SELECT llm_name, "timestamp", message_id::text, created_at, published_at'
+        ' FROM deliveries ORDER BY "timestamp", llm_name',
+    )
+
+
+def pending_entries(postgres: Postgres) -> list[tuple[str, datetime]]:
+    return [entry[:2] for entry in ledger_entries(postgres) if entry[4] is None]
+
+
+def last_id_drawn(postgres: Postgres) -> int:
+    """The value that the sequence of ids is at."""
+    ((value,),) = fetch(postgres, "SELECT last_value FROM simulation_results_id_seq")
+    return int(value)
+
+
+def publish_all(postgres: Postgres) -> None:
+    execute(postgres, "UPDATE deliveries SET published_at = now()")
+
+
+def sessions_waiting(postgres: Postgres) -> list[int]:
+    """The server processes that wait for a lock of another one in this database."""
+    with (
+        closing(postgres.engine.raw_connection()) as connection,
+        closing(connection.cursor()) as cursor,
+    ):
+        cursor.execute(
+            "SELECT pid FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock' ORDER BY pid"
+        )
+        return [pid for (pid,) in cursor.fetchall()]
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait for something that is about to be."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.01)
