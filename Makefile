@@ -41,6 +41,9 @@ lint: install ## Check style, types and the code location
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@# Elsewhere, for here Dagster would take dagster.yaml, which needs a database.
+	@cd "$$(mktemp -d)" && "$(CURDIR)/$(BIN)/dagster" definitions validate --log-level warning \
+	  --module-name sim_pipeline.definitions && echo "The code location is valid"
 
 plots: install ## Draw the plots of docs/simulator.md anew
 	@$(BIN)/python docs/plots.py

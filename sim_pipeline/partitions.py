@@ -1,6 +1,6 @@
 """Partitions: one of each model and UTC day. Keys, ranges, and the windows they stand for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
@@ -47,6 +47,22 @@ def range_tags(llm_names: Sequence[str], first_day: date, last_day: date) -> dic
         ASSET_PARTITION_RANGE_START_TAG: _key(first_day, llm_names[0]),
         ASSET_PARTITION_RANGE_END_TAG: _key(last_day, llm_names[-1]),
     }
+
+
+def models_in_range(tags: Mapping[str, str], llm_names: Sequence[str]) -> tuple[str, ...]:
+    """Return the models of the rectangle that `range_tags` describe, none if one is unknown.
+
+    Args:
+        tags: of a run.
+        llm_names: all models, as the partitions list them.
+    """
+    first, last = (
+        tags[tag].split("|", 1)[1]
+        for tag in (ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)
+    )
+    if first not in llm_names or last not in llm_names:
+        return ()
+    return tuple(llm_names[llm_names.index(first) : llm_names.index(last) + 1])
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Dagster does not make up for ticks that it missed, and a run may fail. So a tick
 is new; it asks the database what is missing or undelivered, the new window among it.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
@@ -13,13 +12,14 @@ import sqlalchemy as sa
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from sim_pipeline.cadence import Cadence
-from sim_pipeline.partitions import range_tags
+from sim_pipeline.partitions import models_in_range, range_tags
 from sim_pipeline.resources import ResultsDatabase
 from sim_pipeline.store.ledger import Gaps, Span, gaps
 
 SCHEDULE_NAME = "simulation_schedule"
-# On each run of ours: what it is for, so that a later tick does not ask for the same again.
-SPAN_TAG = "sim_pipeline/span"
+# On each run of ours the ISO 8601 interval that its windows start in: for people, and so that a
+# later tick does not ask for the same again.
+WINDOWS_TAG = "sim_pipeline/windows"
 
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -59,7 +59,7 @@ def build_simulation_schedule(
             llm_names,
             since=tick - catch_up,
             now=tick,
-            busy=tuple(_unfinished_spans(context.instance)),
+            busy=tuple(_unfinished_spans(context.instance, llm_names)),
         )
         if missing is None:
             upcoming = cadence.start_of(cadence.window_at(tick) + 1)
@@ -115,7 +115,7 @@ def run_request(span: Span, cadence: Cadence) -> dg.RunRequest:
     return dg.RunRequest(
         tags={
             **range_tags(span.llm_names, first_day, last_day),
-            SPAN_TAG: json.dumps([*span.llm_names, _label(span.since), _label(span.until)]),
+            WINDOWS_TAG: f"{_label(span.since)}/{_label(span.until)}",
         },
         run_config=dg.RunConfig(
             resources={
@@ -131,12 +131,14 @@ def run_request(span: Span, cadence: Cadence) -> dg.RunRequest:
     )
 
 
-def _unfinished_spans(instance: dg.DagsterInstance) -> Iterator[Span]:
+def _unfinished_spans(instance: dg.DagsterInstance, llm_names: Sequence[str]) -> Iterator[Span]:
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
-        if SPAN_TAG in run.tags:
-            *llm_names, since, until = json.loads(run.tags[SPAN_TAG])
+        if WINDOWS_TAG in run.tags:
+            since, until = run.tags[WINDOWS_TAG].split("/")
             yield Span(
-                tuple(llm_names), datetime.fromisoformat(since), datetime.fromisoformat(until)
+                models_in_range(run.tags, llm_names),
+                datetime.fromisoformat(since),
+                datetime.fromisoformat(until),
             )
 
 
