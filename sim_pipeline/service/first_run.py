@@ -1,8 +1,8 @@
-"""The run that a start of the service launches by itself, ahead of the schedule's next tick."""
+"""The run that the very first start of the service launches, ahead of the schedule's first tick."""
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from sim_pipeline.cadence import Cadence
 from sim_pipeline.config import Settings
@@ -15,23 +15,20 @@ from sim_pipeline.store.ledger import latest
 def first_run_command(settings: Settings, workspace: Sequence[str]) -> list[str] | None:
     """Return the command that launches the run, or None if there is nothing to do.
 
-    On an empty database it simulates the latest window of each model that has ended; later it
-    picks up where the feed was left, at most CATCH_UP_HOURS back. Older gaps are the schedule's.
+    On an empty database it simulates the latest window of each model that has ended. Later starts
+    need none: the daemon makes up for the last tick it missed, and that tick for all the others.
 
     Args:
         settings: as validated.
         workspace: the options that tell `dagster` where the code location is.
     """
-    cadence = Cadence(settings.simulation_interval, settings.simulation_start)
     engine = results_database(settings).engine
-    now = datetime.now(UTC)
     with engine.connect() as connection:
-        last = latest(connection, settings.llm_models)
-    since = now
-    if last is not None:
-        left_off = last + timedelta(seconds=cadence.interval)
-        since = max(left_off, now - timedelta(hours=settings.catch_up_hours))
-    missing = missing_windows(engine, cadence, settings.llm_models, since=since, now=now)
+        if latest(connection, settings.llm_models) is not None:
+            return None
+    cadence = Cadence(settings.simulation_interval, settings.simulation_start)
+    now = datetime.now(UTC)
+    missing = missing_windows(engine, cadence, settings.llm_models, since=now, now=now)
     if missing is None:
         return None
     request = run_request(missing.span, cadence)
