@@ -5,13 +5,12 @@ Knows no Dagster: `benchmark_feed` calls it.
 
 import logging
 
-import sqlalchemy as sa
-
 from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.broker.errors import BrokerError
 from sim_pipeline.broker.message import OutgoingMessage, encode
 from sim_pipeline.broker.publisher import Publisher
 from sim_pipeline.store.ledger import Pending, Span, claim
+from sim_pipeline.store.postgres import Postgres
 
 # Claimed at once, and so held in memory and locked against other feeds: a few seconds' worth.
 _CLAIM_LIMIT = 5_000
@@ -19,11 +18,11 @@ _CLAIM_LIMIT = 5_000
 logger = logging.getLogger(__name__)
 
 
-def publish_pending(engine: sa.Engine, broker: BrokerConfig, span: Span) -> int:
+def publish_pending(postgres: Postgres, broker: BrokerConfig, span: Span) -> int:
     """Send every pending window of a span; return how many messages that were.
 
     Args:
-        engine: of the results database.
+        postgres: the results database.
         broker: where to send to; connected to only if anything is pending.
         span: models and labels.
 
@@ -34,7 +33,7 @@ def publish_pending(engine: sa.Engine, broker: BrokerConfig, span: Span) -> int:
     sent = 0
     with Publisher(broker) as publisher:
         while True:
-            with claim(engine, span, _CLAIM_LIMIT) as claimed:
+            with claim(postgres, span, _CLAIM_LIMIT) as claimed:
                 if not claimed.pending:
                     return sent
                 messages = [_message(pending) for pending in claimed.pending]
@@ -45,7 +44,9 @@ def publish_pending(engine: sa.Engine, broker: BrokerConfig, span: Span) -> int:
                     raise
                 claimed.mark_published(confirmed)
                 sent += len(confirmed)
-                logger.info("Published %s messages to %s", sent, broker.queue)
+            logger.info("Published %s messages to %s", sent, broker.queue)
+            if len(messages) < _CLAIM_LIMIT:
+                return sent
 
 
 def _message(pending: Pending) -> OutgoingMessage:

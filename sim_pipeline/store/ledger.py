@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -11,52 +12,131 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from sim_pipeline.metrics import METRICS
-from sim_pipeline.store.tables import deliveries
+from sim_pipeline.store.postgres import Postgres
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _RECORDED = sa.text(
     """
     SELECT d."timestamp", d.message_id
     FROM deliveries AS d
+    JOIN simulation_results AS r
+    ON r.llm_name = d.llm_name AND r.metric = ANY(:metrics) AND r."timestamp" = d."timestamp"
     WHERE d.llm_name = :llm_name AND d."timestamp" >= :since AND d."timestamp" < :until
-    AND (
-        SELECT count(*) FROM simulation_results AS r
-        WHERE r.llm_name = d.llm_name AND r."timestamp" = d."timestamp" AND r.metric = ANY(:metrics)
-    ) = :rows
+    AND r.llm_name = :llm_name AND r."timestamp" >= :since AND r."timestamp" < :until
+    GROUP BY d."timestamp", d.message_id HAVING count(*) = :rows
     """
 )
 
+# Model by model: what is compared is then a model's windows, which fit in memory even at one a
+# second. An entry between the windows can only be sent, no run would write its rows; so it counts
+# only if they are there.
 _GAPS = sa.text(
     """
-    WITH expected AS (
-        SELECT llm_name, to_timestamp(k * :interval) AS "timestamp"
-        FROM unnest(CAST(:llm_names AS text[])) AS llm_name
-        CROSS JOIN generate_series(:first, CAST(:stop AS bigint) - 1) AS k
-        UNION
+    SELECT m.llm_name, g.earliest, g.latest, g.windows
+    FROM unnest(CAST(:llm_names AS text[])) AS m (llm_name)
+    CROSS JOIN LATERAL (
+        WITH complete AS (
+            SELECT "timestamp", d.published_at
+            FROM (
+                SELECT "timestamp" FROM simulation_results
+                WHERE llm_name = m.llm_name AND metric = ANY(:metrics)
+                AND "timestamp" >= :since AND "timestamp" < :until
+                GROUP BY "timestamp" HAVING count(*) = :rows
+            ) AS r
+            JOIN deliveries AS d USING ("timestamp")
+            WHERE d.llm_name = m.llm_name AND d."timestamp" >= :since AND d."timestamp" < :until
+        ), missing AS (
+            SELECT to_timestamp(k * :interval) AS "timestamp"
+            FROM generate_series(:first, CAST(:stop AS bigint) - 1) AS k
+            EXCEPT
+            SELECT "timestamp" FROM complete
+            UNION ALL
+            SELECT "timestamp" FROM complete WHERE published_at IS NULL
+        )
+        SELECT min("timestamp") AS earliest, max("timestamp") AS latest, count(*) AS windows
+        FROM missing AS w
+        WHERE NOT EXISTS (
+            SELECT FROM unnest(
+                CAST(:busy_names AS text[]),
+                CAST(:busy_since AS timestamptz[]),
+                CAST(:busy_until AS timestamptz[])
+            ) AS b (llm_name, since, until)
+            WHERE b.llm_name = m.llm_name AND w."timestamp" >= b.since AND w."timestamp" < b.until
+        )
+    ) AS g
+    WHERE g.windows > 0
+    """
+)
+
+_LATEST = sa.text(
+    """
+    SELECT max(d.latest)
+    FROM unnest(CAST(:llm_names AS text[])) AS m (llm_name)
+    CROSS JOIN LATERAL (
+        SELECT max("timestamp") AS latest FROM deliveries WHERE llm_name = m.llm_name
+    ) AS d
+    """
+)
+
+# In key order, as every writer of these rows takes them: no two wait for each other in a circle.
+_REOPEN = sa.text(
+    """
+    WITH delivered AS (
         SELECT llm_name, "timestamp" FROM deliveries
-        WHERE published_at IS NULL AND llm_name = ANY(:llm_names)
-        AND "timestamp" >= to_timestamp(:first * :interval)
-        AND "timestamp" < to_timestamp(:stop * :interval)
-    ), stored AS (
-        SELECT llm_name, "timestamp" FROM simulation_results
-        WHERE llm_name = ANY(:llm_names)
-        AND "timestamp" >= to_timestamp(:first * :interval)
-        AND "timestamp" < to_timestamp(:stop * :interval)
-        GROUP BY llm_name, "timestamp" HAVING count(*) = :rows
+        WHERE llm_name = ANY(:llm_names) AND "timestamp" >= :since AND "timestamp" < :until
+        AND published_at IS NOT NULL
+        ORDER BY llm_name, "timestamp"
+        FOR UPDATE
     )
-    SELECT llm_name, min("timestamp") AS earliest, max("timestamp") AS latest, count(*) AS windows
-    FROM expected AS e
-    LEFT JOIN deliveries AS d USING (llm_name, "timestamp")
-    LEFT JOIN stored AS s USING (llm_name, "timestamp")
-    WHERE (d.published_at IS NULL OR s.llm_name IS NULL)
-    AND NOT EXISTS (
-        SELECT FROM unnest(
-            CAST(:busy_names AS text[]),
-            CAST(:busy_since AS timestamptz[]),
-            CAST(:busy_until AS timestamptz[])
-        ) AS b (llm_name, since, until)
-        WHERE b.llm_name = e.llm_name AND e."timestamp" >= b.since AND e."timestamp" < b.until
-    )
-    GROUP BY llm_name
+    UPDATE deliveries AS d SET published_at = NULL
+    FROM delivered AS c WHERE d.llm_name = c.llm_name AND d."timestamp" = c."timestamp"
+    """
+)
+
+# A claim is idle in its transaction while messages are published. If its machine is gone the
+# entries must not stay locked until TCP notices, hours later.
+_GIVE_UP_CLAIM = sa.text("SET LOCAL idle_in_transaction_session_timeout = '10min'")
+
+# Whether the rows are there is asked before the limit is: entries that can't be sent must not keep
+# those behind them from being sent.
+_CLAIM = sa.text(
+    """
+    SELECT d.llm_name, d."timestamp", d.message_id
+    FROM deliveries AS d
+    WHERE d.published_at IS NULL AND d.llm_name = ANY(:llm_names)
+    AND d."timestamp" >= :since AND d."timestamp" < :until
+    AND (
+        SELECT count(*) FROM simulation_results AS r
+        WHERE r.llm_name = d.llm_name AND r.metric = ANY(:metrics)
+        AND r."timestamp" = d."timestamp"
+    ) = :rows
+    ORDER BY d."timestamp", d.llm_name
+    LIMIT :limit
+    FOR UPDATE SKIP LOCKED
+    """
+)
+
+# Another statement than the claim's, since only that sees the rows committed together with an
+# entry that was claimed just then. Nobody changes them after: a writer has to get at the entry.
+_VALUES = sa.text(
+    """
+    SELECT r."values" AS data
+    FROM unnest(CAST(:llm_names AS text[]), CAST(:timestamps AS timestamptz[]))
+        WITH ORDINALITY AS c (llm_name, "timestamp", place)
+    CROSS JOIN unnest(CAST(:metrics AS text[])) WITH ORDINALITY AS m (metric, place)
+    LEFT JOIN simulation_results AS r
+    ON r.llm_name = c.llm_name AND r.metric = m.metric AND r."timestamp" = c."timestamp"
+    ORDER BY c.place, m.place
+    """
+)
+
+_MARK_PUBLISHED = sa.text(
+    """
+    UPDATE deliveries AS d SET published_at = clock_timestamp()
+    FROM unnest(CAST(:llm_names AS text[]), CAST(:timestamps AS timestamptz[]))
+        AS c (llm_name, "timestamp")
+    WHERE d.llm_name = c.llm_name AND d."timestamp" = c."timestamp"
     """
 )
 
@@ -115,9 +195,7 @@ def recorded(
 
 def latest(connection: sa.Connection, llm_names: Sequence[str]) -> datetime | None:
     """Return the label of the latest window recorded of any of these models, or None."""
-    found: datetime | None = connection.execute(
-        sa.select(sa.func.max(deliveries.c.timestamp)).where(deliveries.c.llm_name.in_(llm_names))
-    ).scalar()
+    found: datetime | None = connection.execute(_LATEST, {"llm_names": list(llm_names)}).scalar()
     return found.astimezone(UTC) if found else None
 
 
@@ -148,6 +226,9 @@ def gaps(
             "first": windows.start,
             "stop": windows.stop,
             "interval": interval // timedelta(seconds=1),
+            "since": _EPOCH + windows.start * interval,
+            "until": _EPOCH + windows.stop * interval,
+            "metrics": list(METRICS),
             "rows": len(METRICS),
             "busy_names": [name for name, _, _ in busy_rows],
             "busy_since": [since for _, since, _ in busy_rows],
@@ -168,13 +249,7 @@ def gaps(
 def reopen(connection: sa.Connection, span: Span) -> int:
     """Make every delivered entry of a span pending again; return how many there were."""
     result = connection.execute(
-        sa.text(
-            """
-            UPDATE deliveries SET published_at = NULL
-            WHERE llm_name = ANY(:llm_names) AND "timestamp" >= :since AND "timestamp" < :until
-            AND published_at IS NOT NULL
-            """
-        ),
+        _REOPEN,
         {"llm_names": list(span.llm_names), "since": span.since, "until": span.until},
     )
     return result.rowcount
@@ -197,26 +272,6 @@ class Pending:
     values: NDArray[np.float64]
 
 
-_CLAIM = sa.text(
-    """
-    WITH claimed AS (
-        SELECT llm_name, "timestamp", message_id FROM deliveries
-        WHERE published_at IS NULL AND llm_name = ANY(:llm_names)
-        AND "timestamp" >= :since AND "timestamp" < :until
-        ORDER BY "timestamp", llm_name LIMIT :limit
-        FOR UPDATE SKIP LOCKED
-    )
-    SELECT c.llm_name, c."timestamp", c.message_id,
-        array_agg(r."values" ORDER BY array_position(CAST(:metrics AS text[]), r.metric::text))
-            AS data
-    FROM claimed AS c JOIN simulation_results AS r USING (llm_name, "timestamp")
-    GROUP BY c.llm_name, c."timestamp", c.message_id
-    HAVING count(*) = :rows
-    ORDER BY c."timestamp", c.llm_name
-    """
-)
-
-
 class Claim:
     """Pending entries, locked for as long as the transaction around them is open."""
 
@@ -225,62 +280,82 @@ class Claim:
         self.pending = pending
 
     def mark_published(self, message_ids: Collection[UUID]) -> None:
-        """Enter as delivered what the broker confirmed; committed with the claim."""
-        self._connection.execute(
-            sa.text(
-                """
-                UPDATE deliveries AS d SET published_at = clock_timestamp()
-                FROM unnest(
-                    CAST(:llm_names AS text[]), CAST(:timestamps AS timestamptz[])
-                ) AS c (llm_name, "timestamp")
-                WHERE d.llm_name = c.llm_name AND d."timestamp" = c."timestamp"
-                """
-            ),
-            self._keys(set(message_ids)),
-        )
+        """Enter as delivered what the broker confirmed; committed with the claim.
 
-    def _keys(self, message_ids: set[UUID]) -> dict[str, list[str] | list[datetime]]:
-        confirmed = [entry for entry in self.pending if entry.message_id in message_ids]
-        return {
-            "llm_names": [entry.llm_name for entry in confirmed],
-            "timestamps": [entry.timestamp for entry in confirmed],
-        }
+        Raises:
+            sqlalchemy.exc.DBAPIError: the database can't be reached; the entries stay pending.
+        """
+        wanted = set(message_ids)
+        confirmed = [entry for entry in self.pending if entry.message_id in wanted]
+        if confirmed:
+            self._connection.execute(
+                _MARK_PUBLISHED,
+                {
+                    "llm_names": [entry.llm_name for entry in confirmed],
+                    "timestamps": [entry.timestamp for entry in confirmed],
+                },
+            )
 
 
 @contextmanager
-def claim(engine: sa.Engine, span: Span, limit: int) -> Iterator[Claim]:
+def claim(postgres: Postgres, span: Span, limit: int) -> Iterator[Claim]:
     """Lock up to `limit` pending entries of a span, with the rows that are to be sent.
 
-    Entries that another process has locked are passed over. What was marked published is
-    committed at the end, also when the body raises: a confirm that was received stays received.
+    Entries that another process has locked are passed over, and so are those that lack rows. What
+    was marked published is committed at the end, also when the body raises: a confirm that was
+    received stays received.
 
     Args:
-        engine: of the results database.
+        postgres: the results database.
         span: models and labels to look at.
-        limit: how many entries at the most.
+        limit: how many entries at the most, all held in memory with their values.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: the database can't be reached; the entries stay pending.
+        ValueError: the four metrics of a window have different numbers of values.
     """
-    with engine.connect() as connection:
-        rows = connection.execute(
+    with postgres.engine.connect() as connection:
+        connection.execute(_GIVE_UP_CLAIM)
+        entries = connection.execute(
             _CLAIM,
             {
                 "llm_names": list(span.llm_names),
                 "since": span.since,
                 "until": span.until,
-                "limit": limit,
                 "metrics": list(METRICS),
                 "rows": len(METRICS),
+                "limit": limit,
             },
-        )
+        ).all()
+        values = connection.execute(
+            _VALUES,
+            {
+                "llm_names": [entry.llm_name for entry in entries],
+                "timestamps": [entry.timestamp for entry in entries],
+                "metrics": list(METRICS),
+            },
+        ).all()
         pending = [
             Pending(
-                row.llm_name,
-                row.timestamp.astimezone(UTC),
-                row.message_id,
-                np.asarray(row.data, dtype=np.float64),
+                entry.llm_name,
+                entry.timestamp.astimezone(UTC),
+                entry.message_id,
+                _of_window(entry, values[start : start + len(METRICS)]),
             )
-            for row in rows
+            for entry, start in zip(entries, range(0, len(values), len(METRICS)), strict=True)
         ]
         try:
             yield Claim(connection, pending)
         finally:
-            connection.commit()
+            if not connection.invalidated:
+                connection.commit()
+
+
+def _of_window(entry: sa.Row[Any], rows: Sequence[sa.Row[Any]]) -> NDArray[np.float64]:
+    counts = [len(row.data) for row in rows]
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"{entry.llm_name} {entry.timestamp.isoformat()}: {', '.join(METRICS)} have {counts}"
+            " values: allowed is the same number in each"
+        )
+    return np.array([row.data for row in rows], dtype=np.float64)

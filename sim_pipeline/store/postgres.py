@@ -14,10 +14,8 @@ import sqlalchemy as sa
 if TYPE_CHECKING:
     from adbc_driver_postgresql import dbapi as adbc
 
-_CONNECT_TIMEOUT_SECONDS = 10
 # A peer that vanished without a word is noticed after 30 + 3 * 10 s rather than after two hours.
 _LIVENESS = {
-    "connect_timeout": str(_CONNECT_TIMEOUT_SECONDS),
     "keepalives_idle": "30",
     "keepalives_interval": "10",
     "keepalives_count": "3",
@@ -37,6 +35,7 @@ class Postgres:
         database: name of the database.
         sslmode: libpq's, from `disable` to `verify-full`.
         sslrootcert: file of CA certificates, or None for libpq's default.
+        connect_timeout: seconds for each address of the host to accept a connection, 2 or more.
     """
 
     host: str
@@ -46,9 +45,15 @@ class Postgres:
     database: str
     sslmode: str = "prefer"
     sslrootcert: Path | None = None
+    connect_timeout: int = 10
 
     def _parameters(self) -> dict[str, str]:
-        parameters = {**_LIVENESS, "sslmode": self.sslmode, "application_name": "sim_pipeline"}
+        parameters = {
+            **_LIVENESS,
+            "connect_timeout": str(self.connect_timeout),
+            "sslmode": self.sslmode,
+            "application_name": "sim_pipeline",
+        }
         if self.sslrootcert is not None:
             parameters["sslrootcert"] = str(self.sslrootcert)
         return parameters
