@@ -9,9 +9,11 @@ from alembic import context
 
 from sim_pipeline.config import load_settings
 from sim_pipeline.resources import results_database
-from sim_pipeline.store.migrate import MIGRATION_LOCK
 from sim_pipeline.store.postgres import Postgres
 from sim_pipeline.store.tables import metadata
+
+# Any number will do, as long as every process that migrates this database takes the same one.
+MIGRATION_LOCK = 7_310_585_233_921
 
 
 def run_migrations(postgres: Postgres) -> None:

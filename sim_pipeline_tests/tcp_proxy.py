@@ -154,6 +154,8 @@ class TcpProxy:
     async def _reset(self) -> None:
         for link in self._links:
             link.reset()
+            for event in link.flowing.values():
+                event.set()
 
     async def _set_cut(self, count: int, direction: Direction) -> None:
         self._cut_after[direction] = count
@@ -165,11 +167,10 @@ class TcpProxy:
 
     async def _end(self) -> None:
         await self._refuse()
-        await self._reset()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        # Again, for one that was just being accepted.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await self._reset()
+            await asyncio.wait(others, timeout=0.05)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1

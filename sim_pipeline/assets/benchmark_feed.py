@@ -36,11 +36,12 @@ def build_benchmark_feed(
         the broker did not confirm stays pending, for the next run over these windows.
         """
         span = scope.selection(context.partition_keys, simulation.cadence).span
+        engine = results.postgres.engine
         reopened = 0
         if scope.resend:
-            with results.postgres.engine.begin() as connection:
+            with engine.begin() as connection:
                 reopened = reopen(connection, span)
-        sent = publish_pending(results.postgres, broker.config, span)
+        sent = publish_pending(engine, broker.config, span, simulation.points)
         return dg.MaterializeResult(
             metadata={"messages sent": sent, "of these sent before": reopened}
         )

@@ -5,35 +5,41 @@ Knows no Dagster: `benchmark_feed` calls it.
 
 import logging
 
+import sqlalchemy as sa
+
 from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.broker.errors import BrokerError
 from sim_pipeline.broker.message import OutgoingMessage, encode
 from sim_pipeline.broker.publisher import Publisher
+from sim_pipeline.metrics import METRICS
 from sim_pipeline.store.ledger import Pending, Span, claim
-from sim_pipeline.store.postgres import Postgres
 
-# Claimed at once, and so held in memory and locked against other feeds: a few seconds' worth.
-_CLAIM_LIMIT = 5_000
+# Claimed at once, and so held in memory and locked against other feeds: a few seconds' worth, of
+# windows or, where these have many points, of values.
+_CLAIM_WINDOWS = 5_000
+_CLAIM_VALUES = 500_000
 
 logger = logging.getLogger(__name__)
 
 
-def publish_pending(postgres: Postgres, broker: BrokerConfig, span: Span) -> int:
+def publish_pending(engine: sa.Engine, broker: BrokerConfig, span: Span, points: int) -> int:
     """Send every pending window of a span; return how many messages that were.
 
     Args:
-        postgres: the results database.
+        engine: of the results database.
         broker: where to send to; connected to only if anything is pending.
         span: models and labels.
+        points: values per metric and window, to know how many windows are many.
 
     Raises:
         BrokerError: a message was not confirmed. Those that were are entered as delivered, the
             others stay pending.
     """
     sent = 0
+    limit = max(1, min(_CLAIM_WINDOWS, _CLAIM_VALUES // (len(METRICS) * points)))
     with Publisher(broker) as publisher:
         while True:
-            with claim(postgres, span, _CLAIM_LIMIT) as claimed:
+            with claim(engine, span, limit) as claimed:
                 if not claimed.pending:
                     return sent
                 messages = [_message(pending) for pending in claimed.pending]
@@ -44,9 +50,7 @@ def publish_pending(postgres: Postgres, broker: BrokerConfig, span: Span) -> int
                     raise
                 claimed.mark_published(confirmed)
                 sent += len(confirmed)
-            logger.info("Published %s messages to %s", sent, broker.queue)
-            if len(messages) < _CLAIM_LIMIT:
-                return sent
+                logger.info("Published %s messages to %s", sent, broker.queue)
 
 
 def _message(pending: Pending) -> OutgoingMessage:

@@ -143,6 +143,10 @@ class Publisher:
         except BrokerError as error:
             error.confirmed = frozenset(call.confirmed)
             raise
+        except BaseException:
+            # The source failed, or an interrupt came: what is in flight nobody waits for.
+            self._drop_session()
+            raise
         finally:
             self._in_use.release()
         return PublishReport(frozenset(call.confirmed), call.resent)
@@ -186,9 +190,9 @@ class Publisher:
         Raises:
             BrokerError: The connection ended, or is of no use.
         """
-        last_progress = time.monotonic()
+        waited = 0.0  # seconds in turns with no news; what the source takes does not count
         while session.unconfirmed or (call.has_more() and not call.stopped):
-            if session.lost is not None or session.refused is not None:
+            if session.ended:
                 call.take_back(session)
                 return self._learn_from_end(session)
             self._fill(call, session)
@@ -196,13 +200,15 @@ class Publisher:
             patience = (
                 self._config.confirm_timeout if blocked is None else self._config.blocked_timeout
             )
-            remaining = last_progress + patience - time.monotonic()
-            if remaining <= 0:
-                raise self._out_of_patience(session)
-            settled = session.turn(remaining)
+            begin = time.monotonic()
+            settled = session.turn(patience - waited)
             call.note(settled)
             if settled or session.blocked != blocked:
-                last_progress = time.monotonic()
+                waited = 0.0
+                continue
+            waited += time.monotonic() - begin
+            if waited >= patience and not session.ended:
+                raise self._out_of_patience(session)
         return True
 
     def _fill(self, call: _Call, session: Session) -> None:
@@ -301,7 +307,7 @@ class Publisher:
         """Look at what has happened to the connection since the last call."""
         if self._session is not None:
             self._session.turn(0.0)
-            if self._session.lost is not None or self._session.refused is not None:
+            if self._session.ended:
                 self._drop_session()
 
 

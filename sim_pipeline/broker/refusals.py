@@ -42,7 +42,9 @@ NOT_ALLOWED: Final = 530
 
 _CLOSED_BY_BROKER: Final = re.compile(r"ConnectionClosedByBroker: \((\d+)\) (.*)", re.DOTALL)
 _TOO_LARGE: Final = re.compile(r"message size \d+ is larger than (?:configured )?max size (\d+)")
-_DOWN: Final = re.compile(r"down or inaccessible|is stopped|crashed|noproc|timed out|timeout")
+_DOWN: Final = re.compile(
+    "is down or inaccessible|is stopped by supervisor|has crashed|due to timeout"
+)
 
 
 def words_of(error: BaseException) -> str:

@@ -153,6 +153,11 @@ class Session:
             self.abort()
             raise
 
+    @property
+    def ended(self) -> bool:
+        """Whether it can be used no more."""
+        return self.lost is not None or self.refused is not None
+
     def send(self, message: OutgoingMessage) -> None:
         """Hand a message to pika, which writes it out in the coming turns."""
         self._channel.basic_publish(
@@ -238,12 +243,10 @@ class Session:
         try:
             return self._declare(passive=False)
         except ChannelClosedByBroker as error:
-            if error.reply_code != PRECONDITION_FAILED:
-                raise queue_error(self._config, error) from error
-        # Somebody else has declared it in the meantime, another way: so it exists, and is used.
-        try:
-            return self._declare(passive=True)
-        except ChannelClosedByBroker as error:
+            if error.reply_code == PRECONDITION_FAILED:
+                # Perhaps somebody else has declared it in the meantime, in another way.
+                with suppress(ChannelClosedByBroker):
+                    return self._declare(passive=True)
             raise queue_error(self._config, error) from error
 
     def _declare(self, *, passive: bool) -> Channel:
@@ -273,7 +276,7 @@ class Session:
         """
         replies: list[object] = []
         send(replies.append)
-        self._wait(lambda: bool(replies or self.refused or self.lost), self._config.stack_timeout)
+        self._wait(lambda: bool(replies) or self.ended, self._config.stack_timeout)
         if self.refused is not None:
             refused, self.refused = self.refused, None
             raise refused

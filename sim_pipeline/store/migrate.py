@@ -7,10 +7,6 @@ from alembic.config import Config
 
 from sim_pipeline.store.postgres import Postgres
 
-# The advisory lock that a process takes before it migrates. Any number will do, as long as all of
-# them take the same one.
-MIGRATION_LOCK = 7_310_585_233_921
-
 _ROOT = Path(__file__).parents[2]
 MIGRATIONS = _ROOT / "migrations"
 

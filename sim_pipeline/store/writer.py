@@ -244,6 +244,10 @@ class SliceWriter:
 
     def _open(self, kind: type[_Plain | _Bulk]) -> _Connection:
         connection = kind(self._postgres)
-        for statement in _SESSION:
-            connection.execute(statement)
+        try:
+            for statement in _SESSION:
+                connection.execute(statement)
+        except BaseException:
+            connection.close()
+            raise
         return connection

@@ -1,5 +1,6 @@
 """Nothing lost, and nothing doubled without need: through a bad line to a real node."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -254,6 +255,20 @@ def test_a_broker_that_confirms_nothing_is_given_up_in_time(
         assert info.value.retryable
         wait_until(lambda: proxy.open_connections == 0)
         publisher.publish(messages(1))
+
+
+def test_a_source_that_is_slower_than_the_confirm_timeout_is_waited_for(
+    config: BrokerConfig, queue: Queue
+) -> None:
+    def source() -> Iterator[OutgoingMessage]:
+        for message in messages(3):
+            time.sleep(0.1)
+            yield message
+
+    with Publisher(replace(config, confirm_timeout=0.05)) as publisher:
+        publisher.publish(source())
+
+    assert queue.count() == 3
 
 
 def test_two_threads_at_a_time_are_refused(

@@ -4,10 +4,11 @@ import logging
 import socket
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
+from pika.exceptions import ChannelClosedByBroker
 
 from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.broker.errors import (
@@ -15,7 +16,14 @@ from sim_pipeline.broker.errors import (
     BrokerError,
     BrokerUnreachableError,
     LoginRefusedError,
+    QueueDownError,
     QueueUnavailableError,
+)
+from sim_pipeline.broker.refusals import (
+    NOT_FOUND,
+    PRECONDITION_FAILED,
+    queue_error,
+    size_limit,
 )
 from sim_pipeline.service.ports import free_port
 from sim_pipeline.service.rabbitmq import LocalRabbitMQ
@@ -93,7 +101,7 @@ def test_a_peer_that_hangs_up(config: BrokerConfig, proxy: TcpProxy) -> None:
 
 
 def test_a_connection_lost_anywhere_on_the_way_in_is_tried_again(
-    config: BrokerConfig, proxy: TcpProxy, queue: Queue
+    config: BrokerConfig, proxy: TcpProxy, queue: Queue, caplog: pytest.LogCaptureFixture
 ) -> None:
     queue.declare()
     sizes: list[int] = []
@@ -111,10 +119,12 @@ def test_a_connection_lost_anywhere_on_the_way_in_is_tried_again(
         for count in (sum(steps[:number]) + steps[number] // 2, sum(steps[: number + 1])):
             accepted = proxy.accepted
             proxy.reset_after(count, Direction.TO_CLIENT)
-            publish(config, messages(1))
+            publish(replace(config, connect_timeout=2.0), messages(1))
             assert proxy.accepted == accepted + 2, f"cut after {count} bytes of {steps}"
 
     assert queue.count() == 13
+    # Found out, not waited for.
+    assert "within" not in caplog.text
 
 
 def test_a_name_without_an_address(config: BrokerConfig) -> None:
@@ -194,3 +204,54 @@ def test_a_user_who_may_not_publish(
         AccessRefusedError,
         f"user '{restricted}' may not publish",
     )
+
+
+@pytest.fixture
+def vhost_limits(rabbitmq_server: LocalRabbitMQ) -> Iterator[Callable[[str], object]]:
+    """Sets limits of the virtual host, as JSON, for a test."""
+    arguments = "-p", rabbitmq_server.vhost
+    yield lambda limits: rabbitmq_server.ctl("set_vhost_limits", *arguments, limits)
+    rabbitmq_server.ctl("clear_vhost_limits", *arguments)
+
+
+@pytest.mark.usefixtures("queue")
+def test_too_many_connections_pass(
+    config: BrokerConfig, vhost_limits: Callable[[str], object]
+) -> None:
+    vhost_limits('{"max-connections": 0}')
+
+    with pytest.raises(BrokerUnreachableError, match=r"connection limit \(0\) is reached"):
+        publish(config, messages(1))
+
+
+def test_too_many_queues(
+    config: BrokerConfig, proxy: TcpProxy, vhost_limits: Callable[[str], object]
+) -> None:
+    vhost_limits('{"max-queues": 0}')
+
+    refused_at_once(config, proxy, QueueUnavailableError, "queue limit in vhost '/'.*is reached")
+
+
+# What RabbitMQ says of a queue whose node is down, which takes more than one node to see.
+@pytest.mark.parametrize(
+    "words",
+    [
+        "NOT_FOUND - home node 'r@b' of durable queue 'q' in vhost '/' is down or inaccessible",
+        "NOT_FOUND - queue 'q' in vhost '/' process is stopped by supervisor",
+        "NOT_FOUND - queue 'q' in vhost '/' has crashed and failed to restart",
+    ],
+)
+def test_a_queue_that_is_down_will_be_back(config: BrokerConfig, words: str) -> None:
+    error = queue_error(config, ChannelClosedByBroker(NOT_FOUND, words))
+
+    assert isinstance(error, QueueDownError)
+    assert error.retryable
+    assert words in str(error)
+
+
+@pytest.mark.parametrize("words", ["configured max size", "max size"])
+def test_the_size_limit_is_read_from_both_wordings(words: str) -> None:
+    text = f"PRECONDITION_FAILED - message size 134217729 is larger than {words} 134217728"
+
+    assert size_limit(ChannelClosedByBroker(PRECONDITION_FAILED, text)) == 134217728
+    assert size_limit(ChannelClosedByBroker(PRECONDITION_FAILED, "unknown delivery tag")) is None

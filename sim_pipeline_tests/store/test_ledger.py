@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from sim_pipeline.store.ledger import Gaps, Span, claim, gaps, latest, recorded, reopen
 from sim_pipeline.store.postgres import Postgres
+from sim_pipeline.store.slices import Slice
 from sim_pipeline_tests.store.windows import (
     FIRST,
     HOUR,
@@ -107,7 +108,7 @@ def test_any_name_is_found(postgres: Postgres) -> None:
         others = tuple(other for other in AWKWARD if other != name)
         busy = (Span(others, START, START + 2 * HOUR),)
         assert found_gaps(postgres, windows, llm_names=AWKWARD, busy=busy) == gap
-        with claim(postgres, span, 10) as claimed:
+        with claim(postgres.engine, span, 10) as claimed:
             assert [entry.llm_name for entry in claimed.pending] == [name] * 2
             claimed.mark_published([entry.message_id for entry in claimed.pending])
         assert reopened(postgres, span) == 2
@@ -241,7 +242,7 @@ def test_reopening_waits_for_a_writer_in_the_writers_order(complete: Postgres) -
 def test_a_claim_hands_out_the_oldest_first_with_their_values(postgres: Postgres) -> None:
     part = slice_of(MODELS, labels(3))
     store(postgres, part)
-    with claim(postgres, SPAN, 4) as claimed:
+    with claim(postgres.engine, SPAN, 4) as claimed:
         pending = claimed.pending
     assert [(entry.timestamp, entry.llm_name) for entry in pending] == [
         (label, name) for label in labels(2) for name in MODELS
@@ -260,7 +261,7 @@ def test_values_are_in_the_order_of_the_metrics_whatever_that_of_the_ids(
     store(postgres, part)
     execute(postgres, "DELETE FROM simulation_results WHERE metric IN ('TTFT', 'e2e_latency')")
     store(postgres, part)
-    with claim(postgres, SPAN, 10) as claimed:
+    with claim(postgres.engine, SPAN, 10) as claimed:
         values = {(entry.llm_name, entry.timestamp): entry.values for entry in claimed.pending}
     expected = iter(consistent_values(4))
     for name in MODELS:
@@ -268,11 +269,23 @@ def test_values_are_in_the_order_of_the_metrics_whatever_that_of_the_ids(
             assert np.array_equal(values[name, label], next(expected))
 
 
+def test_values_are_claimed_bit_for_bit(postgres: Postgres) -> None:
+    values = np.array([[
+        [5e-324, 2.2250738585072014e-308, 1.7976931348623157e308, 1e22],
+        [0.1, 1 / 3, np.nextafter(1, 2), 123456789012345680],
+        [0.0, 5.0, -1e-308, np.pi],
+        [np.inf, -np.inf, np.nan, 1e-7],
+    ]])  # fmt: skip
+    store(postgres, Slice(["a"], [START], [uuid4()], values))
+    with claim(postgres.engine, Span(("a",), START, START + HOUR), 1) as claimed:
+        assert claimed.pending[0].values.tobytes() == values.tobytes()
+
+
 def test_windows_may_differ_in_their_number_of_points(postgres: Postgres) -> None:
     sizes = (3, 1, 1000)
     for label, points in zip(labels(3), sizes, strict=True):
         store(postgres, slice_of(["a"], [label], points=points))
-    with claim(postgres, Span(("a",), START, START + 9 * HOUR), 10) as claimed:
+    with claim(postgres.engine, Span(("a",), START, START + 9 * HOUR), 10) as claimed:
         for entry, points in zip(claimed.pending, sizes, strict=True):
             assert np.array_equal(entry.values, consistent_values(1, points)[0])
 
@@ -283,7 +296,7 @@ def test_metrics_of_different_lengths_are_not_handed_out(postgres: Postgres) -> 
     reason = r"a 2026-11-24T00:00:00\+00:00: .*\[5, 1, 5, 5\] values"
     with (
         pytest.raises(ValueError, match=reason),
-        claim(postgres, Span(("a",), START, START + HOUR), 1),
+        claim(postgres.engine, Span(("a",), START, START + HOUR), 1),
     ):
         pass
     assert len(pending_entries(postgres)) == 1
@@ -291,17 +304,17 @@ def test_metrics_of_different_lengths_are_not_handed_out(postgres: Postgres) -> 
 
 def test_a_claim_stays_inside_its_span(postgres: Postgres) -> None:
     store(postgres, slice_of((*MODELS, "another"), labels(4)))
-    with claim(postgres, Span(MODELS, START + HOUR, START + 3 * HOUR), 100) as claimed:
+    with claim(postgres.engine, Span(MODELS, START + HOUR, START + 3 * HOUR), 100) as claimed:
         assert {entry.llm_name for entry in claimed.pending} == set(MODELS)
         assert {entry.timestamp for entry in claimed.pending} == set(labels(4)[1:3])
-    with claim(postgres, Span((), START, START + HOUR), 100) as claimed:
+    with claim(postgres.engine, Span((), START, START + HOUR), 100) as claimed:
         assert claimed.pending == []
 
 
 def test_what_is_marked_is_published_and_the_rest_stays_pending(postgres: Postgres) -> None:
     store(postgres, slice_of(MODELS, labels(3)))
     before = datetime.now(UTC)
-    with claim(postgres, SPAN, 4) as claimed:
+    with claim(postgres.engine, SPAN, 4) as claimed:
         sent = claimed.pending[1:3]
         claimed.mark_published([entry.message_id for entry in sent])
         claimed.mark_published([])
@@ -311,23 +324,23 @@ def test_what_is_marked_is_published_and_the_rest_stays_pending(postgres: Postgr
     )
     ((at,),) = fetch(postgres, "SELECT max(published_at) FROM deliveries")
     assert before - timedelta(seconds=5) < at
-    with claim(postgres, SPAN, 10) as claimed:
+    with claim(postgres.engine, SPAN, 10) as claimed:
         assert len(claimed.pending) == 4
 
 
 def test_what_is_marked_is_kept_when_the_body_raises(postgres: Postgres) -> None:
     store(postgres, slice_of(MODELS, labels(3)))
-    with pytest.raises(KeyboardInterrupt), claim(postgres, SPAN, 4) as claimed:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), claim(postgres.engine, SPAN, 4) as claimed:  # noqa: PT012
         claimed.mark_published([claimed.pending[0].message_id])
         raise KeyboardInterrupt
     assert len(pending_entries(postgres)) == 5
-    with claim(postgres, SPAN, 10) as claimed:
+    with claim(postgres.engine, SPAN, 10) as claimed:
         assert len(claimed.pending) == 5
 
 
 def test_two_claims_at_once_share_no_entry(postgres: Postgres) -> None:
     store(postgres, slice_of(MODELS, labels(3)))
-    with claim(postgres, SPAN, 4) as one, claim(postgres, SPAN, 4) as two:
+    with claim(postgres.engine, SPAN, 4) as one, claim(postgres.engine, SPAN, 4) as two:
         ids = {entry.message_id for entry in one.pending}
         others = {entry.message_id for entry in two.pending}
         assert len(ids) == 4
@@ -345,7 +358,7 @@ def test_many_claims_at_once_send_each_entry_once(postgres: Postgres) -> None:
     def send_all() -> list[UUID]:
         sent: list[UUID] = []
         while True:
-            with claim(postgres, span, 25) as claimed:
+            with claim(postgres.engine, span, 25) as claimed:
                 if not claimed.pending:
                     return sent
                 ids = [entry.message_id for entry in claimed.pending]
@@ -369,18 +382,19 @@ def test_a_window_that_lacks_rows_is_passed_over_and_keeps_none_from_being_sent(
         "DELETE FROM simulation_results WHERE \"timestamp\" = :t AND metric = 'RPS'",
         t=START + 4 * HOUR,
     )
-    with claim(postgres, Span(("a",), START, START + 9 * HOUR), 2) as claimed:
+    with claim(postgres.engine, Span(("a",), START, START + 9 * HOUR), 2) as claimed:
         assert [entry.timestamp for entry in claimed.pending] == [labels(6)[3], labels(6)[5]]
+    assert len(pending_entries(postgres)) == 6
 
 
-# Whoever reads the rows waits, in the midst of it, until nobody holds the advisory lock 1.
+# Whoever reads the ledger waits, in the midst of it, until nobody holds the advisory lock 1.
 GATE = (
-    "ALTER TABLE simulation_results RENAME TO rows_behind_the_gate",
+    "ALTER TABLE deliveries RENAME TO entries_behind_the_gate",
     """
     CREATE FUNCTION gate() RETURNS boolean LANGUAGE plpgsql AS
     'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN true; END'
     """,
-    "CREATE VIEW simulation_results AS SELECT * FROM rows_behind_the_gate WHERE gate()",
+    "CREATE VIEW deliveries AS SELECT * FROM entries_behind_the_gate WHERE gate()",
 )
 
 
@@ -392,7 +406,7 @@ def test_an_id_is_claimed_with_the_values_that_were_stored_under_it(postgres: Po
     other = uuid4()
 
     def claim_one() -> tuple[UUID, list[list[float]]]:
-        with claim(postgres, Span(("a",), START, START + HOUR), 1) as claimed:
+        with claim(postgres.engine, Span(("a",), START, START + HOUR), 1) as claimed:
             (entry,) = claimed.pending
             return entry.message_id, entry.values.tolist()
 
@@ -401,9 +415,10 @@ def test_an_id_is_claimed_with_the_values_that_were_stored_under_it(postgres: Po
         claiming = threads.submit(claim_one)
         until(lambda: len(sessions_waiting(postgres)) == 1)
         writer.execute(
-            sa.text("UPDATE deliveries SET message_id = CAST(:id AS uuid)"), {"id": str(other)}
+            sa.text("UPDATE entries_behind_the_gate SET message_id = CAST(:id AS uuid)"),
+            {"id": str(other)},
         )
-        writer.execute(sa.text("UPDATE rows_behind_the_gate SET \"values\" = '{1, 2}'"))
+        writer.execute(sa.text("UPDATE simulation_results SET \"values\" = '{1, 2}'"))
         writer.commit()
         assert claiming.result() == (other, [[1, 2]] * 4)
 
@@ -412,7 +427,7 @@ def test_a_writer_waits_until_a_claim_is_done(postgres: Postgres) -> None:
     store(postgres, slice_of(["a"], labels(2)))
     new = slice_of(["a"], labels(2), version="new", seed=1)
     with ThreadPoolExecutor() as threads:
-        with claim(postgres, Span(("a",), START, START + HOUR), 1) as claimed:
+        with claim(postgres.engine, Span(("a",), START, START + HOUR), 1) as claimed:
             writing = threads.submit(store, postgres, new)
             until(lambda: len(sessions_waiting(postgres)) == 1)
             claimed.mark_published([claimed.pending[0].message_id])
@@ -425,7 +440,7 @@ def test_a_connection_lost_during_a_claim_is_told_and_leaves_all_pending(
     postgres: Postgres,
 ) -> None:
     store(postgres, slice_of(MODELS, labels(3)))
-    with pytest.raises(OperationalError), claim(postgres, SPAN, 4) as claimed:  # noqa: PT012
+    with pytest.raises(OperationalError), claim(postgres.engine, SPAN, 4) as claimed:  # noqa: PT012
         claimed.mark_published([claimed.pending[0].message_id])
         execute(
             postgres,
@@ -437,7 +452,7 @@ def test_a_connection_lost_during_a_claim_is_told_and_leaves_all_pending(
 
 def test_a_connection_lost_before_marking_is_told(postgres: Postgres) -> None:
     store(postgres, slice_of(MODELS, labels(3)))
-    with pytest.raises(OperationalError), claim(postgres, SPAN, 4) as claimed:  # noqa: PT012
+    with pytest.raises(OperationalError), claim(postgres.engine, SPAN, 4) as claimed:  # noqa: PT012
         execute(
             postgres,
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -450,8 +465,8 @@ def test_a_connection_lost_before_marking_is_told(postgres: Postgres) -> None:
 def test_a_claim_that_stays_idle_is_ended_by_the_server(postgres: Postgres) -> None:
     """So that a machine which vanished does not keep its entries locked for hours."""
     store(postgres, slice_of(["a"], labels(1)))
-    with claim(postgres, Span(("a",), START, START + HOUR), 1) as claimed:
-        setting = claimed._connection.execute(  # noqa: SLF001 - the setting is its own
-            sa.text("SELECT current_setting('idle_in_transaction_session_timeout')")
-        )
-        assert setting.scalar() == "10min"
+    with (
+        claim(postgres.engine, Span(("a",), START, START + HOUR), 1) as claimed,
+    ):
+        setting = sa.text("SELECT current_setting('idle_in_transaction_session_timeout')")
+        assert claimed._connection.execute(setting).scalar() == "10min"  # noqa: SLF001
