@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Self
 
 from psycopg2.extras import execute_values
 
@@ -102,34 +103,58 @@ FEW_VALUES = 5_000
 _PAGE = 1_000
 
 
-class _Connection(Protocol):
+class _Session(ABC):
     """A connection with the stages in it, whose transaction is open."""
 
-    def stage(self, part: Slice) -> None: ...
-    def execute(self, statement: str) -> None: ...
-    def scalar(self, statement: str) -> Any: ...
-    def commit(self) -> None: ...
-    def close(self) -> None: ...
+    def __init__(self, connection: Any) -> None:
+        """Take over a connection of Python's database API and set it up."""
+        self._connection = connection
+        self._cursor = connection.cursor()
+        try:
+            for statement in _SESSION:
+                self.execute(statement)
+        except BaseException:
+            self.close()
+            raise
+
+    @abstractmethod
+    def stage(self, part: Slice) -> None:
+        """Put a slice into the stages."""
+
+    def execute(self, statement: str) -> None:
+        self._cursor.execute(statement)
+
+    def scalar(self, statement: str) -> Any:
+        self._cursor.execute(statement)
+        return self._cursor.fetchall()[0][0]
+
+    def commit(self) -> None:
+        self._connection.commit()
+
+    def close(self) -> None:
+        self._cursor.close()
+        self._connection.close()
 
 
-class _Plain:
+class _Plain(_Session):
     """By psycopg2: for few rows."""
 
     def __init__(self, postgres: Postgres) -> None:
-        self._connection = postgres.engine.raw_connection()
+        connection = postgres.engine.raw_connection()
         # Not back into the pool: the session is set up for this writer alone.
-        self._connection.detach()
-        self._cursor = self._connection.cursor()
+        connection.detach()
+        super().__init__(connection)
 
     def stage(self, part: Slice) -> None:
-        values = part.values.tolist()
         execute_values(
             self._cursor,
             'INSERT INTO stage_results (llm_name, metric, "values", "timestamp") VALUES %s',
             [
                 # As text: the driver would write -0.0 as a number, which has no such zero.
                 (name, metric, f"{{{','.join(map(repr, row))}}}", label)
-                for name, label, rows in zip(part.llm_names, part.timestamps, values, strict=True)
+                for name, label, rows in zip(
+                    part.llm_names, part.timestamps, part.values.tolist(), strict=True
+                )
                 for metric, row in zip(METRICS, rows, strict=True)
             ],
             template="(%s, %s, %s::double precision[], %s)",
@@ -147,26 +172,12 @@ class _Plain:
             page_size=_PAGE,
         )
 
-    def execute(self, statement: str) -> None:
-        self._cursor.execute(statement)
 
-    def scalar(self, statement: str) -> Any:
-        self._cursor.execute(statement)
-        return self._cursor.fetchall()[0][0]
-
-    def commit(self) -> None:
-        self._connection.commit()
-
-    def close(self) -> None:
-        self._connection.close()
-
-
-class _Bulk:
+class _Bulk(_Session):
     """By ADBC, whose COPY takes Arrow's tables as they are: for many rows."""
 
     def __init__(self, postgres: Postgres) -> None:
-        self._connection = postgres.bulk_connection()
-        self._cursor = self._connection.cursor()
+        super().__init__(postgres.bulk_connection())
 
     def stage(self, part: Slice) -> None:
         for name, table in (
@@ -174,20 +185,6 @@ class _Bulk:
             ("stage_deliveries", part.deliveries_table()),
         ):
             self._cursor.adbc_ingest(name, table, mode="append", temporary=True)
-
-    def execute(self, statement: str) -> None:
-        self._cursor.execute(statement)
-
-    def scalar(self, statement: str) -> Any:
-        self._cursor.execute(statement)
-        return self._cursor.fetchall()[0][0]
-
-    def commit(self) -> None:
-        self._connection.commit()
-
-    def close(self) -> None:
-        self._cursor.close()
-        self._connection.close()
 
 
 class SliceWriter:
@@ -198,7 +195,7 @@ class SliceWriter:
 
     def __init__(self, postgres: Postgres) -> None:
         self._postgres = postgres
-        self._connections: dict[type[_Connection], _Connection] = {}
+        self._sessions: dict[type[_Session], _Session] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -209,8 +206,8 @@ class SliceWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        while self._connections:
-            self._connections.popitem()[1].close()
+        while self._sessions:
+            self._sessions.popitem()[1].close()
 
     def write(self, part: Slice, *, force: bool = False) -> None:
         """Store a slice: all of it, committed, or, on an error, nothing of it.
@@ -228,26 +225,16 @@ class SliceWriter:
             adbc_driver_manager.dbapi.Error: the same for a large one.
         """
         kind = _Plain if part.values.size <= FEW_VALUES else _Bulk
-        connection = self._connections.pop(kind, None) or self._open(kind)
+        session = self._sessions.pop(kind, None) or kind(self._postgres)
         try:
-            connection.stage(part)
-            connection.execute(_ENTER)
-            if connection.scalar(_ANY_PRESENT):
-                connection.execute(_MERGE_ALL if force else _MERGE_NEEDED)
+            session.stage(part)
+            session.execute(_ENTER)
+            if session.scalar(_ANY_PRESENT):
+                session.execute(_MERGE_ALL if force else _MERGE_NEEDED)
             else:
-                connection.execute(_INSERT)
-            connection.commit()
+                session.execute(_INSERT)
+            session.commit()
         except BaseException:
-            connection.close()
+            session.close()
             raise
-        self._connections[kind] = connection
-
-    def _open(self, kind: type[_Plain | _Bulk]) -> _Connection:
-        connection = kind(self._postgres)
-        try:
-            for statement in _SESSION:
-                connection.execute(statement)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        self._sessions[kind] = session
