@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from sim_pipeline.assets.frames import MetricFrames
+from sim_pipeline.partitions import days_and_models
 from sim_pipeline.resources import ResultsDatabase
 from sim_pipeline.store.slices import read_frame
 from sim_pipeline.store.writer import SliceWriter
@@ -44,11 +45,10 @@ class FramesIOManager(dg.ConfigurableIOManager):
 
     def load_input(self, context: dg.InputContext) -> "pd.DataFrame":
         """Return the stored rows of the partitions: llm_name, metric, values, timestamp."""
-        keys = [key.split("|", 1) for key in context.asset_partition_keys]
-        days = sorted(day for day, _ in keys)
+        days, llm_names = days_and_models(context.asset_partition_keys)
         return read_frame(
             self.results.postgres.engine,
-            llm_names=tuple(dict.fromkeys(llm_name for _, llm_name in keys)),
-            first_day=days[0],
-            last_day=days[-1],
+            llm_names=llm_names,
+            first_day=days[0].isoformat(),
+            last_day=days[-1].isoformat(),
         )

@@ -49,6 +49,13 @@ def range_tags(llm_names: Sequence[str], first_day: date, last_day: date) -> dic
     }
 
 
+def days_and_models(partition_keys: Sequence[str]) -> tuple[list[date], tuple[str, ...]]:
+    """Return the days, ascending, and the models, as they come, of the keys of one run."""
+    keys = [key.split("|", 1) for key in partition_keys]
+    days = sorted({date.fromisoformat(day) for day, _ in keys})
+    return days, tuple(dict.fromkeys(llm_name for _, llm_name in keys))
+
+
 def models_in_range(tags: Mapping[str, str], llm_names: Sequence[str]) -> tuple[str, ...]:
     """Return the models of the rectangle that `range_tags` describe, none if one is unknown.
 
@@ -97,9 +104,7 @@ def select(
         since: the first label to take; None for all.
         until: the first label no longer to take; None for all.
     """
-    keys = [key.split("|", 1) for key in partition_keys]
-    days = sorted({date.fromisoformat(day) for day, _ in keys})
-    llm_names = tuple(dict.fromkeys(llm_name for _, llm_name in keys))
+    days, llm_names = days_and_models(partition_keys)
     start = datetime.combine(days[0], time(), UTC)
     stop = datetime.combine(days[-1], time(), UTC) + timedelta(days=1)
     windows = cadence.windows_between(

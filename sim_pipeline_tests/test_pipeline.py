@@ -321,3 +321,15 @@ def test_a_profiles_file_brings_models_and_incidents_of_ones_own(
     assert {message.body[0]["timestamp"][11:13] for message in changed} == {
         f"{hour:02}" for hour in range(12, 24)
     }
+
+
+def test_a_partitions_frame_can_be_loaded(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    run(settings, instance, key=KEY)
+    frame: Any = build_defs(settings).load_asset_value(
+        dg.AssetKey("metric_frames"), partition_key=KEY, instance=instance
+    )
+    stored = rows(postgres)
+    assert list(frame["metric"]) == [row.metric for row in stored]
+    assert [list(values) for values in frame["values"]] == [row.data for row in stored]

@@ -1,6 +1,5 @@
 """What the tests of the broker share: messages, their queue, and a wait for conditions."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -72,14 +71,6 @@ class Queue:
                 if method is None or properties is None or body is None:
                     return received
                 received.append(Received(properties, body))
-
-
-def wait_until(condition: Callable[[], bool], timeout: float = 20.0) -> None:
-    """Return once the condition holds; fail if it never does."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never came to hold"
-        time.sleep(0.01)
 
 
 def messages(count: int, body: bytes = BODY) -> list[OutgoingMessage]:

@@ -23,9 +23,9 @@ from sim_pipeline_tests.broker.harness import (
     in_background,
     messages,
     publish,
-    wait_until,
 )
 from sim_pipeline_tests.tcp_proxy import Direction, TcpProxy
+from sim_pipeline_tests.waiting import wait_until
 
 # Bytes that must be free on the broker's disk.
 USUAL, ALARMING = "50000000", str(10**15)

@@ -13,9 +13,9 @@ from sim_pipeline_tests.broker.harness import (
     in_background,
     messages,
     publish,
-    wait_until,
 )
 from sim_pipeline_tests.tcp_proxy import Direction, TcpProxy
+from sim_pipeline_tests.waiting import wait_until
 
 
 def test_a_missing_queue_is_declared_durable_and_quorum(config: BrokerConfig, queue: Queue) -> None:

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from sim_pipeline.resources import results_database
 from sim_pipeline.schedules import WINDOWS_TAG
 from sim_pipeline.service.ports import free_port
 from sim_pipeline_tests.queue_reader import drain
+from sim_pipeline_tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -93,13 +93,6 @@ class Service:
             if process.pid != os.getpid() and any(str(self.directory) in one for one in where):
                 found.append(process)
         return found
-
-
-def eventually(condition: Callable[[], bool], what: str, seconds: float = 150) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.2)
 
 
 @pytest.fixture
@@ -168,7 +161,7 @@ def test_a_service_simulates_publishes_stops_and_picks_up_where_it_was(
     ]
 
     # The first run, and that of a tick, with all that was missing since SIMULATION_START.
-    eventually(lambda: len(finished(service)) >= 2, "two runs")
+    wait_until(lambda: len(finished(service)) >= 2, "two runs", seconds=150)
     assert {run["status"] for run in finished(service)} == {"SUCCESS"}
     assert_complete(service)
     last = latest_label(service)
@@ -179,10 +172,14 @@ def test_a_service_simulates_publishes_stops_and_picks_up_where_it_was(
     assert "Published" in log
     assert "a secret" not in log + "".join(service.lines)
 
-    eventually(lambda: datetime.now(UTC) > last + 5 * INTERVAL, "three windows to pass")
+    wait_until(
+        lambda: datetime.now(UTC) > last + 5 * INTERVAL, "three windows to pass", seconds=150
+    )
     service = start()
     service.read_until("Ready.")
-    eventually(lambda: latest_label(service) >= last + 3 * INTERVAL, "the gap to close")
+    wait_until(
+        lambda: latest_label(service) >= last + 3 * INTERVAL, "the gap to close", seconds=150
+    )
     assert (last + INTERVAL).isoformat().replace("+00:00", "Z") in {
         tag["value"].split("/")[0]
         for run in service.runs()

@@ -26,8 +26,8 @@ from sim_pipeline_tests.store.windows import (
     sessions_waiting,
     slice_of,
     store,
-    until,
 )
+from sim_pipeline_tests.waiting import wait_until
 
 MODELS = ("GPT-4o", "Llama-3.1-8B")
 AWKWARD = (
@@ -233,7 +233,7 @@ def test_reopening_waits_for_a_writer_in_the_writers_order(complete: Postgres) -
             {"t": START},
         )
         opening = threads.submit(reopened, complete, SPAN)
-        until(lambda: len(sessions_waiting(complete)) == 1)
+        wait_until(lambda: len(sessions_waiting(complete)) == 1)
         other.execute(sa.text("SELECT FROM deliveries FOR UPDATE NOWAIT"))
         other.rollback()
         assert opening.result() == 8
@@ -413,7 +413,7 @@ def test_an_id_is_claimed_with_the_values_that_were_stored_under_it(postgres: Po
     with ThreadPoolExecutor() as threads, postgres.engine.connect() as writer:
         writer.execute(sa.text("SELECT pg_advisory_xact_lock(1)"))
         claiming = threads.submit(claim_one)
-        until(lambda: len(sessions_waiting(postgres)) == 1)
+        wait_until(lambda: len(sessions_waiting(postgres)) == 1)
         writer.execute(
             sa.text("UPDATE entries_behind_the_gate SET message_id = CAST(:id AS uuid)"),
             {"id": str(other)},
@@ -429,7 +429,7 @@ def test_a_writer_waits_until_a_claim_is_done(postgres: Postgres) -> None:
     with ThreadPoolExecutor() as threads:
         with claim(postgres.engine, Span(("a",), START, START + HOUR), 1) as claimed:
             writing = threads.submit(store, postgres, new)
-            until(lambda: len(sessions_waiting(postgres)) == 1)
+            wait_until(lambda: len(sessions_waiting(postgres)) == 1)
             claimed.mark_published([claimed.pending[0].message_id])
         writing.result()
     assert [entry[2] for entry in ledger_entries(postgres)] == list(new.deliveries["message_id"])

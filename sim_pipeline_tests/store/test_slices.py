@@ -32,8 +32,8 @@ from sim_pipeline_tests.store.windows import (
     slice_of,
     store,
     stored_rows,
-    until,
 )
+from sim_pipeline_tests.waiting import wait_until
 
 MODELS = ("GPT-4o", "Llama-3.1-8B")
 REFUSED = (PlainError, BulkError)
@@ -321,7 +321,7 @@ def test_a_connection_cut_midway_leaves_nothing(postgres: Postgres, obstacle: st
     with SliceWriter(postgres) as writer, ThreadPoolExecutor() as threads:
         with uncommitted(postgres, obstacle) as other:
             writing = threads.submit(writer.write, part)
-            until(lambda: len(sessions_waiting(postgres)) == 1)
+            wait_until(lambda: len(sessions_waiting(postgres)) == 1)
             (pid,) = sessions_waiting(postgres)
             other.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
             with pytest.raises(REFUSED, match="terminat"):
@@ -342,7 +342,7 @@ def test_two_writers_of_one_slice_store_it_once(postgres: Postgres, *, force: bo
         # Neither gets past the entry that stands in the way: both have begun when it goes.
         with uncommitted(postgres, ENTRY_IN_THE_WAY):
             writers = [threads.submit(store, postgres, part, force=force) for _ in range(2)]
-            until(lambda: len(sessions_waiting(postgres)) == 2)
+            wait_until(lambda: len(sessions_waiting(postgres)) == 2)
         for writer in writers:
             writer.result()
     assert last_id_drawn(postgres) == number_of_rows(postgres) == 24
@@ -354,7 +354,7 @@ def test_of_two_writers_with_different_ids_one_wins_whole(postgres: Postgres) ->
     with ThreadPoolExecutor() as threads:
         with uncommitted(postgres, ENTRY_IN_THE_WAY):
             writers = [threads.submit(store, postgres, part) for part in parts]
-            until(lambda: len(sessions_waiting(postgres)) == 2)
+            wait_until(lambda: len(sessions_waiting(postgres)) == 2)
         for writer in writers:
             writer.result()
     ids = {row[2] for row in ledger_entries(postgres)}

@@ -1,7 +1,6 @@
 """Windows to store, and what the database then holds of them."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -119,11 +118,3 @@ def sessions_waiting(postgres: Postgres) -> list[int]:
             " WHERE datname = current_database() AND wait_event_type = 'Lock' ORDER BY pid"
         )
         return [pid for (pid,) in cursor.fetchall()]
-
-
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait for something that is about to be."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.01)
