@@ -1,0 +1,1 @@
+"""The whole feed under faults: real servers, real processes, killed and cut at random moments."""
