@@ -6,10 +6,10 @@ LOCK ?= dev
 STAMP := $(VENV)/.installed-$(LOCK)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test migrate migrations lint plots lock
+.PHONY: help install run test test-faults migrate migrations lint plots lock
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Make .venv with the locked dependencies
 	@:
@@ -30,6 +30,9 @@ run: ## Run the whole service until Ctrl-C: servers, UI, daemon, schedule
 
 test: install ## Run the tests against a PostgreSQL and a RabbitMQ of their own
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-faults: install ## Kill and cut at random moments, and see nothing lost: FAULT_ROUNDS=100
+	@FAULT_ROUNDS=$${FAULT_ROUNDS:-20} $(BIN)/python -m pytest sim_pipeline_tests/faults $(ARGS)
 
 migrate: install ## Bring the results database to this version's schema
 	@$(BIN)/python -m sim_pipeline migrate

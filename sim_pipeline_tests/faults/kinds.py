@@ -4,40 +4,101 @@ A fault that a supervisor would answer by a restart (of the service, of a server
 restart.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from random import Random
+from threading import Event
 from typing import Final
 
 import psutil
 
 from sim_pipeline.service.server import LocalServer
 from sim_pipeline_tests.faults.site import Site, pause
-from sim_pipeline_tests.tcp_proxy import Direction, TcpProxy
+from sim_pipeline_tests.tcp_proxy import Direction, Tap, TcpProxy
 
 Fault = Callable[[Site, Random], None]
 
-# A run of a tick, from the start of its process to its end, takes about so long.
-_RUN_SECONDS: Final = 5.0
-# What goes through the proxies in a tick's run: the rows and messages of a minute.
-_BYTES_OF_A_RUN: Final = 1_500_000
-_BYTES_OF_CONFIRMS: Final = 2_000
+# To the next tick, at the most, and some to spare for it to launch a run.
+_TICK_SECONDS: Final = 90.0
+# A run of a tick takes so long, after its process has got ready, which takes longer.
+_RUN_SECONDS: Final = 3.0
+_READY_SECONDS: Final = 10.0
+# What a tick's run gives the proxies to carry, roughly: the rows and then the messages of a minute.
+_BYTES_OF_ROWS: Final = range(900_000)
+_BYTES_OF_MESSAGES: Final = range(1_500_000)
+# Once a publisher has sent so much it is in the midst of its messages, and what the broker answers
+# from then on are confirms.
+_BYTES_SENT: Final = 50_000
+_BYTES_OF_CONFIRMS: Final = range(100)
 # Lower and higher than what any disk has free.
 _USUAL_FREE, _ALARMING_FREE = "50MB", "1000000GB"
 
 
 def _in_a_run(site: Site, draw: Random) -> None:
-    """Wait for a run, and for a moment of it or soon after."""
-    site.await_worker()
-    pause(draw.uniform(0, _RUN_SECONDS))
+    """Wait for a run, and for a moment of it: while it gets ready, or while it works."""
+    site.await_worker(_TICK_SECONDS)
+    if draw.random() < 0.3:
+        pause(draw.uniform(0, _READY_SECONDS))
+    else:
+        site.await_started_run(_TICK_SECONDS)
+        pause(draw.uniform(0, _RUN_SECONDS))
 
 
 def kill_run_worker(site: Site, draw: Random) -> None:
     _in_a_run(site, draw)
+    _kill_workers(site)
+
+
+def _kill_workers(site: Site) -> None:
     for worker in site.workers():
-        try:
+        with suppress(psutil.NoSuchProcess):
             worker.kill()
-        except psutil.NoSuchProcess:
-            continue
+
+
+def kill_run_worker_amid_confirms(site: Site, draw: Random) -> None:
+    left, confirming, killed = draw.randrange(3), Event(), Event()
+
+    def hold_a_confirm(way: Direction, _: bytes) -> None:
+        nonlocal left
+        if way is Direction.TO_CLIENT and publishing.is_set():
+            left -= 1
+            if left < 0:
+                confirming.set()
+                killed.wait(_RUN_SECONDS)
+
+    with _publishing(site, hold_a_confirm) as publishing:
+        confirming.wait(_TICK_SECONDS)
+        _kill_workers(site)
+        killed.set()
+
+
+def reset_amid_confirms(site: Site, draw: Random) -> None:
+    with _publishing(site) as publishing:
+        publishing.wait(_TICK_SECONDS)
+        site.to_rabbitmq.reset_after(draw.choice(_BYTES_OF_CONFIRMS), Direction.TO_CLIENT)
+        pause(_RUN_SECONDS)
+    site.to_rabbitmq.heal()
+
+
+@contextmanager
+def _publishing(site: Site, then: Tap | None = None) -> Iterator[Event]:
+    """Tell, by an event, when a publisher is at its messages; look at what flows from then on."""
+    sent, begun = 0, Event()
+
+    def count(way: Direction, data: bytes) -> None:
+        nonlocal sent
+        if way is Direction.TO_SERVER:
+            sent += len(data)
+            if sent > _BYTES_SENT:
+                begun.set()
+        if then is not None:
+            then(way, data)
+
+    site.to_rabbitmq.tap = count
+    try:
+        yield begun
+    finally:
+        site.to_rabbitmq.tap = None
 
 
 def kill_daemon(site: Site, draw: Random) -> None:
@@ -83,22 +144,23 @@ def restart_both_servers(site: Site, draw: Random) -> None:
         server.start()
 
 
-def _reset_after(site: Site, draw: Random, proxy: TcpProxy, way: Direction, count: int) -> None:
-    proxy.reset_after(draw.randrange(count), way)
+def _reset_after(site: Site, draw: Random, proxy: TcpProxy, way: Direction, counts: range) -> None:
+    proxy.reset_after(draw.choice(counts), way)
     _in_a_run(site, draw)
+    pause(_RUN_SECONDS)
     proxy.heal()
 
 
 def reset_amid_copy(site: Site, draw: Random) -> None:
-    _reset_after(site, draw, site.to_postgres, Direction.TO_SERVER, _BYTES_OF_A_RUN)
+    _reset_after(site, draw, site.to_postgres, Direction.TO_SERVER, _BYTES_OF_ROWS)
+
+
+def reset_amid_claim(site: Site, draw: Random) -> None:
+    _reset_after(site, draw, site.to_postgres, Direction.TO_CLIENT, _BYTES_OF_MESSAGES)
 
 
 def reset_amid_publish(site: Site, draw: Random) -> None:
-    _reset_after(site, draw, site.to_rabbitmq, Direction.TO_SERVER, _BYTES_OF_A_RUN)
-
-
-def reset_amid_confirms(site: Site, draw: Random) -> None:
-    _reset_after(site, draw, site.to_rabbitmq, Direction.TO_CLIENT, _BYTES_OF_CONFIRMS)
+    _reset_after(site, draw, site.to_rabbitmq, Direction.TO_SERVER, _BYTES_OF_MESSAGES)
 
 
 def _refuse(site: Site, draw: Random, proxy: TcpProxy) -> None:
@@ -146,27 +208,30 @@ def delay_both(site: Site, draw: Random) -> None:
 def alarm_the_brokers_disk(site: Site, draw: Random) -> None:
     pause(draw.uniform(0, 30))
     site.rabbitmq.ctl("set_disk_free_limit", _ALARMING_FREE)
-    site.await_worker()
+    site.await_worker(_TICK_SECONDS)
     pause(draw.uniform(0, 40))
     site.rabbitmq.ctl("set_disk_free_limit", _USUAL_FREE)
 
 
+# In an order in which the first few, which a short form plays, are of all sorts.
 KINDS: Final[dict[str, Fault]] = {
-    "run worker killed": kill_run_worker,
-    "daemon killed": kill_daemon,
-    "code server killed": kill_code_server,
-    "whole service killed": kill_service,
+    "worker killed amid confirms": kill_run_worker_amid_confirms,
     "PostgreSQL killed": kill_postgres,
     "RabbitMQ killed": kill_rabbitmq,
-    "both servers killed": kill_both_servers,
-    "both servers restarted": restart_both_servers,
+    "daemon killed": kill_daemon,
     "reset amid COPY": reset_amid_copy,
     "reset amid publish": reset_amid_publish,
+    "run worker killed": kill_run_worker,
+    "code server killed": kill_code_server,
+    "disk alarm": alarm_the_brokers_disk,
+    "whole service killed": kill_service,
+    "reset amid claim": reset_amid_claim,
     "reset amid confirms": reset_amid_confirms,
+    "both servers killed": kill_both_servers,
+    "both servers restarted": restart_both_servers,
     "PostgreSQL refuses": refuse_at_postgres,
     "RabbitMQ refuses": refuse_at_rabbitmq,
     "PostgreSQL half-open": half_open_to_postgres,
     "RabbitMQ half-open": half_open_to_rabbitmq,
     "delay on both": delay_both,
-    "disk alarm": alarm_the_brokers_disk,
 }

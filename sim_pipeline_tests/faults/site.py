@@ -186,9 +186,17 @@ class Site:
             if any("spawn_main" in word for word in _command(worker)) and is_alive(worker)
         ]
 
-    def await_worker(self, seconds: float = 90) -> None:
+    def await_worker(self, seconds: float) -> None:
         """Wait until a run begins."""
         wait_until(lambda: bool(self.workers()), "a run to begin", seconds)
+
+    def await_started_run(self, seconds: float) -> None:
+        """Wait until a run is at its steps."""
+        wait_until(
+            lambda: self._count("SELECT count(*) FROM runs WHERE status = 'STARTED'") > 0,
+            "a run to start",
+            seconds,
+        )
 
     def crash(self, server: LocalServer) -> None:
         """SIGKILL all processes of a server."""
