@@ -7,7 +7,7 @@ What belongs here: a variable's name, its default, what is allowed. Nothing else
 
 import os
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -186,6 +186,14 @@ class Settings(BaseSettings):
     catch_up_hours: Annotated[int, Field(ge=0, le=8760)] = _setting(
         24, "a whole number of hours, 0 to 8760"
     )
+    event_retention_days: Annotated[int, Field(ge=0, le=3650)] = _setting(
+        30, "a whole number of days, 0 (keep all) to 3650"
+    )
+    results_retention_days: Annotated[int, Field(ge=0, le=3650)] = _setting(
+        0,
+        "a whole number of days to 3650, longer than CATCH_UP_HOURS and three times"
+        " SIMULATION_INTERVAL together, or 0 (keep all)",
+    )
 
     log_file: Annotated[Path, AfterValidator(_writable)] = _setting(
         Path("logs/sim_pipeline.log"), "a file that can be written"
@@ -211,6 +219,22 @@ class Settings(BaseSettings):
     def _two_databases(cls, value: str, info: ValidationInfo) -> str:
         if value == info.data.get("postgres_db"):
             raise ValueError("is POSTGRES_DB as well")
+        return value
+
+    @field_validator("results_retention_days", mode="after")
+    @classmethod
+    def _nothing_that_a_tick_asks_for(cls, value: int, info: ValidationInfo) -> int:
+        """Keep what the schedule would find missing, and have simulated and sent again.
+
+        A tick, which may be late by an interval, looks as far back as CATCH_UP_HOURS and always
+        for the latest window that has ended; that window began up to two intervals before.
+        """
+        if value and {"catch_up_hours", "simulation_interval"} <= info.data.keys():
+            needed = timedelta(
+                hours=info.data["catch_up_hours"], seconds=3 * info.data["simulation_interval"]
+            )
+            if timedelta(days=value) <= needed:
+                raise ValueError(f"a tick may ask for windows up to {needed} old")
         return value
 
     def environment(self) -> dict[str, str]:

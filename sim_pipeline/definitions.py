@@ -14,6 +14,7 @@ from sim_pipeline.io_manager import FramesIOManager
 from sim_pipeline.jobs import build_simulation_job
 from sim_pipeline.partitions import build_partitions
 from sim_pipeline.resources import Broker, ResultsDatabase, RunScope, SimulationInputs
+from sim_pipeline.retention import build_retention_job, build_retention_schedule
 from sim_pipeline.schedules import build_simulation_schedule
 
 
@@ -28,6 +29,8 @@ def build_defs(settings: Settings) -> dg.Definitions:
     metric_frames = build_metric_frames(partitions_def, backfill_policy)
     benchmark_feed = build_benchmark_feed(metric_frames, partitions_def, backfill_policy)
     job = build_simulation_job(metric_frames, benchmark_feed)
+    event_days, results_days = settings.event_retention_days, settings.results_retention_days
+    retention = build_retention_job(event_days=event_days, results_days=results_days)
     results = ResultsDatabase(
         host=settings.postgres_host,
         port=settings.postgres_port,
@@ -40,11 +43,12 @@ def build_defs(settings: Settings) -> dg.Definitions:
     return dg.Definitions(
         assets=[metric_frames, benchmark_feed],
         asset_checks=[build_frame_checks(metric_frames)],
-        jobs=[job],
+        jobs=[job, retention],
         schedules=[
             build_simulation_schedule(
                 job, cadence, settings.llm_models, timedelta(hours=settings.catch_up_hours)
-            )
+            ),
+            build_retention_schedule(retention, running=event_days > 0 or results_days > 0),
         ],
         resources={
             "frames": FramesIOManager(results=results),

@@ -20,6 +20,8 @@ def test_defaults_are_those_of_the_documentation() -> None:
     assert settings.simulation_interval == 3600
     assert settings.simulation_start == datetime(2026, 1, 1, tzinfo=UTC)
     assert settings.catch_up_hours == 24
+    assert settings.event_retention_days == 30
+    assert settings.results_retention_days == 0
     assert settings.rabbitmq_queue == "simulation_results"
     assert settings.dagster_postgres_db == "dagster"
 
@@ -38,6 +40,12 @@ def test_defaults_are_those_of_the_documentation() -> None:
         ("RANDOM_SEED", "-1", "0 to 9223372036854775807"),
         ("RANDOM_SEED", "9223372036854775808", "0 to 9223372036854775807"),
         ("CATCH_UP_HOURS", "-1", "0 to 8760"),
+        ("EVENT_RETENTION_DAYS", "-1", "0 (keep all) to 3650"),
+        ("EVENT_RETENTION_DAYS", "3651", "0 (keep all) to 3650"),
+        ("EVENT_RETENTION_DAYS", "0.5", "0 (keep all) to 3650"),
+        ("RESULTS_RETENTION_DAYS", "-1", "or 0 (keep all)"),
+        ("RESULTS_RETENTION_DAYS", "3651", "days to 3650"),
+        ("RESULTS_RETENTION_DAYS", "1", "longer than CATCH_UP_HOURS"),
         ("POSTGRES_PORT", "65536", "1 to 65535"),
         ("POSTGRES_HOST", "", "a host name or an IP address"),
         ("POSTGRES_SSLMODE", "on", "verify-full"),
@@ -71,6 +79,30 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
     assert lines[1].startswith(f"  {variable}=")
     assert value[:20] in lines[1]
     assert allowed in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("catch_up", "interval", "shortest"),
+    [("24", "3600", 2), ("0", "1", 1), ("48", "60", 3), ("24", "604800", 23), ("21", "3600", 2)],
+)
+def test_results_are_kept_for_longer_than_a_tick_may_ask_for_them(
+    monkeypatch: pytest.MonkeyPatch, catch_up: str, interval: str, shortest: int
+) -> None:
+    monkeypatch.setenv("CATCH_UP_HOURS", catch_up)
+    monkeypatch.setenv("SIMULATION_INTERVAL", interval)
+    monkeypatch.setenv("RESULTS_RETENTION_DAYS", str(shortest))
+    assert read_settings().results_retention_days == shortest
+    if shortest > 1:
+        monkeypatch.setenv("RESULTS_RETENTION_DAYS", str(shortest - 1))
+        with pytest.raises(SettingsError, match="a tick may ask for windows up to"):
+            read_settings()
+
+
+def test_a_wrong_interval_is_not_blamed_on_the_retention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIMULATION_INTERVAL", "0")
+    monkeypatch.setenv("RESULTS_RETENTION_DAYS", "1")
+    with pytest.raises(SettingsError, match="1 setting is wrong"):
+        read_settings()
 
 
 def test_all_wrong_values_are_named_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
