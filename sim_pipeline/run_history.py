@@ -50,9 +50,10 @@ from dagster_postgres import (
     PostgresScheduleStorage,
 )
 
-_BATCH_RUNS = 100
+# What is looked at, and then removed, at once.
+BATCH_RUNS = 100
 # A run over a year of partitions has thousands of events: they go in several statements.
-_BATCH_EVENTS = 5_000
+BATCH_EVENTS = 5_000
 
 
 @dataclass(frozen=True)
@@ -173,9 +174,11 @@ class _History:
             needed = {run_id for event, run_id in of_runs if event in kept.events}
             stale = [(event, run_id) for event, run_id in of_runs if event not in kept.events]
             for run_id in set(run_ids) - needed | {run_id for _, run_id in stale}:
-                self._instance.compute_log_manager.delete_logs(prefix=[run_id])
-            for start in range(0, len(stale), _BATCH_EVENTS):
-                self._remove_events([event for event, _ in stale[start : start + _BATCH_EVENTS]])
+                # Another process may be at the same directory.
+                with suppress(FileNotFoundError):
+                    self._instance.compute_log_manager.delete_logs(prefix=[run_id])
+            for start in range(0, len(stale), BATCH_EVENTS):
+                self._remove_events([event for event, _ in stale[start : start + BATCH_EVENTS]])
             needed |= self._remove_checks(run_ids, kept.checks)
             events += len(stale)
             runs += self._remove_run_records(set(run_ids) - needed)
@@ -195,7 +198,7 @@ class _History:
                     run.update_timestamp < before.astimezone(UTC).replace(tzinfo=None),
                 )
                 .order_by(run.id)
-                .limit(_BATCH_RUNS)
+                .limit(BATCH_RUNS)
             )
             with self._runs.connect() as connection:
                 found = connection.execute(query).all()
@@ -273,10 +276,10 @@ class _History:
 
     def _without_tick(self, log_keys: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:
         """Pick the logs, named by the id of their tick, whose tick is no longer there."""
-        for start in range(0, len(log_keys), _BATCH_EVENTS):
+        for start in range(0, len(log_keys), BATCH_EVENTS):
             batch = {
                 int(key[-1]): key
-                for key in log_keys[start : start + _BATCH_EVENTS]
+                for key in log_keys[start : start + BATCH_EVENTS]
                 if key[-1].isdigit()
             }
             query = sa.select(JobTickTable.c.id).where(JobTickTable.c.id.in_(batch))

@@ -1,6 +1,5 @@
 """Old runs leave Dagster's storage, and every partition reads as it did before."""
 
-import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -11,6 +10,19 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorType,
+    TickData,
+    TickStatus,
+)
+from dagster._core.storage.compute_log_manager import ComputeIOType
 from dagster._core.storage.partition_status_cache import (
     AssetPartitionStatus,
     get_and_update_asset_status_cache_value,
@@ -18,10 +30,11 @@ from dagster._core.storage.partition_status_cache import (
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 from dagster._core.test_utils import create_run_for_test
 
+from sim_pipeline import run_history
 from sim_pipeline.run_history import RemovedHistory, remove_history
 from sim_pipeline.service.postgres import LocalPostgres
 from sim_pipeline.store.postgres import Postgres
-from sim_pipeline_tests.conftest import database_in
+from sim_pipeline_tests.dagster_storage import instance_in
 from sim_pipeline_tests.store.windows import execute, fetch, sessions_waiting
 from sim_pipeline_tests.waiting import wait_until
 
@@ -41,7 +54,7 @@ class Fails(dg.Config):
 def frames(config: Fails) -> dg.MaterializeResult[None]:
     if config.fails:
         raise ValueError("as asked for")
-    return dg.MaterializeResult(tags={"a_tag": "of its own"})
+    return dg.MaterializeResult(tags={"a_tag": "its_own"})
 
 
 @dg.asset_check(asset=FRAMES)
@@ -65,28 +78,22 @@ DEFS = dg.Definitions(
 
 
 @pytest.fixture
-def storage(postgres_server: LocalPostgres) -> Iterator[Postgres]:
-    """A database of this test's own for Dagster's storage."""
-    name = f"dagster_{uuid.uuid4().hex}"
-    postgres_server.ensure_database(name)
-    postgres = database_in(postgres_server, name)
-    yield postgres
-    postgres.engine.dispose()
+def instance_and_storage(
+    postgres_server: LocalPostgres,
+) -> Iterator[tuple[dg.DagsterInstance, Postgres]]:
+    with instance_in(postgres_server) as both:
+        yield both
 
 
 @pytest.fixture
-def instance(storage: Postgres) -> Iterator[dg.DagsterInstance]:
-    database = {
-        "hostname": storage.host,
-        "port": storage.port,
-        "username": storage.user,
-        "password": storage.password,
-        "db_name": storage.database,
-    }
-    with dg.instance_for_test(
-        overrides={"storage": {"postgres": {"postgres_db": database}}}
-    ) as instance:
-        yield instance
+def instance(instance_and_storage: tuple[dg.DagsterInstance, Postgres]) -> dg.DagsterInstance:
+    return instance_and_storage[0]
+
+
+@pytest.fixture
+def storage(instance_and_storage: tuple[dg.DagsterInstance, Postgres]) -> Postgres:
+    """The database that the instance keeps everything in."""
+    return instance_and_storage[1]
 
 
 def run(instance: dg.DagsterInstance, day: str | None = None, *, fails: bool = False) -> str:
@@ -221,7 +228,7 @@ def test_runs_that_are_not_finished_stay_whole(
 ) -> None:
     runs = []
     for status in (
-        dg.DagsterRunStatus.QUEUED,
+        dg.DagsterRunStatus.NOT_STARTED,
         dg.DagsterRunStatus.STARTED,
         dg.DagsterRunStatus.CANCELING,
     ):
@@ -235,22 +242,24 @@ def test_runs_that_are_not_finished_stay_whole(
 def test_a_second_time_nothing_is_left_to_remove(
     instance: dg.DagsterInstance, storage: Postgres
 ) -> None:
-    for day in ("monday", "monday", "tuesday"):
-        run(instance, day)
+    run(instance, "monday")
+    run(instance, "monday")
     assert remove_all(instance).runs == 1
     assert remove_all(instance) == RemovedHistory()
-    run(instance, "tuesday")
+    run(instance, "monday")
     assert remove_all(instance).runs == 1, "it was kept until another one superseded it"
-    assert len(fetch(storage, "SELECT FROM runs")) == 2
+    assert len(fetch(storage, "SELECT FROM runs")) == 1
 
 
-def test_more_runs_than_a_batch_go_in_one_call(
-    instance: dg.DagsterInstance, storage: Postgres
+def test_any_size_of_batch_removes_the_same(
+    instance: dg.DagsterInstance, storage: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for _ in range(230):
-        create_run_for_test(instance, "frames_job", status=dg.DagsterRunStatus.SUCCESS)
-    assert remove_all(instance).runs == 230
-    assert fetch(storage, "SELECT FROM runs") == []
+    monkeypatch.setattr(run_history, "BATCH_RUNS", 2)
+    monkeypatch.setattr(run_history, "BATCH_EVENTS", 3)
+    ids = [run(instance, day) for day in ("monday", "tuesday", "monday", "monday", "monday")]
+    expected = sum(traces(storage, run_id)["event_logs"] for run_id in ids) - 2
+    assert remove_all(instance) == RemovedHistory(runs=3, events=expected)
+    assert len(fetch(storage, "SELECT FROM event_logs")) == 2
 
 
 def test_a_call_that_was_cut_off_is_made_up_for_by_the_next(
@@ -281,11 +290,11 @@ def test_a_call_that_was_cut_off_is_made_up_for_by_the_next(
 def test_two_calls_at_once_remove_everything_once(
     instance: dg.DagsterInstance, storage: Postgres
 ) -> None:
-    for _ in range(12):
+    for _ in range(5):
         run(instance, "monday")
     with ThreadPoolExecutor() as threads:
         calls = [threads.submit(remove_all, instance) for _ in range(2)]
-        assert sum(call.result().runs for call in calls) == 11
+        assert sum(call.result().runs for call in calls) == 4
     assert states(instance) == {"monday": AssetPartitionStatus.MATERIALIZED}
     assert len(fetch(storage, "SELECT FROM event_logs")) == 1
 
@@ -298,7 +307,7 @@ def backfill(
             backfill_id=name,
             status=status,
             from_failure=False,
-            tags={"a_tag": "of its own"},
+            tags={"a_tag": "its_own"},
             backfill_timestamp=(datetime.now(UTC) - timedelta(hours=1)).timestamp(),
             **options,
         )
@@ -325,6 +334,49 @@ def test_a_younger_backfill_stays(instance: dg.DagsterInstance) -> None:
     backfill(instance, "done", BulkActionStatus.COMPLETED_SUCCESS)
     moment = datetime.now(UTC) - timedelta(hours=2)
     assert remove_history(instance, moment) == RemovedHistory()
+
+
+def ticked(instance: dg.DagsterInstance, schedule: str) -> tuple[int, Path]:
+    """Leave a tick of a schedule that wrote a log; return its id and where the log is."""
+    state = InstigatorState(
+        RemoteInstigatorOrigin(
+            RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("sim_pipeline"), "__repository__"),
+            schedule,
+        ),
+        InstigatorType.SCHEDULE,
+        InstigatorStatus.DECLARED_IN_CODE,
+    )
+    if instance.get_instigator_state(state.instigator_origin_id, state.selector_id) is None:
+        instance.add_instigator_state(state)
+    tick = instance.create_tick(
+        TickData(
+            state.instigator_origin_id,
+            schedule,
+            InstigatorType.SCHEDULE,
+            TickStatus.SUCCESS,
+            datetime.now(UTC).timestamp(),
+            selector_id=state.selector_id,
+        )
+    )
+    key = ["__repository__", schedule, str(tick.tick_id)]
+    with instance.compute_log_manager.open_log_stream(key, ComputeIOType.STDERR) as stream:
+        assert stream is not None
+        stream.write("a line")
+    log = Path(instance.storage_directory()).joinpath(*key[:2], f"{key[2]}.err")
+    assert log.exists()
+    return int(tick.tick_id), log
+
+
+def test_the_log_of_a_tick_goes_with_the_tick(
+    instance: dg.DagsterInstance, storage: Postgres
+) -> None:
+    gone, old_log = ticked(instance, "a_schedule")
+    _, log = ticked(instance, "a_schedule")
+    _, other = ticked(instance, "another_schedule")
+    (old_log.parent / "a_file_of_someone_else.err").touch()
+    execute(storage, "DELETE FROM job_ticks WHERE id = :id", id=gone)
+    assert remove_all(instance) == RemovedHistory(tick_logs=1)
+    assert [path.exists() for path in (old_log, log, other)] == [False, True, True]
 
 
 def test_only_postgresql_has_its_history_removed() -> None:
