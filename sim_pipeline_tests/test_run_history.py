@@ -19,6 +19,7 @@ from dagster._core.scheduler.instigation import (
     InstigatorState,
     InstigatorStatus,
     InstigatorType,
+    ScheduleInstigatorData,
     TickData,
     TickStatus,
 )
@@ -345,6 +346,7 @@ def ticked(instance: dg.DagsterInstance, schedule: str) -> tuple[int, Path]:
         ),
         InstigatorType.SCHEDULE,
         InstigatorStatus.DECLARED_IN_CODE,
+        ScheduleInstigatorData("0 * * * *"),
     )
     if instance.get_instigator_state(state.instigator_origin_id, state.selector_id) is None:
         instance.add_instigator_state(state)
@@ -355,14 +357,13 @@ def ticked(instance: dg.DagsterInstance, schedule: str) -> tuple[int, Path]:
             InstigatorType.SCHEDULE,
             TickStatus.SUCCESS,
             datetime.now(UTC).timestamp(),
+            run_ids=[],
             selector_id=state.selector_id,
         )
     )
     key = ["__repository__", schedule, str(tick.tick_id)]
-    with instance.compute_log_manager.open_log_stream(key, ComputeIOType.STDERR) as stream:
-        assert stream is not None
-        stream.write("a line")
-    log = Path(instance.storage_directory()).joinpath(*key[:2], f"{key[2]}.err")
+    with instance.compute_log_manager.open_log_stream(key, ComputeIOType.STDERR):
+        log = Path(instance.storage_directory()).joinpath(*key[:2], f"{key[2]}.err")
     assert log.exists()
     return int(tick.tick_id), log
 
