@@ -156,9 +156,10 @@ def test_a_service_simulates_publishes_stops_and_picks_up_where_it_was(
         '"__repository__", repositoryLocationName: "sim_pipeline"}) '
         "{ ... on Schedules { results { name scheduleState { status } } } } }"
     )["schedulesOrError"]["results"]
-    assert [(one["name"], one["scheduleState"]["status"]) for one in schedules] == [
-        ("simulation_schedule", "RUNNING")
-    ]
+    assert {one["name"]: one["scheduleState"]["status"] for one in schedules} == {
+        "simulation_schedule": "RUNNING",
+        "retention_schedule": "RUNNING",
+    }
 
     # The first run, and that of a tick, with all that was missing since SIMULATION_START.
     wait_until(lambda: len(finished(service)) >= 2, "two runs", seconds=150)
