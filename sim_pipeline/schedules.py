@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 import dagster as dg
 import sqlalchemy as sa
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 from sim_pipeline.cadence import Cadence
 from sim_pipeline.partitions import models_in_range, range_tags
@@ -116,6 +117,8 @@ def run_request(span: Span, cadence: Cadence) -> dg.RunRequest:
         tags={
             **range_tags(span.llm_names, first_day, last_day),
             WINDOWS_TAG: f"{_label(span.since)}/{_label(span.until)}",
+            # If its process dies the next tick makes up for it, together with what is new by then.
+            MAX_RETRIES_TAG: "0",
         },
         run_config=dg.RunConfig(
             resources={

@@ -30,12 +30,18 @@ def prepare_instance(home: Path, config: Path) -> None:
         raise ServiceError(f"Dagster's storage: {' '.join(str(error.orig).split())}") from error
 
 
-def fail_abandoned_runs() -> None:
-    """Mark as failed the runs that were under way when the service was last stopped.
+def close_abandoned_runs() -> None:
+    """Mark as ended the runs that were under way when the service was last stopped.
 
-    Their processes ended with it. What they had stored stays; the schedule makes up for the rest.
+    Their processes ended with it. What they had stored stays. A run that somebody had asked to end
+    is canceled, and that is all. The others have failed: the schedule makes up for those of its
+    own, and Dagster launches the rest anew, so that a backfill goes on by itself.
     """
     with dg.DagsterInstance.get() as instance:
         for run in instance.get_runs(dg.RunsFilter(statuses=list(IN_PROGRESS_RUN_STATUSES))):
-            instance.report_run_failed(run, "The service was stopped while this run was under way")
+            message = "The service was stopped while this run was under way"
+            if run.status is dg.DagsterRunStatus.CANCELING:
+                instance.report_run_canceled(run, message)
+            else:
+                instance.report_run_failed(run, message)
             logger.info("Run %s was under way when the service was stopped", run.run_id)

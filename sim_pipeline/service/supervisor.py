@@ -14,7 +14,7 @@ from pathlib import Path
 from sim_pipeline.config import Settings
 from sim_pipeline.resources import results_database
 from sim_pipeline.service.first_run import first_run_command
-from sim_pipeline.service.instance import fail_abandoned_runs, prepare_instance
+from sim_pipeline.service.instance import close_abandoned_runs, prepare_instance
 from sim_pipeline.service.local import local_postgres, local_rabbitmq
 from sim_pipeline.service.ports import free_port, listens, require_free
 from sim_pipeline.service.programs import Programs, StopRequest, end_marked
@@ -62,7 +62,7 @@ def serve(settings: Settings, directory: Path) -> None:
         logger.info("Migrating the databases")
         upgrade(results_database(settings))
         prepare_instance(directory / "dagster", PROJECT / "dagster.yaml")
-        fail_abandoned_runs()
+        close_abandoned_runs()
         programs = running.enter_context(Programs(directory, environment, stop))
         _start_dagster(settings, programs, environment)
         if not stop:
