@@ -5,94 +5,27 @@ console says, and which processes there are.
 """
 
 import itertools
-import json
-import os
-import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-import sqlalchemy as sa
 
-from sim_pipeline.config import Settings, read_settings
-from sim_pipeline.resources import results_database
+from sim_pipeline.config import read_settings
 from sim_pipeline.schedules import WINDOWS_TAG
 from sim_pipeline.service.ports import free_port
 from sim_pipeline_tests.queue_reader import drain
+from sim_pipeline_tests.service.whole_service import Service, start_service
 from sim_pipeline_tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(400)
 
 MODELS = ("GPT-4o", "Llama-3.1-8B")
 INTERVAL = timedelta(seconds=10)
-
-
-@dataclass
-class Service:
-    """A running service in a directory of its own."""
-
-    directory: Path
-    settings: Settings
-    process: subprocess.Popen[str]
-    lines: list[str] = field(default_factory=list)
-
-    def read_until(self, text: str) -> None:
-        """Wait for a line of the console that holds `text`; the test's time-out bounds it."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line)
-            if text in line:
-                return
-        pytest.fail(f"ended without saying {text!r}:\n{''.join(self.lines)}")
-
-    def interrupt(self) -> int:
-        """Do what Ctrl-C does; return the exit status."""
-        os.killpg(self.process.pid, signal.SIGINT)
-        assert self.process.stdout is not None
-        self.lines.extend(self.process.stdout)
-        return self.process.wait()
-
-    def query(self, statement: str) -> list[Any]:
-        engine = results_database(self.settings).engine
-        with engine.connect() as connection:
-            return list(connection.execute(sa.text(statement)))
-
-    def graphql(self, query: str) -> dict[str, Any]:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.settings.ui_port}/graphql",
-            data=json.dumps({"query": query}).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request) as response:
-            answer: dict[str, Any] = json.load(response)["data"]
-        return answer
-
-    def runs(self) -> list[dict[str, Any]]:
-        answer = self.graphql(
-            "{ runsOrError { ... on Runs { results { runId status tags { key value } } } } }"
-        )
-        results: list[dict[str, Any]] = answer["runsOrError"]["results"]
-        return results
-
-    def processes(self) -> list[psutil.Process]:
-        """Find every process that has anything of this directory in its environment or cwd."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                where = [process.cwd(), *process.cmdline(), *process.environ().values()]
-            except psutil.Error:
-                continue
-            if process.pid != os.getpid() and any(str(self.directory) in one for one in where):
-                found.append(process)
-        return found
 
 
 @pytest.fixture
@@ -127,15 +60,7 @@ def start(
     started: list[Service] = []
 
     def start() -> Service:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "sim_pipeline", "run"],
-            cwd=directory,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        service = Service(directory, read_settings(), process)
+        service = start_service(directory)
         started.append(service)
         return service
 
@@ -236,10 +161,8 @@ def test_a_port_in_use_is_one_clear_line(start: Callable[[], Service], directory
     service_port = read_settings().ui_port
     with socket.create_server(("127.0.0.1", service_port)):
         service = start()
-        assert service.process.wait() == 1
-        assert service.process.stdout is not None
-        output = service.process.stdout.read()
-    assert output.count("\n") == 1
+        assert service.wait() == 1
+    (output,) = service.lines
     assert f"port {service_port} on 127.0.0.1 is in use" in output
     assert "UI_PORT" in output
     assert not (directory / ".local" / "postgres").exists()
@@ -253,7 +176,7 @@ def test_it_ends_with_an_error_when_one_of_its_processes_dies(
     (webserver,) = [p for p in service.processes() if "dagster_webserver" in p.cmdline()]
     webserver.kill()
     service.read_until("webserver ended by itself")
-    assert service.process.wait() == 1
+    assert service.wait() == 1
     assert service.processes() == []
 
 
@@ -263,7 +186,7 @@ def test_what_a_killed_service_left_running_is_ended_by_the_next_one(
     service = start()
     service.read_until("Ready.")
     service.process.kill()
-    service.process.wait()
+    service.wait()
     assert service.processes() != []
     service = start()
     service.read_until("left over")

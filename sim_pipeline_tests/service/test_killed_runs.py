@@ -1,0 +1,282 @@
+"""Runs whose processes are killed in the middle: found, and finished, with nothing done twice.
+
+The whole service runs, with a tick's run and a backfill under way. The code server, which would
+tell of a dead process, is put out of action by the very fault it does not survive: Dagster's
+storage is away at that moment.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import sqlalchemy as sa
+
+from sim_pipeline.resources import results_database
+from sim_pipeline.schedules import WINDOWS_TAG
+from sim_pipeline.service.ports import free_port
+from sim_pipeline_tests.queue_reader import drain
+from sim_pipeline_tests.service.whole_service import Service, start_service
+from sim_pipeline_tests.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(600)
+
+MODELS = ("GPT-4o", "Llama-3.1-8B")
+INTERVAL = timedelta(seconds=30)
+# Before what the schedule looks after; a day of it is backfilled.
+DAY = datetime.combine(datetime.now(UTC).date() - timedelta(days=3), time(), UTC)
+BACKFILLED = (DAY, DAY + timedelta(days=1))
+PARENT, BACKFILL = "dagster/parent_run_id", "dagster/backfill"
+RANGE_START = "dagster/asset_partition_range_start"
+
+LAUNCH_BACKFILL = """
+mutation ($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+  }
+}
+"""
+
+BACKFILL_STATUS = """
+query ($backfill: String!) {
+  partitionBackfillOrError(backfillId: $backfill) { ... on PartitionBackfill { status } }
+}
+"""
+
+
+@pytest.fixture
+def directory(
+    tmp_path: Path,
+    clean_environment: None,  # noqa: ARG001 - for what it clears
+) -> Path:
+    """A directory with an `.env` for services of its own, on free ports.
+
+    A window has so many values that a few hundred make a slice, and a run several.
+    """
+    (tmp_path / ".env").write_text(
+        "\n".join(
+            [
+                "LOCAL_SERVICES=true",
+                f"POSTGRES_PORT={free_port()}",
+                "POSTGRES_PASSWORD=a secret of postgres",
+                f"RABBITMQ_PORT={free_port()}",
+                "RABBITMQ_PASSWORD=a secret of rabbitmq",
+                f"UI_PORT={free_port()}",
+                f"LLM_MODELS_STR={','.join(MODELS)}",
+                f"SIMULATION_INTERVAL={INTERVAL.seconds}",
+                f"SIMULATION_START={DAY.isoformat()}",
+                "NUM_DATA_POINTS=200",
+                "CATCH_UP_HOURS=10",
+            ]
+        )
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def start(directory: Path) -> Iterator[Callable[[], Service]]:
+    started: list[Service] = []
+
+    def start() -> Service:
+        service = start_service(directory)
+        started.append(service)
+        service.read_until("Ready.")
+        return service
+
+    yield start
+    for service in started:
+        if service.process.poll() is None:
+            service.interrupt()
+
+
+def test_what_a_killed_run_committed_stays_and_the_rest_is_done_once(
+    start: Callable[[], Service],
+) -> None:
+    service = start()
+    runs = Runs(service)
+    backfill = launch_backfill(service)
+
+    # One run of a tick, and one of the backfill for each model: each is stopped in its middle.
+    held: dict[str, psutil.Process] = {}
+    wait_until(lambda: runs.hold_what_has_stored(held), "three runs to store a slice", seconds=180)
+    (of_the_tick,) = (run for run in held if BACKFILL not in runs.tags(run))
+    kept, before = rows(service), stored(service, *BACKFILLED)
+    with dagster_storage_away(service):
+        for process in held.values():
+            process.kill()
+        service.read_until("Exception in thread grpc-server-cleanup")
+    wait_until(
+        lambda: {runs.status(run) for run in held} == {"FAILURE"}, "them to be found", seconds=120
+    )
+    for run, process in held.items():
+        (failure,) = runs.messages(run, "PIPELINE_FAILURE")
+        assert f"FAILED: 'The process of the run (pid {process.pid}) is gone'" in failure
+
+    # Those of the backfill are launched anew. In the middle of that all of the service dies but
+    # for its servers.
+    wait_until(lambda: stored(service, *BACKFILLED) > before, "a slice more", seconds=120)
+    for process in service.processes():
+        if process.name().startswith("python"):
+            process.kill()
+    service.process.wait()
+    assert runs.parents() == set(held) - {of_the_tick}
+    assert kept.items() <= rows(service).items()
+    kept = rows(service)
+
+    service = start()
+    wait_until(lambda: done(service, backfill), "the backfill", seconds=240)
+    since, until = map(datetime.fromisoformat, runs.tags(of_the_tick)[WINDOWS_TAG].split("/"))
+    messages: dict[str, list[Any]] = {}
+    await_delivery(service, *BACKFILLED)
+    await_delivery(service, since, until)
+    # What the next tick makes up for, Dagster leaves alone; and nothing was written twice.
+    assert of_the_tick not in runs.parents()
+    assert kept.items() <= rows(service).items()
+    for message in drain(service.settings):
+        assert messages.setdefault(message.message_id, message.body) == message.body
+    assert messages.keys() >= delivered(service, *BACKFILLED) | delivered(service, since, until)
+    windows_sent = [(body[0]["llm_name"], body[0]["timestamp"]) for body in messages.values()]
+    assert len(windows_sent) == len(set(windows_sent))
+
+
+class Runs:
+    """What Dagster's storage knows of the runs."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        settings = service.settings
+        self._engine = results_database(
+            settings.model_copy(update={"postgres_db": settings.dagster_postgres_db})
+        ).engine
+
+    def _rows(self, statement: str, **parameters: Any) -> list[Any]:
+        with self._engine.connect() as connection:
+            return list(connection.execute(sa.text(statement), parameters))
+
+    def tags(self, run: str) -> dict[str, str]:
+        return dict(self._rows("SELECT key, value FROM run_tags WHERE run_id = :run", run=run))
+
+    def status(self, run: str) -> str:
+        return str(self._rows("SELECT status FROM runs WHERE run_id = :run", run=run)[0][0])
+
+    def messages(self, run: str, event: str) -> list[str]:
+        found = self._rows(
+            "SELECT event FROM event_logs WHERE run_id = :run AND dagster_event_type = :event"
+            " ORDER BY id",
+            run=run,
+            event=event,
+        )
+        return [json.loads(row[0])["dagster_event"]["message"] for row in found]
+
+    def parents(self) -> set[str]:
+        """Return the runs that were launched anew."""
+        return {
+            row[0] for row in self._rows("SELECT value FROM run_tags WHERE key = :key", key=PARENT)
+        }
+
+    def process(self, run: str) -> psutil.Process:
+        said = "".join(self.messages(run, "ENGINE_EVENT"))
+        (pid,) = re.findall(r"Started process for run \(pid: (\d+)\)", said)
+        return psutil.Process(int(pid))
+
+    def hold_what_has_stored(self, held: dict[str, psutil.Process]) -> bool:
+        """Suspend each run that has stored a slice; tell whether these are three."""
+        for (run,) in self._rows("SELECT run_id FROM runs WHERE status = 'STARTED'"):
+            tags = self.tags(run)
+            if run in held or RANGE_START not in tags:
+                continue
+            if BACKFILL in tags:
+                (since, until), models = BACKFILLED, [tags[RANGE_START].split("|")[1]]
+            else:
+                since, until = map(datetime.fromisoformat, tags[WINDOWS_TAG].split("/"))
+                models = list(MODELS)
+                if until - since < timedelta(hours=1):  # the service's first, of the last window
+                    continue
+            if stored(self._service, since, until - INTERVAL, models) > 0:
+                held[run] = self.process(run)
+                held[run].suspend()
+        return len(held) == 3
+
+
+def launch_backfill(service: Service) -> str:
+    """Ask for a day of both models; return the backfill's id."""
+    keys = [f"{DAY.date().isoformat()}|{model}" for model in MODELS]
+    assets = [{"path": [name]} for name in ("metric_frames", "benchmark_feed")]
+    answer = service.graphql(
+        LAUNCH_BACKFILL, params={"assetSelection": assets, "partitionNames": keys}
+    )
+    return str(answer["launchPartitionBackfill"]["backfillId"])
+
+
+def done(service: Service, backfill: str) -> bool:
+    """Tell whether the backfill is complete, by Dagster's own account."""
+    answer = service.graphql(BACKFILL_STATUS, backfill=backfill)["partitionBackfillOrError"]
+    assert answer["status"] in ("REQUESTED", "COMPLETED_SUCCESS")
+    return bool(answer["status"] == "COMPLETED_SUCCESS")
+
+
+@contextmanager
+def dagster_storage_away(service: Service) -> Iterator[None]:
+    """Let nobody connect to Dagster's database while the context lasts."""
+    engine = results_database(service.settings).engine.execution_options(
+        isolation_level="AUTOCOMMIT"
+    )
+    database = service.settings.dagster_postgres_db
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false"))
+        try:
+            yield
+        finally:
+            connection.execute(sa.text(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true"))
+
+
+def rows(service: Service) -> dict[int, tuple[str, str, datetime]]:
+    """Return what each row, by its id, is about."""
+    found = service.query('SELECT id, llm_name, metric, "timestamp" FROM simulation_results')
+    return {row[0]: (row[1], row[2], row[3]) for row in found}
+
+
+def stored(
+    service: Service,
+    since: datetime,
+    until: datetime,
+    models: Sequence[str] = MODELS,
+) -> int:
+    """Count the windows in the ledger."""
+    found = service.query(
+        "SELECT count(*) FROM deliveries WHERE llm_name = ANY(:models)"
+        ' AND "timestamp" >= :since AND "timestamp" < :until',
+        models=list(models),
+        since=since,
+        until=until,
+    )
+    return int(found[0][0])
+
+
+def await_delivery(service: Service, since: datetime, until: datetime) -> None:
+    """Wait until every window of both models is stored with four rows and delivered."""
+    windows = len(MODELS) * ((until - since) // INTERVAL)
+    wait_until(
+        lambda: len(delivered(service, since, until)) == windows, "all to be delivered", seconds=150
+    )
+
+
+def delivered(service: Service, since: datetime, until: datetime) -> set[str]:
+    """Return the message ids of the windows that are stored with four rows, and delivered."""
+    found = service.query(
+        """
+        SELECT d.message_id FROM deliveries AS d
+        JOIN simulation_results AS r USING (llm_name, "timestamp")
+        WHERE d.published_at IS NOT NULL AND "timestamp" >= :since AND "timestamp" < :until
+        GROUP BY d.message_id HAVING count(DISTINCT r.metric) = 4
+        """,
+        since=since,
+        until=until,
+    )
+    return {str(row[0]) for row in found}
