@@ -11,7 +11,7 @@ run that fails or is killed has removed what it has; the next night's goes on fr
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
-from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG, PRIORITY_TAG
+from dagster._core.storage.tags import MAX_RETRIES_TAG, MAX_RUNTIME_SECONDS_TAG, PRIORITY_TAG
 
 from sim_pipeline.resources import ResultsDatabase
 from sim_pipeline.run_history import remove_history
@@ -77,8 +77,9 @@ def build_retention_job(*, event_days: int, results_days: int) -> dg.JobDefiniti
         name=JOB_NAME,
         executor_def=dg.in_process_executor,
         description="Remove old results, runs and events, so that nothing grows forever",
-        # The feed's runs come first; one that hangs is ended by run monitoring.
-        tags={PRIORITY_TAG: "-1", MAX_RUNTIME_SECONDS_TAG: "7200"},
+        # The feed's runs come first. One that hangs is ended by run monitoring; one that died is
+        # not launched anew, for the next night's goes on from there.
+        tags={PRIORITY_TAG: "-1", MAX_RUNTIME_SECONDS_TAG: "7200", MAX_RETRIES_TAG: "0"},
     )
     def retention() -> None:
         remove_old_results()
