@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from sim_pipeline.assets.faults import faults_handled
 from sim_pipeline.assets.frames import MetricFrames
 from sim_pipeline.partitions import days_and_models
 from sim_pipeline.resources import ResultsDatabase
+from sim_pipeline.store.refusals import explained
 from sim_pipeline.store.slices import read_frame
 from sim_pipeline.store.writer import SliceWriter
 
@@ -24,7 +26,12 @@ class FramesIOManager(dg.ConfigurableIOManager):
 
     def handle_output(self, context: dg.OutputContext, obj: MetricFrames) -> None:
         """Store slice by slice, each in its own transaction; a run that is killed keeps those."""
-        with SliceWriter(self.results.postgres) as writer:
+        postgres = self.results.postgres
+        with (
+            # What obj looks up in the database while it is iterated is in this as well.
+            faults_handled(postgres, context.step_context.previous_attempt_count),
+            SliceWriter(postgres) as writer,
+        ):
             for part in obj:
                 writer.write(part, force=obj.force)
                 logger.info(
@@ -46,9 +53,10 @@ class FramesIOManager(dg.ConfigurableIOManager):
     def load_input(self, context: dg.InputContext) -> "pd.DataFrame":
         """Return the stored rows of the partitions: llm_name, metric, values, timestamp."""
         days, llm_names = days_and_models(context.asset_partition_keys)
-        return read_frame(
-            self.results.postgres.engine,
-            llm_names=llm_names,
-            first_day=days[0].isoformat(),
-            last_day=days[-1].isoformat(),
-        )
+        with explained(self.results.postgres):
+            return read_frame(
+                self.results.postgres.engine,
+                llm_names=llm_names,
+                first_day=days[0].isoformat(),
+                last_day=days[-1].isoformat(),
+            )

@@ -16,6 +16,7 @@ from sim_pipeline.cadence import Cadence
 from sim_pipeline.partitions import models_in_range, range_tags
 from sim_pipeline.resources import ResultsDatabase
 from sim_pipeline.store.ledger import Gaps, Span, gaps
+from sim_pipeline.store.refusals import explained
 
 SCHEDULE_NAME = "simulation_schedule"
 # On each run of ours the ISO 8601 interval that its windows start in: for people, and so that a
@@ -54,14 +55,16 @@ def build_simulation_schedule(
         context: dg.ScheduleEvaluationContext, results: ResultsDatabase
     ) -> dg.RunRequest | dg.SkipReason:
         tick = context.scheduled_execution_time
-        missing = missing_windows(
-            results.postgres.engine,
-            cadence,
-            llm_names,
-            since=tick - catch_up,
-            now=tick,
-            busy=tuple(_unfinished_spans(context.instance, llm_names)),
-        )
+        busy = tuple(_unfinished_spans(context.instance, llm_names))
+        with explained(results.postgres):
+            missing = missing_windows(
+                results.postgres.engine,
+                cadence,
+                llm_names,
+                since=tick - catch_up,
+                now=tick,
+                busy=busy,
+            )
         if missing is None:
             upcoming = cadence.start_of(cadence.window_at(tick) + 1)
             return dg.SkipReason(

@@ -13,6 +13,8 @@ from typing import Any, Self
 from sim_pipeline.service.ports import free_port
 
 _CHUNK = 65536
+# What a client of PostgreSQL that wants TLS sends first: the message's length, then its code.
+_SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 
 
 class Direction(Enum):
@@ -61,15 +63,24 @@ class TcpProxy:
     Args:
         upstream: Host and port of the server.
         tls: If given, the proxy speaks TLS with its clients, and plain TCP with the server.
+        tls_on_request: The same for clients that ask for TLS first, as PostgreSQL's do; on one that
+            does not the proxy hangs up.
     """
 
-    def __init__(self, upstream: tuple[str, int], *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        upstream: tuple[str, int],
+        *,
+        tls: ssl.SSLContext | None = None,
+        tls_on_request: ssl.SSLContext | None = None,
+    ) -> None:
         self.host = "127.0.0.1"
         self.port = 0
         self.accepted = 0
         self.tap: Tap | None = None
         self._upstream = upstream
         self._tls = tls
+        self._tls_on_request = tls_on_request
         self._delay = 0.0
         self._cut_after: dict[Direction, int] = {}
         self._links: set[_Link] = set()
@@ -175,8 +186,14 @@ class TcpProxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         try:
+            if self._tls_on_request is not None:
+                if await reader.readexactly(len(_SSL_REQUEST)) != _SSL_REQUEST:
+                    writer.transport.abort()
+                    return
+                writer.write(b"S")
+                await writer.start_tls(self._tls_on_request)
             server_reader, server_writer = await asyncio.open_connection(*self._upstream)
-        except OSError:
+        except (OSError, asyncio.IncompleteReadError):
             writer.transport.abort()
             return
         link = _Link(writer, server_writer)

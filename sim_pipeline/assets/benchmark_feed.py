@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from sim_pipeline.assets.faults import faults_handled
 from sim_pipeline.assets.feed import publish_pending
 from sim_pipeline.resources import Broker, ResultsDatabase, RunScope, SimulationInputs
 from sim_pipeline.store.ledger import reopen
@@ -38,10 +39,11 @@ def build_benchmark_feed(
         span = scope.selection(context.partition_keys, simulation.cadence).span
         engine = results.postgres.engine
         reopened = 0
-        if scope.resend:
-            with engine.begin() as connection:
-                reopened = reopen(connection, span)
-        sent = publish_pending(engine, broker.config, span, simulation.points)
+        with faults_handled(results.postgres, context.retry_number):
+            if scope.resend:
+                with engine.begin() as connection:
+                    reopened = reopen(connection, span)
+            sent = publish_pending(engine, broker.config, span, simulation.points)
         return dg.MaterializeResult(
             metadata={"messages sent": sent, "of these sent before": reopened}
         )

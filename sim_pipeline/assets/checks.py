@@ -1,10 +1,10 @@
 """The checks between store and feed: what they don't let through is never published."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 import dagster as dg
 
+from sim_pipeline.assets.faults import faults_handled
 from sim_pipeline.resources import ResultsDatabase, RunScope, SimulationInputs
 from sim_pipeline.store.inspection import Finding, incomplete_windows, inconsistent_windows
 
@@ -33,15 +33,18 @@ def build_frame_checks(metric_frames: dg.AssetsDefinition) -> dg.AssetChecksDefi
         simulation: SimulationInputs,
         scope: RunScope,
         results: ResultsDatabase,
-    ) -> Iterator[dg.AssetCheckResult]:
+    ) -> tuple[dg.AssetCheckResult, dg.AssetCheckResult]:
         selection = scope.selection(context.partition_keys, simulation.cadence)
         interval = timedelta(seconds=simulation.cadence.interval)
-        with results.postgres.engine.connect() as connection:
-            yield _result(
-                complete,
-                incomplete_windows(connection, selection.llm_names, selection.windows, interval),
+        with (
+            faults_handled(results.postgres, context.retry_number),
+            results.postgres.engine.connect() as connection,
+        ):
+            incomplete = incomplete_windows(
+                connection, selection.llm_names, selection.windows, interval
             )
-            yield _result(consistent, inconsistent_windows(connection, selection.span))
+            inconsistent = inconsistent_windows(connection, selection.span)
+        return _result(complete, incomplete), _result(consistent, inconsistent)
 
     return frame_checks
 

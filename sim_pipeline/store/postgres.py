@@ -47,6 +47,10 @@ class Postgres:
     sslrootcert: Path | None = None
     connect_timeout: int = 10
 
+    def __str__(self) -> str:
+        """Where it leads, as error messages name it: without the password."""
+        return f"postgresql://{self.host}:{self.port}, database {self.database!r}"
+
     def _parameters(self) -> dict[str, str]:
         parameters = {
             **_LIVENESS,
@@ -77,7 +81,14 @@ class Postgres:
     @cached_property
     def engine(self) -> sa.Engine:
         """A pool of at most five connections, each tested before it is handed out."""
-        return sa.create_engine(self.url, pool_size=2, max_overflow=3, pool_pre_ping=True)
+        return sa.create_engine(
+            self.url,
+            pool_size=2,
+            max_overflow=3,
+            pool_pre_ping=True,
+            # An error would repeat the values of a statement, of which there may be thousands.
+            hide_parameters=True,
+        )
 
     def reachable(self) -> bool:
         """Tell whether the database can be connected to now."""
