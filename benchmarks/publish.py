@@ -1,25 +1,32 @@
 """Publishing to a quorum queue: our publisher against one confirm at a time.
 
-    python -m benchmarks.publish [--messages 10000] [--pairs 3] [--points 5]
+    python -m benchmarks.publish [--messages 10000] [--pairs 5] [--points 5]
 
 Starts a RabbitMQ node of its own. Each pair publishes the same messages twice, each time to a fresh
 queue: with our publisher, and with pika's BlockingConnection, which waits for the confirm of each
-message before it sends the next. What is timed is publishing, not connecting. After each, the queue
-must hold exactly what was published.
+message before it sends the next. Which of the two goes first alternates. What is timed is
+publishing, not connecting. After each, the queue must hold exactly what was published.
+
+Then a process of its own publishes ten times as many messages, as the feed does: made and handed
+over some thousands at a time. Its largest resident memory after the first tenth and after all of
+them tells whether memory is flat (Linux). A queue that does not hold them all, or fewer than
+`--ratio` times the messages per second, is an error.
 """
 
 import argparse
+import multiprocessing
+import re
 import secrets
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pika
-import psutil
 from pika.adapters.blocking_connection import BlockingChannel
 
 from benchmarks.machine import header
@@ -36,20 +43,25 @@ from sim_pipeline.service.ports import free_port
 from sim_pipeline.service.rabbitmq import LocalRabbitMQ
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
-_MEBIBYTE = 1024**2
+_KIBIBYTES_IN_MEBIBYTE = 1024
+_MEMORY_FACTOR = 10
+# As many as the feed claims, and so publishes in one call.
+_CALL_MESSAGES = 5_000
 
 Messages = Sequence[OutgoingMessage]
+Publish = Callable[[LocalRabbitMQ, str, Messages], float]
 
 
 def main() -> None:
     """Measure the pairs and print them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--messages", type=int, default=10_000)
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--points", type=int, default=5, help="values per metric in a message")
+    parser.add_argument("--ratio", type=float, default=10.0, help="least median ratio")
     arguments = parser.parse_args()
 
-    messages = _messages(arguments.messages, arguments.points)
+    messages = _messages(range(arguments.messages), arguments.points)
     size = statistics.mean(len(message.body) for message in messages)
     print(header())
     print(f"{len(messages)} messages of {size:.0f} bytes on average, quorum queue")
@@ -62,51 +74,99 @@ def main() -> None:
             password=secrets.token_urlsafe(),
         ) as server,
     ):
-        _measure(server, messages, arguments.pairs)
+        ratio = _measure(server, messages, arguments.pairs)
+        _measure_memory(server, arguments.messages, arguments.points)
+    if ratio < arguments.ratio:
+        raise SystemExit(f"median ratio {ratio:.1f}, below {arguments.ratio:g}")
 
 
-def _measure(server: LocalRabbitMQ, messages: Messages, pairs: int) -> None:
-    process = psutil.Process()
-    ours: list[float] = []
-    others: list[float] = []
-    print("pair  ours [1/s]  one at a time [1/s]  ratio  resident memory [MiB]")
+def _measure(server: LocalRabbitMQ, messages: Messages, pairs: int) -> float:
+    """Print each pair; return the median ratio."""
+    rates: dict[Publish, list[float]] = {_publish_ours: [], _publish_one_at_a_time: []}
+    ours, others = rates.values()
+    print("pair  ours [1/s]  one at a time [1/s]  ratio")
     for pair in range(1, pairs + 1):
-        before = process.memory_info().rss / _MEBIBYTE
-        ours.append(_rate(server, messages, _publish_ours))
-        after = process.memory_info().rss / _MEBIBYTE
-        others.append(_rate(server, messages, _publish_one_at_a_time))
-        print(
-            f"{pair:4}  {ours[-1]:10,.0f}  {others[-1]:19,.0f}  {ours[-1] / others[-1]:5.1f}  "
-            f"{before:.1f} -> {after:.1f}"
-        )
+        for publish in list(rates)[:: 1 if pair % 2 else -1]:
+            rates[publish].append(_rate(server, messages, publish))
+        print(f"{pair:4}  {ours[-1]:10,.0f}  {others[-1]:19,.0f}  {ours[-1] / others[-1]:5.1f}")
     ratios = [one / other for one, other in zip(ours, others, strict=True)]
     print(
         f"median ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}); "
-        f"ours {statistics.median(ours):,.0f}/s, one at a time {statistics.median(others):,.0f}/s; "
-        "all confirmed, none lost"
+        f"ours {_spread(ours)}, one at a time {_spread(others)}; all confirmed, none lost"
     )
+    return statistics.median(ratios)
+
+
+def _spread(rates: Sequence[float]) -> str:
+    return f"{statistics.median(rates):,.0f}/s ({min(rates):,.0f} to {max(rates):,.0f})"
+
+
+def _measure_memory(server: LocalRabbitMQ, messages: int, points: int) -> None:
+    """Print the largest resident memory of a process that publishes a lot."""
+    queue = f"benchmark-{secrets.token_hex(4)}"
+    counts = (messages, _MEMORY_FACTOR * messages)
+    # Not a fork, which would begin with our memory.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        peaks = executor.submit(_peaks, _config(server, queue), counts, points).result()
+    _require_held(server, queue, counts[-1])
+    for count, peak in zip(counts, peaks, strict=True):
+        print(f"{count:9,} messages published: resident memory at most {peak:.1f} MiB")
+    print(f"grown by {peaks[-1] / peaks[0] - 1:.1%}; all confirmed, none lost")
+
+
+def _peaks(config: BrokerConfig, counts: Sequence[int], points: int) -> list[float]:
+    """Publish; return this process's largest resident memory so far, in MiB, at each count."""
+    peaks = []
+    done = 0
+    with Publisher(config) as publisher:
+        for count in counts:
+            while done < count:
+                windows = range(done, min(done + _CALL_MESSAGES, count))
+                confirmed = publisher.publish(_messages(windows, points)).confirmed
+                _require_confirmed(len(confirmed), len(windows))
+                done = windows.stop
+            peaks.append(_peak_memory())
+    return peaks
+
+
+def _peak_memory() -> float:
+    # Not getrusage: its figure begins with that of the process that started this one.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    peak = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    if peak is None:
+        raise RuntimeError("/proc/self/status does not tell VmHWM")
+    return int(peak[1]) / _KIBIBYTES_IN_MEBIBYTE
 
 
 def _rate(
     server: LocalRabbitMQ,
     messages: Messages,
-    publish: Callable[[LocalRabbitMQ, str, Messages], float],
+    publish: Publish,
 ) -> float:
     """Messages per second into a fresh queue, which must then hold them all."""
     queue = f"benchmark-{secrets.token_hex(4)}"
     seconds = publish(server, queue, messages)
+    _require_held(server, queue, len(messages))
+    return (len(messages) - 1) / seconds
+
+
+def _require_held(server: LocalRabbitMQ, queue: str, messages: int) -> None:
+    """Count the messages in the queue, and delete it."""
     with pika.BlockingConnection(server.connection_parameters()) as connection:
         channel = connection.channel()
         held = channel.queue_declare(queue, passive=True).method.message_count
         channel.queue_delete(queue)
-    if held != len(messages):
-        raise SystemExit(f"{len(messages)} messages published, {held} in the queue")
-    return (len(messages) - 1) / seconds
+    if held != messages:
+        raise SystemExit(f"{messages} messages published, {held} in the queue")
 
 
-def _publish_ours(server: LocalRabbitMQ, queue: str, messages: Messages) -> float:
-    """Publish and return the seconds it took, from the second message on."""
-    config = BrokerConfig(
+def _require_confirmed(confirmed: int, messages: int) -> None:
+    if confirmed != messages:
+        raise SystemExit(f"{confirmed} of {messages} messages confirmed")
+
+
+def _config(server: LocalRabbitMQ, queue: str) -> BrokerConfig:
+    return BrokerConfig(
         host=server.host,
         port=server.port,
         user=server.user,
@@ -114,14 +174,17 @@ def _publish_ours(server: LocalRabbitMQ, queue: str, messages: Messages) -> floa
         vhost=server.vhost,
         queue=queue,
     )
-    with Publisher(config) as publisher:
+
+
+def _publish_ours(server: LocalRabbitMQ, queue: str, messages: Messages) -> float:
+    """Publish and return the seconds it took, from the second message on."""
+    with Publisher(_config(server, queue)) as publisher:
         # The first opens the connection and declares the queue.
         confirmed = set(publisher.publish(messages[:1]).confirmed)
         start = time.perf_counter()
         confirmed |= publisher.publish(messages[1:]).confirmed
         seconds = time.perf_counter() - start
-    if len(confirmed) != len(messages):
-        raise SystemExit(f"{len(confirmed)} of {len(messages)} messages confirmed")
+    _require_confirmed(len(confirmed), len(messages))
     return seconds
 
 
@@ -155,9 +218,9 @@ def _publish_and_wait(channel: BlockingChannel, queue: str, message: OutgoingMes
     )
 
 
-def _messages(count: int, points: int) -> Messages:
-    random = np.random.default_rng(0)
-    timestamps = (_START + timedelta(hours=hour) for hour in range(count))
+def _messages(windows: range, points: int) -> Messages:
+    random = np.random.default_rng(windows.start)
+    timestamps = (_START + timedelta(hours=window) for window in windows)
     return [
         OutgoingMessage(
             message_id("GPT-4o", timestamp, ""),

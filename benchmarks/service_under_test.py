@@ -1,0 +1,146 @@
+"""A whole service in a directory of its own, as `python -m sim_pipeline run` starts it."""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+from benchmarks.footprint import processes_of
+from sim_pipeline.config import Settings, read_settings, variable_name
+from sim_pipeline.service.ports import free_port
+
+_START = timedelta(minutes=5)
+_STOP = timedelta(minutes=2)
+_POLL_SECONDS = 0.2
+
+
+class ServiceUnderTest:
+    """The service, started when entered and ended when left, whatever happens.
+
+    Args:
+        directory: where it keeps everything.
+        overrides: settings by field name, beside the ports and passwords that it is given.
+    """
+
+    def __init__(self, directory: Path, overrides: Mapping[str, Any]) -> None:
+        self.directory = directory.resolve()
+        self.settings: Settings = read_settings(
+            {
+                "_env_file": None,
+                "local_services": True,
+                "postgres_port": free_port(),
+                "postgres_password": secrets.token_urlsafe(),
+                "rabbitmq_port": free_port(),
+                "rabbitmq_password": secrets.token_urlsafe(),
+                "ui_port": free_port(),
+                "log_file": self.directory / "logs" / "sim_pipeline.log",
+                **overrides,
+            }
+        )
+        self._console = self.directory / "console.log"
+        self._process: psutil.Popen | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    @property
+    def process(self) -> psutil.Popen:
+        """The supervisor."""
+        if self._process is None:
+            raise RuntimeError("the service was not started")
+        return self._process
+
+    def require_running(self) -> None:
+        """Raise RuntimeError, with the end of what it said, if it has ended."""
+        if self.process.poll() is not None:
+            raise RuntimeError(f"the service ended:\n{self.console()[-4000:]}")
+
+    def console(self) -> str:
+        """What it has said so far."""
+        return self._console.read_text(encoding="utf-8", errors="replace")
+
+    def graphql(self, query: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Ask the UI's API.
+
+        Raises:
+            RuntimeError: it answers with errors.
+        """
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.settings.ui_port}/graphql",
+            data=json.dumps({"query": query, "variables": variables or {}}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310 - our own http
+            answer = json.load(response)
+        if "errors" in answer:
+            raise RuntimeError(f"GraphQL: {answer['errors']}")
+        data: dict[str, Any] = answer["data"]
+        return data
+
+    def _start(self) -> None:
+        env_file = self.directory / ".env"
+        env_file.touch(mode=0o600)
+        env_file.write_text(
+            "".join(
+                f"{name}={value}\n" for name, value in self.settings.environment().items() if value
+            ),
+            encoding="utf-8",
+        )
+        # Variables of ours would win over the file.
+        ours = {variable_name(field) for field in Settings.model_fields} | {"DAGSTER_HOME"}
+        with self._console.open("wb") as console:
+            self._process = psutil.Popen(
+                [sys.executable, "-m", "sim_pipeline", "run"],
+                cwd=self.directory,
+                env={name: value for name, value in os.environ.items() if name not in ours},
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START.total_seconds()
+        while "Ready." not in self.console():
+            self.require_running()
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"not ready within {_START}:\n{self.console()[-4000:]}")
+            time.sleep(_POLL_SECONDS)
+
+    def _stop(self) -> None:
+        """Do what Ctrl-C does, and end what is left then."""
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            try:
+                self._process.wait(_STOP.total_seconds())
+            except psutil.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        left = processes_of(self.directory, self._process) - {self._process}
+        for process in left:
+            process.kill()
+        psutil.wait_procs(left, timeout=10)
