@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK ?= dev
+SOAK_MINUTES ?= 60
 STAMP := $(VENV)/.installed-$(LOCK)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-faults migrate migrations lint plots lock
+.PHONY: help install run test test-faults soak migrate migrations lint plots lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +34,9 @@ test: install ## Run the tests against a PostgreSQL and a RabbitMQ of their own
 
 test-faults: install ## Kill and cut at random moments, and see nothing lost: FAULT_ROUNDS=100
 	@FAULT_ROUNDS=$${FAULT_ROUNDS:-20} $(BIN)/python -m pytest sim_pipeline_tests/faults $(ARGS)
+
+soak: install ## Run the service for SOAK_MINUTES (60), idle and busy: nothing may grow
+	@exec $(BIN)/python -u -m benchmarks.soak --minutes $(SOAK_MINUTES) $(if $(SOAK_JSON),--json $(SOAK_JSON))
 
 migrate: install ## Bring the results database to this version's schema
 	@$(BIN)/python -m sim_pipeline migrate

@@ -16,10 +16,11 @@ with the last, an idle and a busy stretch too: the medians over the samples at w
 lives, for each kind of process and measure. None may grow by more than 5 %. Run workers are not
 compared: they come and go, and what they leave behind shows with the others.
 
-What grows by design, and is therefore left out: PostgreSQL's shared buffers, up to their fixed
-size (128 MiB). Nothing else is. RabbitMQ keeps a quorum queue's latest log entries in memory until
-it has written a file of 16 MiB of them (`sim_pipeline/service/rabbitmq.py`), so its memory
-rises and falls by that much; the busy stretches fill such a file every few minutes.
+What grows by design, up to a fixed size, and is therefore not limited: PostgreSQL's shared buffers
+(128 MiB), and the files of its cluster that it keeps open. Nothing else is. RabbitMQ keeps a quorum
+queue's latest log entries in memory until it has a file full of them, of the size that
+`sim_pipeline/service/rabbitmq.py` sets: its memory rises and falls by that much, and a busy
+stretch fills more than one.
 
 Then, with the schedule still ticking, it waits for a moment with nothing left to do and counts:
 every model has the same windows without a gap, from the first hour of history to the last that
@@ -32,6 +33,7 @@ after the time asked for.
 
 import argparse
 import json
+import math
 import signal
 import sys
 import tempfile
@@ -389,8 +391,14 @@ def _report(results: Sequence[Growth], samples: Sequence[Sample]) -> None:
     for result in results:
         print(
             f"{result.kind:14}{result.measure:13}{result.early:9.1f}{result.late:9.1f}"
-            f"{result.fraction:9.1%}  {'PASS' if result.passed else 'FAIL'}"
+            f"{result.fraction:9.1%}  {_verdict(result)}"
         )
+
+
+def _verdict(result: Growth) -> str:
+    if math.isinf(result.limit):
+        return "not limited"
+    return "PASS" if result.passed else "FAIL"
 
 
 def _give_up(number: int, _frame: FrameType | None) -> NoReturn:

@@ -40,6 +40,9 @@ _NODE = "sim_pipeline@localhost"
 _NODE_PROCESSES = {"rabbitmq-server", "erlexec", "beam.smp"}
 _SHUTDOWN = ((signal.SIGTERM, 30.0), (signal.SIGKILL, 10.0))
 _LOOPBACK_ONLY = "-kernel inet_dist_use_interface {127,0,0,1}"
+# What a quorum queue was given stays in memory, acknowledged or not, until the log file it is
+# written to is full. RabbitMQ's own 512 MiB are for busy servers: here memory would grow for weeks.
+_QUEUE_LOG_BYTES = 16 * 1024**2
 # Erlang's names for the faults of a machine that a user can act on.
 _MACHINE_FAULT = re.compile(r"\b(enospc|edquot|erofs|eacces|eaddrinuse|emfile)\b")
 _BOOT_FAULT = re.compile(r"^BOOT FAILED\n=+\n(?:ERROR: )?(.+)$", re.MULTILINE)
@@ -169,7 +172,8 @@ class LocalRabbitMQ(LocalServer):
             f"listeners.tcp.1 = {self.host}:{self.port}\n"
             f"load_definitions = {definitions}\n"
             "log.file.rotation.size = 10485760\n"
-            "log.file.rotation.count = 3\n",
+            "log.file.rotation.count = 3\n"
+            f"raft.wal_max_size_bytes = {_QUEUE_LOG_BYTES}\n",
         )
         _write_private(self.data_dir / "enabled_plugins", "[].\n")
         # In place of the system's, which would put its paths over ours.
