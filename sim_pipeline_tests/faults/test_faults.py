@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -66,19 +67,27 @@ def test_a_feed_is_whole_after_every_fault(capsys: pytest.CaptureFixture[str]) -
 
     say(f"\n{ROUNDS} rounds on {FEEDS} feeds, seeds from {FIRST_SEED}")
     seeds = range(FIRST_SEED, FIRST_SEED + ROUNDS)
+    stop = threading.Event()
     with ThreadPoolExecutor(FEEDS) as pool:
-        feeds = [pool.submit(_play_all, seeds[first::FEEDS], say) for first in range(FEEDS)]
-    rounds = [one for feed in feeds for one in feed.result()]
+        feeds = [pool.submit(_play_all, seeds[first::FEEDS], say, stop) for first in range(FEEDS)]
+        try:
+            rounds = [one for feed in feeds for one in feed.result()]
+        finally:
+            stop.set()
     say(_table(rounds))
     assert len(rounds) == ROUNDS
 
 
-def _play_all(seeds: Sequence[int], say: Callable[[str], None]) -> list[Round]:
-    """Play rounds on a feed of their own."""
+def _play_all(
+    seeds: Sequence[int], say: Callable[[str], None], stop: threading.Event
+) -> list[Round]:
+    """Play rounds on a feed of their own, until one fails or elsewhere one has failed."""
     rounds = []
     with _directory() as directory, Site(directory) as site:
         checked = site.began
         for seed in seeds:
+            if stop.is_set():
+                break
             kind = list(KINDS)[seed % len(KINDS)]
             say(f"seed {seed}: {kind}")
             one, checked = _play(site, seed, kind, checked)
