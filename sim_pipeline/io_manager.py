@@ -1,12 +1,13 @@
 """The way of frames into PostgreSQL and out again."""
 
-import logging
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from sim_pipeline.assets.faults import faults_handled
 from sim_pipeline.assets.frames import MetricFrames
+from sim_pipeline.assets.progress import Progress
+from sim_pipeline.metrics import METRICS
 from sim_pipeline.partitions import days_and_models
 from sim_pipeline.resources import ResultsDatabase
 from sim_pipeline.store.refusals import explained
@@ -16,8 +17,6 @@ from sim_pipeline.store.writer import SliceWriter
 if TYPE_CHECKING:
     import pandas as pd
 
-logger = logging.getLogger(__name__)
-
 
 class FramesIOManager(dg.ConfigurableIOManager):
     """Writes the slices of `MetricFrames`; loads the rows of a run's partitions."""
@@ -26,7 +25,8 @@ class FramesIOManager(dg.ConfigurableIOManager):
 
     def handle_output(self, context: dg.OutputContext, obj: MetricFrames) -> None:
         """Store slice by slice, each in its own transaction; a run that is killed keeps those."""
-        postgres = self.results.postgres
+        postgres, tally = self.results.postgres, obj.tally
+        progress = Progress("Stored", "rows", obj.windows)
         with (
             # What obj looks up in the database while it is iterated is in this as well.
             faults_handled(postgres, context.step_context.previous_attempt_count),
@@ -34,13 +34,8 @@ class FramesIOManager(dg.ConfigurableIOManager):
         ):
             for part in obj:
                 writer.write(part, force=obj.force)
-                logger.info(
-                    "Stored %s windows; %s of %s done",
-                    part.windows,
-                    obj.tally.simulated + obj.tally.kept,
-                    obj.windows,
-                )
-        tally = obj.tally
+                progress.report(tally.simulated + tally.kept, len(METRICS) * tally.simulated)
+        progress.end(tally.simulated + tally.kept, len(METRICS) * tally.simulated)
         context.add_output_metadata(
             {
                 "windows simulated": tally.simulated,

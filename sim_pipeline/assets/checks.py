@@ -1,5 +1,6 @@
 """The checks between store and feed: what they don't let through is never published."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 
 import dagster as dg
@@ -33,7 +34,7 @@ def build_frame_checks(metric_frames: dg.AssetsDefinition) -> dg.AssetChecksDefi
         simulation: SimulationInputs,
         scope: RunScope,
         results: ResultsDatabase,
-    ) -> tuple[dg.AssetCheckResult, dg.AssetCheckResult]:
+    ) -> Iterator[dg.AssetCheckResult]:
         selection = scope.selection(context.partition_keys, simulation.cadence)
         interval = timedelta(seconds=simulation.cadence.interval)
         with (
@@ -44,7 +45,8 @@ def build_frame_checks(metric_frames: dg.AssetsDefinition) -> dg.AssetChecksDefi
                 connection, selection.llm_names, selection.windows, interval
             )
             inconsistent = inconsistent_windows(connection, selection.span)
-        return _result(complete, incomplete), _result(consistent, inconsistent)
+        yield _result(complete, incomplete)
+        yield _result(consistent, inconsistent)
 
     return frame_checks
 

@@ -78,6 +78,14 @@ _LATEST = sa.text(
     """
 )
 
+_COUNT_PENDING = sa.text(
+    """
+    SELECT count(*) FROM deliveries
+    WHERE published_at IS NULL AND llm_name = ANY(:llm_names)
+    AND "timestamp" >= :since AND "timestamp" < :until
+    """
+)
+
 # In key order, as every writer of these rows takes them: no two wait for each other in a circle.
 _REOPEN = sa.text(
     """
@@ -239,6 +247,16 @@ def gaps(
         until=max(row.latest for row in rows).astimezone(UTC) + interval,
     )
     return Gaps(span, sum(row.windows for row in rows))
+
+
+def count_pending(connection: sa.Connection, span: Span) -> int:
+    """Return how many entries of a span are to be sent, those that others are at included."""
+    return int(
+        connection.execute(
+            _COUNT_PENDING,
+            {"llm_names": list(span.llm_names), "since": span.since, "until": span.until},
+        ).scalar_one()
+    )
 
 
 def reopen(connection: sa.Connection, span: Span) -> int:
