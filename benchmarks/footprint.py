@@ -11,9 +11,10 @@ connections  established TCP connections at either end. A session of PostgreSQL 
              backends and so a connection of PostgreSQL; RabbitMQ's are its clients', and two
              between its own processes. They are counted at the socket, not asked of the servers,
              since asking is one connection more.
-memory       resident memory in MiB. Of PostgreSQL only what is not shared (USS): the shared
-             buffers are in the resident memory of each backend that touched them, and fill up to
-             their fixed size as the database grows.
+memory       resident memory in MiB. Of PostgreSQL without the shared buffers, which are in the
+             resident memory of each process that touched them and fill up to their fixed size as
+             the database grows; and what its processes share since they were forked counts once
+             (PSS less its shared memory).
 cached files Of PostgreSQL, descriptors of the cluster's own files. Each of its processes keeps
              those open that it may read again, up to max_files_per_process (1000), and closes the
              least used: so they grow with the files a process has come across, by design.
@@ -22,6 +23,7 @@ cached files Of PostgreSQL, descriptors of the cluster's own files. Each of its 
 
 import contextlib
 import math
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -53,6 +55,7 @@ _PYTHON = {
     "dagster._daemon": DAEMON,
     "dagster_webserver": WEBSERVER,
 }
+_KIBIBYTES_IN_MEBIBYTE = 1024
 _MEBIBYTE = 1024**2
 
 Footprint = dict[str, dict[str, float]]
@@ -119,7 +122,7 @@ def take_sample(directory: Path, supervisor: psutil.Process, seconds: float) -> 
                 taken |= _taken_by_postgres(process, directory, taken["files"])
         except psutil.ZombieProcess:
             kind, taken = OTHER, {"processes": 1}
-        except psutil.NoSuchProcess:
+        except (psutil.NoSuchProcess, ProcessLookupError, FileNotFoundError):
             continue
         for name in (kind, ALL):
             sums = footprint.setdefault(name, dict.fromkeys(MEASURES, 0))
@@ -195,9 +198,14 @@ def _taken(process: psutil.Process) -> dict[str, float]:
 
 def _taken_by_postgres(process: psutil.Process, directory: Path, files: float) -> dict[str, float]:
     cluster = directory / ".local" / "postgres" / "cluster"
+    rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii")
+    proportional = {
+        name: int(kibibytes) / _KIBIBYTES_IN_MEBIBYTE
+        for name, kibibytes in re.findall(r"^(Pss|Pss_Shmem):\s+(\d+) kB$", rollup, re.MULTILINE)
+    }
     cached = sum(Path(file.path).is_relative_to(cluster) for file in process.open_files())
     return {
         "files": files - cached,
         CACHED_FILES: cached,
-        "memory": process.memory_full_info().uss / _MEBIBYTE,
+        "memory": proportional["Pss"] - proportional["Pss_Shmem"],
     }
