@@ -72,6 +72,11 @@ class ResultsDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
             sslrootcert=Path(self.sslrootcert) if self.sslrootcert else None,
         )
 
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
+        """Close the connections: a code server that evaluates the schedule lives on."""
+        if "postgres" in vars(self):
+            self.postgres.engine.dispose()
+
 
 class Broker(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The RabbitMQ queue that simulations are published to."""
