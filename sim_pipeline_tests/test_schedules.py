@@ -12,7 +12,9 @@ from sim_pipeline.config import Settings
 from sim_pipeline.definitions import build_defs
 from sim_pipeline.jobs import JOB_NAME
 from sim_pipeline.schedules import SCHEDULE_NAME
+from sim_pipeline.store.errors import SchemaError, StoreUnreachableError
 from sim_pipeline.store.postgres import Postgres
+from sim_pipeline_tests.exceptions import all_told
 from sim_pipeline_tests.queue_reader import drain
 from sim_pipeline_tests.waiting import wait_until
 
@@ -229,6 +231,29 @@ def test_a_tick_does_not_replace_what_another_seed_made(
     assert isinstance(request, dg.RunRequest)
     execute(reseeded, instance, request)
     assert len(drain(reseeded)) == 2
+
+
+def test_a_tick_without_a_database_says_so(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    away = settings.model_copy(update={"postgres_port": 1})
+    with pytest.raises(dg.DagsterError) as raised:
+        tick(away, instance)
+    cause = raised.value.__cause__
+    assert isinstance(cause, StoreUnreachableError)
+    assert str(cause).startswith("no connection to postgresql://127.0.0.1:1, database")
+    assert settings.postgres_password.get_secret_value() not in all_told(raised.value)
+
+
+def test_a_tick_before_the_migrations_says_so(
+    settings: Settings, instance: dg.DagsterInstance, postgres: Postgres
+) -> None:
+    with postgres.engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE deliveries"))
+    with pytest.raises(dg.DagsterError) as raised:
+        tick(settings, instance)
+    assert isinstance(raised.value.__cause__, SchemaError)
+    assert str(raised.value.__cause__).endswith("run `make migrate`")
 
 
 def test_a_tick_leaves_no_connection(

@@ -40,7 +40,7 @@ _NODE = "sim_pipeline@localhost"
 _NODE_PROCESSES = {"rabbitmq-server", "erlexec", "beam.smp"}
 _SHUTDOWN = ((signal.SIGTERM, 30.0), (signal.SIGKILL, 10.0))
 _LOOPBACK_ONLY = "-kernel inet_dist_use_interface {127,0,0,1}"
-# What a quorum queue was given stays in memory, acknowledged or not, until the log file that it is
+# What a quorum queue was given stays in memory, acknowledged or not, until the log file it is
 # written to is full. RabbitMQ's own 512 MiB are for busy servers: here memory would grow for weeks.
 _QUEUE_LOG_BYTES = 16 * 1024**2
 # Erlang's names for the faults of a machine that a user can act on.
