@@ -264,22 +264,6 @@ def drain_if_there(settings: Settings) -> list[Any]:
         return []
 
 
-def test_an_unreachable_broker_fails_the_run_and_the_next_one_delivers(
-    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
-) -> None:
-    away = settings.model_copy(update={"rabbitmq_port": 1})
-    result = run(away, instance, key=KEY, raise_on_error=False)
-    assert not result.success
-    assert len(rows(postgres)) == 24 * 4
-    assert all(entry.published_at is None for entry in ledger(postgres))
-    failure = next(event for event in result.all_events if event.is_step_failure)
-    text = str(failure.step_failure_data.error)
-    assert "127.0.0.1:1" in text
-    assert settings.rabbitmq_password.get_secret_value() not in text
-    run(settings, instance, key=KEY)
-    assert len(drain(settings)) == 24
-
-
 def test_resources_show_no_password(settings: Settings, rabbitmq_server: LocalRabbitMQ) -> None:
     repository = build_defs(settings).get_repository_def()
     shown = repr(

@@ -81,14 +81,7 @@ class Postgres:
     @cached_property
     def engine(self) -> sa.Engine:
         """A pool of at most five connections, each tested before it is handed out."""
-        return sa.create_engine(
-            self.url,
-            pool_size=2,
-            max_overflow=3,
-            pool_pre_ping=True,
-            # An error would repeat the values of a statement, of which there may be thousands.
-            hide_parameters=True,
-        )
+        return sa.create_engine(self.url, pool_size=2, max_overflow=3, pool_pre_ping=True)
 
     def reachable(self) -> bool:
         """Tell whether the database can be connected to now."""

@@ -152,6 +152,10 @@ def test_a_broker_that_stays_away_fails_the_run_after_the_last_attempt(
     assert len(stored_rows(postgres)) == 4 * WINDOWS
     assert len(pending_entries(postgres)) == WINDOWS
 
+    rabbitmq_proxy.heal()
+    assert Run(settings, instance).success
+    assert len(drain(settings)) == WINDOWS
+
 
 def test_a_broker_that_comes_back_is_delivered_to_in_the_same_run(
     settings: Settings,
