@@ -45,6 +45,7 @@ def build_frame_checks(metric_frames: dg.AssetsDefinition) -> dg.AssetChecksDefi
                 connection, selection.llm_names, selection.windows, interval
             )
             inconsistent = inconsistent_windows(connection, selection.span)
+        # Yielded, not returned: of results in a tuple Dagster makes outputs, which block nothing.
         yield _result(complete, incomplete)
         yield _result(consistent, inconsistent)
 
