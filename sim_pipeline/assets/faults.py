@@ -1,7 +1,8 @@
 """What a step does about a fault of PostgreSQL or RabbitMQ: try again shortly, or fail at once.
 
 It tries again what may be better in a few seconds, a restart or a failover, and that few times:
-what lasts longer fails the run, and the schedule asks for its windows again at the next tick.
+what lasts longer fails the run, and the schedule asks for its windows again at the next tick. So
+does what the publisher has tried again by itself: one of the two is enough.
 What no retry mends, a wrong password or a missing table, fails at the first attempt; so does an
 error of our own making. Nothing is lost by either: slices are committed one by one, and what the
 broker did not confirm is pending.
@@ -25,7 +26,7 @@ STEP_RETRIES: Final = dg.RetryPolicy(
     max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
 )
 """Two more attempts, after 0 to 4 and 4 to 8 seconds: half a minute together with what the
-publisher and the database's driver wait for a server that does not answer."""
+database's driver waits for a server that does not answer."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ def faults_handled(postgres: Postgres, retry_number: int) -> Iterator[None]:
         with explained(postgres):
             yield
     except (BrokerError, StoreError) as error:
-        if error.retryable and retry_number < STEP_RETRIES.max_retries:
+        waited = isinstance(error, BrokerError) and error.waited
+        if error.retryable and not waited and retry_number < STEP_RETRIES.max_retries:
             pause = max(0.0, STEP_RETRIES.calculate_delay(retry_number + 1))
             logger.warning(
                 "%s; attempt %d of %d in %.1f s",

@@ -33,7 +33,8 @@ class BrokerConfig:
         confirm_timeout: For the next confirm to arrive while some are awaited.
         close_timeout: For a farewell. After it, or without one, the connection is cut.
         attempts: Failures in a row, of connecting or of the connection, with no confirm in
-            between, after which to give up. 1 gives up at the first.
+            between, after which to give up. 1 gives up at the first; 8 span about 17 s, in which a
+            broker restarts.
         backoff: Pause after the first failure. It doubles with each, and is shortened at random,
             by up to a half, so that many publishers do not return at the same moment.
         max_backoff: Longest pause.
@@ -61,7 +62,7 @@ class BrokerConfig:
     blocked_timeout: float = 30.0
     confirm_timeout: float = 60.0
     close_timeout: float = 5.0
-    attempts: int = 4
+    attempts: int = 8
     backoff: float = 0.5
     max_backoff: float = 5.0
     in_flight: int = 1000

@@ -1,8 +1,9 @@
 """What can go wrong between here and the broker.
 
-Every error says what happened, where, and what to do about it; none holds the password. Two
-attributes tell the caller how to go on: `confirmed`, what needs no second sending, and
-`retryable`, whether the same call may succeed later with nobody doing anything.
+Every error says what happened, where, and what to do about it; none holds the password. Three
+attributes tell the caller how to go on: `confirmed`, what needs no second sending; `retryable`,
+whether the same call may succeed later with nobody doing anything; and `waited`, whether that is
+to be much later.
 """
 
 from typing import ClassVar
@@ -20,6 +21,10 @@ class BrokerError(Exception):
     retryable: ClassVar[bool]
     """Whether trying again later, with nothing changed here, can succeed."""
 
+    waited: ClassVar[bool] = False
+    """Whether the publisher has itself tried again, or waited, for a good while: whoever called it
+    and tries again shortly does the same once more."""
+
     confirmed: frozenset[UUID] = frozenset()
 
 
@@ -27,6 +32,7 @@ class BrokerUnreachableError(BrokerError):
     """No connection: no such host, nothing listens, no answer in time, or hung up on."""
 
     retryable = True
+    waited = True
 
 
 class TlsError(BrokerError):
@@ -84,18 +90,21 @@ class BrokerBlockedError(BrokerError):
     """The broker takes no messages, being low on memory or disk, and stayed so too long."""
 
     retryable = True
+    waited = True
 
 
 class ConnectionLostError(BrokerError):
     """The connection broke while messages were unconfirmed, and again after reconnecting."""
 
     retryable = True
+    waited = True
 
 
 class ConfirmTimeoutError(BrokerError):
     """The connection stands, but the broker stopped confirming."""
 
     retryable = True
+    waited = True
 
 
 class ChannelClosedError(BrokerError):

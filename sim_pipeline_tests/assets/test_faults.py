@@ -1,7 +1,9 @@
 """A step tries again after a fault that may pass; any other fails it at once, and says why."""
 
+import logging
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -10,9 +12,15 @@ import pytest
 from dagster._core.events import DagsterEventType
 from dagster._serdes import serialize_value
 
+from sim_pipeline import resources
 from sim_pipeline.assets import faults
 from sim_pipeline.assets.faults import STEP_RETRIES, faults_handled
-from sim_pipeline.broker.errors import BrokerUnreachableError, LoginRefusedError
+from sim_pipeline.broker.config import BrokerConfig
+from sim_pipeline.broker.errors import (
+    BrokerUnreachableError,
+    LoginRefusedError,
+    MessageNackedError,
+)
 from sim_pipeline.config import Settings
 from sim_pipeline.definitions import build_defs
 from sim_pipeline.jobs import JOB_NAME
@@ -36,9 +44,10 @@ FRAMES, CHECKS, FEED = "metric_frames", "frame_checks", "benchmark_feed"
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many attempts, without the pauses."""
+    """As many attempts, of the step and of the publisher in it, without the pauses."""
     retries = dg.RetryPolicy(max_retries=STEP_RETRIES.max_retries, delay=0.001)
     monkeypatch.setattr(faults, "STEP_RETRIES", retries)
+    monkeypatch.setattr(resources, "BrokerConfig", partial(BrokerConfig, backoff=0.01))
 
 
 @pytest.fixture
@@ -136,7 +145,7 @@ def through(proxy: TcpProxy, settings: Settings, server: str) -> Settings:
 # The broker
 
 
-def test_a_broker_that_stays_away_fails_the_run_after_the_last_attempt(
+def test_a_broker_that_stays_away_fails_the_run_after_the_publishers_last_attempt(
     settings: Settings,
     postgres: Postgres,
     instance: dg.DagsterInstance,
@@ -144,9 +153,10 @@ def test_a_broker_that_stays_away_fails_the_run_after_the_last_attempt(
 ) -> None:
     rabbitmq_proxy.refuse()
     run = Run(through(rabbitmq_proxy, settings, "rabbitmq"), instance)
-    assert run.retried == [FEED, FEED]
+    assert run.retried == []
     step, reason = run.failure
     assert step == FEED
+    assert "gave up after 8 attempts in a row" in reason
     assert reason.startswith(f"cannot reach amqp://{rabbitmq_proxy.host}:{rabbitmq_proxy.port},")
     assert "start RabbitMQ, or correct host and port" in reason
     assert len(stored_rows(postgres)) == 4 * WINDOWS
@@ -163,14 +173,21 @@ def test_a_broker_that_comes_back_is_delivered_to_in_the_same_run(
     instance: dg.DagsterInstance,
     rabbitmq_proxy: TcpProxy,
 ) -> None:
+    class Healer(logging.Handler):
+        """Heals once the publisher says that it will try again."""
+
+        def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002 - it says nothing else
+            rabbitmq_proxy.heal()
+
+    healer, publisher = Healer(), logging.getLogger("sim_pipeline.broker.publisher")
+    publisher.addHandler(healer)
     rabbitmq_proxy.refuse()
-    run = Run(
-        through(rabbitmq_proxy, settings, "rabbitmq"),
-        instance,
-        {(FEED, "STEP_UP_FOR_RETRY"): rabbitmq_proxy.heal},
-    )
+    try:
+        run = Run(through(rabbitmq_proxy, settings, "rabbitmq"), instance)
+    finally:
+        publisher.removeHandler(healer)
     assert run.success
-    assert run.retried == [FEED]
+    assert run.retried == []
     assert len(drain(settings)) == WINDOWS
     assert pending_entries(postgres) == []
 
@@ -320,9 +337,10 @@ def test_what_is_no_fault_of_a_server_passes(postgres: Postgres, error: BaseExce
 @pytest.mark.parametrize(
     ("error", "retry_number", "again"),
     [
-        (BrokerUnreachableError("away"), 0, True),
-        (BrokerUnreachableError("away"), 1, True),
-        (BrokerUnreachableError("away"), 2, False),
+        (MessageNackedError("full"), 0, True),
+        (MessageNackedError("full"), 1, True),
+        (MessageNackedError("full"), 2, False),
+        (BrokerUnreachableError("away for long"), 0, False),
         (StoreUnreachableError("away"), 1, True),
         (LoginRefusedError("who?"), 0, False),
         (SchemaError("what?"), 0, False),
