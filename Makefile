@@ -6,6 +6,9 @@ LOCK ?= dev
 SOAK_MINUTES ?= 60
 STAMP := $(VENV)/.installed-$(LOCK)
 
+# Where it is set, each process would compile all that it imports, and run workers start often.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-faults soak migrate migrations lint plots lock
 
