@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed-$(LOCK)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-faults soak migrate migrations lint plots lock
+.PHONY: help install run test test-faults soak migrate migrations lint plots lock backfill
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,13 @@ run: LOCK = run
 run: ## Run the whole service until Ctrl-C: servers, UI, daemon, schedule
 	@$(MAKE) --no-print-directory install LOCK=$(LOCK)
 	@exec $(BIN)/python -m sim_pipeline run
+
+backfill: LOCK = run
+backfill: ## Simulate a stretch of history: make backfill FROM=2026-01-01 TO=2026-02-01 [MODELS=A,B]
+	@test -n "$(FROM)" && test -n "$(TO)" || { \
+	  echo 'say from when to when: make backfill FROM=2026-01-01 TO=2026-02-01 [MODELS=A,B]'; exit 2; }
+	@$(MAKE) --no-print-directory install LOCK=$(LOCK)
+	@exec $(BIN)/python -m sim_pipeline backfill --from "$(FROM)" --to "$(TO)" --models "$(MODELS)"
 
 test: install ## Run the tests against a PostgreSQL and a RabbitMQ of their own
 	@$(BIN)/python -m pytest $(ARGS)

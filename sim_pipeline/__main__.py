@@ -1,14 +1,19 @@
-"""The commands behind the make targets: run, migrate, revision."""
+"""The commands behind the make targets: run, backfill, migrate, revision."""
 
 import argparse
 import logging
 import sys
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 
 from alembic import command
+from rich.console import Console
 
 from sim_pipeline import logs
+from sim_pipeline.backfill.command import run_backfill
+from sim_pipeline.backfill.request import Request, RequestError, read_request
+from sim_pipeline.cadence import Cadence
 from sim_pipeline.config import Settings, SettingsError, load_settings
 from sim_pipeline.profiles_file import ProfilesFileError, read_profiles
 from sim_pipeline.resources import results_database
@@ -22,10 +27,21 @@ logger = logging.getLogger("sim_pipeline")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; return the exit status: 0, 1 for a fault, 2 for wrong settings."""
+    """Run a command; return the exit status.
+
+    That is 0, 1 for a fault, 2 for wrong settings or arguments, 130 for a backfill interrupted.
+    """
     parser = argparse.ArgumentParser(prog="python -m sim_pipeline", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", help="run the whole service until Ctrl-C")
+    backfill = commands.add_parser("backfill", help="simulate a stretch of history")
+    backfill.add_argument(
+        "--from", required=True, help="ISO 8601 date or time, UTC: the first window", dest="since"
+    )
+    backfill.add_argument(
+        "--to", required=True, help="the same: no window from there on", dest="until"
+    )
+    backfill.add_argument("--models", default="", help="comma-separated; all of them by default")
     commands.add_parser("migrate", help="bring the results database to this version's schema")
     revision = commands.add_parser("revision", help="write a migration from the tables' changes")
     revision.add_argument("message", help="what it does, in a few words")
@@ -36,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         read_profiles(settings.model_profiles_file, settings.llm_models)
     except (SettingsError, ProfilesFileError) as error:
         parser.exit(2, f"{error}\n")
+    request = _request(parser, parsed, settings) if parsed.command == "backfill" else None
     logs.configure(settings)
     if made:
         logger.info("Made %s, with passwords of its own", made)
@@ -43,6 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
         match parsed.command:
             case "run":
                 serve(settings, Path.cwd() / ".local")
+            case "backfill" if request is not None:
+                return run_backfill(settings, request, Console())
             case "migrate":
                 _migrate(settings)
             case "revision":
@@ -51,6 +70,22 @@ def main(arguments: list[str] | None = None) -> int:
         logger.error("%s", error)  # noqa: TRY400 - it is for the user; a trace is not
         return 1
     return 0
+
+
+def _request(
+    parser: argparse.ArgumentParser, parsed: argparse.Namespace, settings: Settings
+) -> Request:
+    try:
+        return read_request(
+            parsed.since,
+            parsed.until,
+            parsed.models,
+            known=settings.llm_models,
+            cadence=Cadence(settings.simulation_interval, settings.simulation_start),
+            now=datetime.now(UTC),
+        )
+    except RequestError as error:
+        parser.exit(2, f"{error}\n")
 
 
 def _migrate(settings: Settings) -> None:

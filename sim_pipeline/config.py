@@ -186,6 +186,9 @@ class Settings(BaseSettings):
     catch_up_hours: Annotated[int, Field(ge=0, le=8760)] = _setting(
         24, "a whole number of hours, 0 to 8760"
     )
+    backfill_days_per_run: Annotated[int, Field(ge=1, le=3660)] = _setting(
+        366, "a whole number of days, 1 to 3660"
+    )
     event_retention_days: Annotated[int, Field(ge=0, le=3650)] = _setting(
         30, "a whole number of days, 0 (keep all) to 3650"
     )

@@ -25,7 +25,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
     """
     cadence = Cadence(settings.simulation_interval, settings.simulation_start)
     partitions_def = build_partitions(settings.llm_models, cadence)
-    backfill_policy = dg.BackfillPolicy.multi_run(max_partitions_per_run=366)
+    backfill_policy = dg.BackfillPolicy.multi_run(settings.backfill_days_per_run)
     metric_frames = build_metric_frames(partitions_def, backfill_policy)
     benchmark_feed = build_benchmark_feed(metric_frames, partitions_def, backfill_policy)
     job = build_simulation_job(metric_frames, benchmark_feed)

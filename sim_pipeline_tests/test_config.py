@@ -20,6 +20,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
     assert settings.simulation_interval == 3600
     assert settings.simulation_start == datetime(2026, 1, 1, tzinfo=UTC)
     assert settings.catch_up_hours == 24
+    assert settings.backfill_days_per_run == 366
     assert settings.event_retention_days == 30
     assert settings.results_retention_days == 0
     assert settings.rabbitmq_queue == "simulation_results"
@@ -40,6 +41,8 @@ def test_defaults_are_those_of_the_documentation() -> None:
         ("RANDOM_SEED", "-1", "0 to 9223372036854775807"),
         ("RANDOM_SEED", "9223372036854775808", "0 to 9223372036854775807"),
         ("CATCH_UP_HOURS", "-1", "0 to 8760"),
+        ("BACKFILL_DAYS_PER_RUN", "0", "1 to 3660"),
+        ("BACKFILL_DAYS_PER_RUN", "3661", "1 to 3660"),
         ("EVENT_RETENTION_DAYS", "-1", "0 (keep all) to 3650"),
         ("EVENT_RETENTION_DAYS", "3651", "0 (keep all) to 3650"),
         ("EVENT_RETENTION_DAYS", "0.5", "0 (keep all) to 3650"),

@@ -1,0 +1,142 @@
+"""What is asked of a backfill: FROM, TO and MODELS as a person writes them, read and judged.
+
+What belongs here: words to a `Request`, and a request to windows and partitions. Nothing here
+reads a clock, asks a database or knows Dagster.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+from sim_pipeline.cadence import Cadence
+
+_TIME = (
+    "an ISO 8601 date or time, UTC unless it names its zone,"
+    " such as 2026-01-01 or 2026-01-01T06:00:00Z"
+)
+
+
+class RequestError(ValueError):
+    """What is asked can't be done; the message names each bad value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The windows of some models that start from one moment on and before another.
+
+    Attributes:
+        llm_names: the models, in the order of LLM_MODELS_STR.
+        since: the first label that belongs to it, UTC.
+        until: the first label that no longer does, UTC.
+    """
+
+    llm_names: tuple[str, ...]
+    since: datetime
+    until: datetime
+
+    @property
+    def name(self) -> str:
+        """What tells this request from others: the same words, the same name.
+
+        The models are in it as a digest: Dagster's index of tags holds no long text.
+        """
+        models = hashlib.sha256("\n".join(self.llm_names).encode()).hexdigest()[:12]
+        return f"{iso(self.since)}/{iso(self.until)}/{models}"
+
+    def windows_ended(self, cadence: Cadence, moment: datetime) -> range:
+        """Return the numbers of its windows that have ended at a moment, the same for each model.
+
+        Args:
+            cadence: the windows of the feed.
+            moment: aware.
+        """
+        windows = cadence.windows_between(self.since, self.until)
+        return range(
+            windows.start, max(windows.start, min(windows.stop, cadence.window_at(moment)))
+        )
+
+
+def days_of(windows: range, cadence: Cadence) -> Iterator[tuple[date, int]]:
+    """Go through the UTC days that some of these windows start in: the day, and how many do.
+
+    Args:
+        windows: window numbers.
+        cadence: the windows of the feed.
+    """
+    first = windows.start
+    while first < windows.stop:
+        day = cadence.day_of(first)
+        stop = min(windows.stop, cadence.windows_of_day(day).stop)
+        yield day, stop - first
+        first = stop
+
+
+def read_request(
+    since: str,
+    until: str,
+    models: str,
+    *,
+    known: tuple[str, ...],
+    cadence: Cadence,
+    now: datetime,
+) -> Request:
+    """Read what was written behind FROM, TO and MODELS.
+
+    Args:
+        since: ISO 8601; without a zone it is UTC.
+        until: the same; excluded.
+        models: comma-separated names; empty for all.
+        known: the models there are.
+        cadence: the windows of the feed.
+        now: aware; no window that ends later can be had.
+
+    Raises:
+        RequestError: names every bad value, and what is allowed.
+    """
+    wrong: list[str] = []
+    first = _moment("FROM", since, wrong)
+    end = _moment("TO", until, wrong)
+    llm_names = _models(models, known, wrong)
+    if first is not None and first < cadence.start:
+        wrong.append(
+            f"FROM={since!r}: lies before SIMULATION_START; allowed is from {iso(cadence.start)} on"
+        )
+    if first is not None and end is not None:
+        request = Request(llm_names, first, end)
+        if end <= first:
+            wrong.append(f"TO={until!r}: allowed is a time after FROM={since!r}; TO is excluded")
+        elif not wrong and not request.windows_ended(cadence, now):
+            length = timedelta(seconds=cadence.interval)
+            wrong.append(
+                f"FROM={since!r} TO={until!r}: no window that starts there has ended; allowed is a"
+                f" time with one of the windows of {length}, the latest of which ended at"
+                f" {iso(cadence.start_of(cadence.window_at(now)))}"
+            )
+        if not wrong:
+            return request
+    raise RequestError("\n".join(wrong))
+
+
+def iso(moment: datetime) -> str:
+    """Write a moment as ISO 8601, UTC, with a Z."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _moment(name: str, text: str, wrong: list[str]) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        wrong.append(f"{name}={text!r}: allowed is {_TIME}")
+        return None
+
+
+def _models(text: str, known: tuple[str, ...], wrong: list[str]) -> tuple[str, ...]:
+    names = {name for part in text.split(",") if (name := part.strip())}
+    unknown = sorted(names - set(known))
+    if unknown:
+        wrong.append(
+            f"MODELS: unknown is {', '.join(map(repr, unknown))}; allowed are {', '.join(known)}"
+        )
+    return tuple(name for name in known if name in names or not names)
