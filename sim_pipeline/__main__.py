@@ -36,12 +36,18 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("run", help="run the whole service until Ctrl-C")
     backfill = commands.add_parser("backfill", help="simulate a stretch of history")
     backfill.add_argument(
-        "--from", required=True, help="ISO 8601 date or time, UTC: the first window", dest="since"
+        "--from",
+        required=True,
+        dest="since",
+        metavar="FROM",
+        help="ISO 8601 date or time, UTC: the first window",
     )
     backfill.add_argument(
-        "--to", required=True, help="the same: no window from there on", dest="until"
+        "--to", required=True, dest="until", metavar="TO", help="the same: no window from there on"
     )
-    backfill.add_argument("--models", default="", help="comma-separated; all of them by default")
+    backfill.add_argument(
+        "--models", default="", metavar="A,B", help="comma-separated; all of them by default"
+    )
     commands.add_parser("migrate", help="bring the results database to this version's schema")
     revision = commands.add_parser("revision", help="write a migration from the tables' changes")
     revision.add_argument("message", help="what it does, in a few words")

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
 _LINE_SECONDS = 5.0
 
@@ -77,16 +79,15 @@ class Display:
         self._bars = Progress(
             TextColumn("{task.description:<9}"),
             BarColumn(),
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f} windows{task.fields[note]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} windows"),
         )
-        self._stored = self._bars.add_task("stored", total=total, note="")
-        self._published = self._bars.add_task("published", total=total, note="")
+        self._stored = self._bars.add_task("stored", total=total)
+        self._published = self._bars.add_task("published", total=total)
+        self._live = Live(console=console, transient=True)
 
     def __enter__(self) -> Self:
-        self._bars.start()
+        if self._console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(
@@ -95,34 +96,34 @@ class Display:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._bars.stop()
+        self._live.stop()
 
     def show(self, look: Look) -> None:
         """Show what was seen just now."""
         now = time.monotonic()
         self._pace.note(now, look)
         if self._console.is_terminal:
-            self._bars.update(
-                self._stored, completed=look.stored, note=f"  {self._pace_in_words(look)}"
-            )
-            self._bars.update(self._published, completed=look.published, note=f"  {_runs(look)}")
+            self._bars.update(self._stored, completed=look.stored)
+            self._bars.update(self._published, completed=look.published)
+            self._live.update(Group(self._bars, Text(self._in_words(look))))
         elif now >= self._printed + _LINE_SECONDS:
             self._printed = now
             self._console.print(
                 f"{look.stored:,} of {self._total:,} windows stored, {look.published:,} published;"
-                f" {_runs(look)}; {self._pace_in_words(look)}",
+                f" {self._in_words(look)}",
                 soft_wrap=True,
             )
 
-    def _pace_in_words(self, look: Look) -> str:
+    def _in_words(self, look: Look) -> str:
         if not look.runs:
             return "Dagster looks for new backfills every 30 s"
+        runs = f"{look.runs_succeeded:,} of {look.runs:,} runs done"
         if look.runs == look.runs_succeeded:
-            return "Dagster looks for what is done every 30 s"
+            return f"{runs}; Dagster looks for that every 30 s"
         rate, left = self._pace.windows_per_second, self._pace.seconds_left
         if rate is None or left is None:
-            return "no window done yet"
-        return f"{rate:,.0f} windows/s, {duration(left)} left"
+            return runs
+        return f"{runs}; {rate:,.0f} windows/s, {duration(left)} left"
 
 
 def duration(seconds: float) -> str:
@@ -134,7 +135,3 @@ def duration(seconds: float) -> str:
     if minutes < 60:  # noqa: PLR2004 - minutes of an hour
         return f"{minutes}:{rest:02} min"
     return f"{minutes // 60}:{minutes % 60:02} h"
-
-
-def _runs(look: Look) -> str:
-    return f"{look.runs_succeeded:,} of {look.runs:,} runs done"
