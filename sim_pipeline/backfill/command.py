@@ -91,6 +91,7 @@ class _Backfill:
                 self._say(f"Nothing to do: all {scope.total:,} windows are stored and published")
                 return COMPLETE
             if self._stop:
+                self._say("Nothing was launched")
                 return INTERRUPTED
             backfill = self._launch(scope, keys)
         before = self._entries(scope.span)
@@ -105,9 +106,10 @@ class _Backfill:
         if backfill is None:
             return True
         self._say("The one before is still being canceled; waiting for that")
-        if self._await_end(backfill, self._stop):
+        if self._await_end_of_canceled(backfill, self._stop):
             return True
         if self._stop:
+            self._say("Nothing was launched")
             return False
         raise WebserverError(
             f"Backfill {backfill} is still being canceled after {duration(_CANCEL_SECONDS)}:"
@@ -183,7 +185,7 @@ class _Backfill:
         self._say("Canceling it; Ctrl-C again does not wait for that")
         again = StopRequest()
         self._webserver.cancel(backfill)
-        if self._await_end(backfill, again):
+        if self._await_end_of_canceled(backfill, again):
             self._say("Canceled. The same command again does what is left")
         else:
             self._say(
@@ -192,10 +194,11 @@ class _Backfill:
             )
         return INTERRUPTED
 
-    def _await_end(self, backfill: str, stop: StopRequest) -> bool:
-        """Wait until Dagster is done with it; tell whether it was, in good time."""
+    def _await_end_of_canceled(self, backfill: str, stop: StopRequest) -> bool:
+        """End its runs and wait until Dagster is done with it; tell whether it was, in time."""
         deadline = time.monotonic() + _CANCEL_SECONDS
         while not self._webserver.state(backfill).has_ended:
+            self._webserver.end_runs(backfill)
             if stop.wait(_LOOK_SECONDS) or time.monotonic() > deadline:
                 return False
         return True

@@ -252,18 +252,27 @@ class Webserver:
         )
 
     def cancel(self, backfill: str) -> None:
-        """Have no more runs launched, and end those that are under way.
-
-        Dagster's daemon would end them by itself, up to half a minute later.
+        """Have Dagster launch no more runs of a backfill, and end it.
 
         Raises:
             WebserverError: see there.
         """
         self._accepted(self._ask(_CANCEL, id=backfill)["cancelPartitionBackfill"])
+
+    def end_runs(self, backfill: str) -> None:
+        """End the runs that are queued or under way.
+
+        Of a backfill that is canceled Dagster's daemon ends them too, once it is done with
+        launching those that it was at, half a minute later or more.
+
+        Raises:
+            WebserverError: see there.
+        """
         answer = self._ask(_UNDER_WAY, tags=_tags(backfill), limit=_ENDED_AT_ONCE)
         # Those in the queue first: else each would take the place of one that is ended.
         runs = [run["runId"] for part in ("queued", "started") for run in answer[part]["results"]]
-        self._accepted(self._ask(_TERMINATE, runs=runs)["terminateRuns"])
+        if runs:
+            self._accepted(self._ask(_TERMINATE, runs=runs)["terminateRuns"])
 
     def failed_runs(self, backfill: str) -> list[str]:
         """Return the ids of the runs that failed and are not tried again, the earliest first.
