@@ -27,7 +27,7 @@ COMPLETE, INCOMPLETE, INTERRUPTED = 0, 1, 130
 _LOOK_SECONDS = 1.0
 # A look may take this part of the time: the ledger of years at 10 s has millions of entries.
 _LOOK_SHARE = 0.1
-# A webserver that is silent for less is busy, or is being started again.
+# A service that is silent for less is busy, or is being started again.
 _SILENCE_SECONDS = 60.0
 # The daemon looks every 30 s; a run that is to end may take until the end of its slice.
 _CANCEL_SECONDS = 180.0
@@ -159,19 +159,18 @@ class _Backfill:
 
     def _follow(self, backfill: str, scope: _Scope) -> State | None:
         """Show how it goes until it has ended; None if somebody stops that before."""
-        silent_since: float | None = None
+        heard = time.monotonic()
         with Display(self._console, scope.total) as display:
             while True:
                 began = time.monotonic()
                 try:
                     state = self._webserver.state(backfill)
-                    silent_since = None
-                except SilentError:
-                    silent_since = silent_since or began
-                    if time.monotonic() - silent_since > _SILENCE_SECONDS:
+                    entries = self._entries(scope.span)
+                except (SilentError, sa.exc.OperationalError):
+                    if began > heard + _SILENCE_SECONDS:
                         raise
                 else:
-                    entries = self._entries(scope.span)
+                    heard = time.monotonic()
                     display.show(
                         Look(entries.stored, entries.published, state.runs, state.runs_succeeded)
                     )
