@@ -17,14 +17,14 @@ from sim_pipeline_tests.queue_reader import drain
 from sim_pipeline_tests.service.whole_service import Service, start_service
 from sim_pipeline_tests.waiting import wait_until
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("clean_environment")]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("clean_environment")]
 
 MODELS = ("GPT-4o", "Llama-3.1-8B")
-DAYS = 4
+DAYS = 3
 SINCE = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=9)
 # Not at midnight, so that the first partition is not wanted whole.
 FROM, TO = SINCE + timedelta(hours=6), SINCE + timedelta(days=DAYS)
-INTERVAL = timedelta(minutes=1)
+INTERVAL = timedelta(minutes=10)
 WINDOWS = len(MODELS) * ((TO - FROM) // INTERVAL)
 
 
@@ -45,7 +45,7 @@ def directory(tmp_path: Path) -> Path:
                 f"SIMULATION_START={SINCE.isoformat()}",
                 # What a tick asks for is none of the backfill's windows.
                 "CATCH_UP_HOURS=0",
-                # Twice as many runs as go side by side: when the first has stored something, some
+                # Six runs, of which four go side by side: when the first has stored something, two
                 # wait in the queue.
                 "BACKFILL_DAYS_PER_RUN=1",
             ]
@@ -111,7 +111,7 @@ def test_a_backfill_that_is_interrupted_and_killed_is_gone_on_with_and_done_once
     service.read_until("Ready.")
 
     interrupted = start_backfill()
-    wait_until(lambda: in_span(service, "count(*)")[0][0] > 0, "a window", seconds=200)
+    wait_until(lambda: in_span(service, "count(*)")[0][0] > 0, "a window", seconds=300)
     os.killpg(interrupted.pid, signal.SIGINT)
     status, output = finish(interrupted)
     assert status == 130, output
