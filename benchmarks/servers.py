@@ -1,0 +1,65 @@
+"""Servers of a benchmark's own, as in service: on loopback, and durable."""
+
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sim_pipeline.service.ports import free_port
+from sim_pipeline.service.postgres import LocalPostgres
+from sim_pipeline.service.rabbitmq import LocalRabbitMQ
+from sim_pipeline.store.migrate import upgrade
+from sim_pipeline.store.postgres import Postgres
+
+_USER = "simulation"
+_DATABASE = "benchmark"
+
+
+@contextmanager
+def postgres_server() -> Iterator[LocalPostgres]:
+    """Run a PostgreSQL server that keeps what is committed (fsync), in a temporary directory."""
+    with (
+        tempfile.TemporaryDirectory(prefix="sim_pipeline-benchmark-") as directory,
+        LocalPostgres(
+            Path(directory), port=free_port(), user=_USER, password=secrets.token_urlsafe()
+        ) as server,
+    ):
+        yield server
+
+
+@contextmanager
+def rabbitmq_server() -> Iterator[LocalRabbitMQ]:
+    """Run a RabbitMQ node in a temporary directory."""
+    with (
+        tempfile.TemporaryDirectory(prefix="sim_pipeline-benchmark-") as directory,
+        LocalRabbitMQ(
+            Path(directory), port=free_port(), user=_USER, password=secrets.token_urlsafe()
+        ) as server,
+    ):
+        yield server
+
+
+@contextmanager
+def servers() -> Iterator[tuple[LocalPostgres, LocalRabbitMQ]]:
+    """Run one of each."""
+    with postgres_server() as postgres, rabbitmq_server() as rabbitmq:
+        yield postgres, rabbitmq
+
+
+@contextmanager
+def results_database(server: LocalPostgres) -> Iterator[Postgres]:
+    """Make the results database in a server, at the newest schema."""
+    server.ensure_database(_DATABASE)
+    postgres = Postgres(
+        host=server.host,
+        port=server.port,
+        user=server.user,
+        password=server.password,
+        database=_DATABASE,
+    )
+    upgrade(postgres)
+    try:
+        yield postgres
+    finally:
+        postgres.engine.dispose()

@@ -1,0 +1,204 @@
+"""Storing: our idempotent upsert next to PostgreSQL's own insert, and to what is usual in Python.
+
+Each of these gets the same rows into a table of the same columns, constraints and indexes, emptied
+before, in one transaction, commit included; then a checkpoint, so that none pays for another:
+
+ours       `SliceWriter`, from a slice of arrays: rows, and the ledger, which the others lack. Its
+           session is open, as it is for all slices of a run but the first. And once more: every
+           row stands there, nothing changes.
+PostgreSQL `INSERT ... SELECT generate_series`: what the server takes by itself, without a byte
+           from a client. Once more, with `ON CONFLICT DO NOTHING`.
+SQLAlchemy `insert()` with a list of parameters, executemany.
+pandas     `DataFrame.to_sql`.
+
+For the last two, the lists and frames that they start from are made before the clock starts.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid5
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from benchmarks.figures import Limit, Row
+from benchmarks.servers import postgres_server, results_database
+from sim_pipeline.metrics import METRICS
+from sim_pipeline.store.postgres import Postgres
+from sim_pipeline.store.slices import Slice
+from sim_pipeline.store.tables import deliveries, simulation_results
+from sim_pipeline.store.writer import FEW_VALUES, SliceWriter
+
+_HOUR = timedelta(hours=1)
+_START = datetime(2025, 1, 1, tzinfo=UTC)
+_BEFORE = datetime(2015, 1, 1, tzinfo=UTC)
+_MODEL = "GPT-4o"
+_NAMESPACE = UUID(int=0)
+_FLOOR = "floor"
+_TIMES = 5
+# Rows, values in each, and how many times PostgreSQL's own insert ours may take.
+_SIZES = ((50_000, 5, Limit(2.2)), (20_000, 100, Limit(2.3)))
+_QUICK_SIZES = ((4_000, 5, None), (2_000, 100, None))
+
+_EQUAL_TABLE = f"CREATE TABLE {_FLOOR} (LIKE {simulation_results.name} INCLUDING ALL)"
+# The rows of a window one after the other, as ours come. A value for each row is drawn: that takes
+# next to nothing, and the rows are not all the same.
+_INSERT = f"""
+INSERT INTO {_FLOOR} (llm_name, metric, "values", "timestamp")
+SELECT :model, m.metric, array_fill(random(), ARRAY[CAST(:points AS integer)]),
+    CAST(:start AS timestamptz) + w * interval '1 hour'
+FROM generate_series(0, :windows - 1) AS w
+CROSS JOIN unnest(CAST(:metrics AS text[])) AS m (metric)
+"""  # noqa: S608 - put together from constants
+_INSERT_AGAIN = f"{_INSERT} ON CONFLICT DO NOTHING"
+
+
+def measure(*, quick: bool) -> Iterator[Row]:
+    """Store, a few times by turns.
+
+    Args:
+        quick: a few thousand rows, twice, to see that it works.
+    """
+    with postgres_server() as server, results_database(server) as postgres:
+        _execute(postgres, _EQUAL_TABLE)
+        for rows, points, limit in _QUICK_SIZES if quick else _SIZES:
+            yield from _Store(postgres, rows // len(METRICS), points).measure(
+                2 if quick else _TIMES, limit
+            )
+
+
+class _Store:
+    """The ways of storing the same windows."""
+
+    def __init__(self, postgres: Postgres, windows: int, points: int) -> None:
+        self._postgres = postgres
+        self._points = points
+        self._slice = _slice_of(_START, windows, points)
+        self._parameters = [
+            {"llm_name": _MODEL, "metric": metric, "values": values, "timestamp": timestamp}
+            for timestamp, rows in zip(
+                self._slice.timestamps,
+                self._slice.values.tolist(),  # noqa: PD011 - an attribute of ours
+                strict=True,
+            )
+            for metric, values in zip(METRICS, rows, strict=True)
+        ]
+        self._frame = pd.DataFrame(self._parameters)
+        self._floor = {
+            "model": _MODEL,
+            "points": points,
+            "start": _START,
+            "windows": windows,
+            "metrics": list(METRICS),
+        }
+
+    def measure(self, times: int, limit: Limit | None) -> Iterator[Row]:
+        ours, again, floor, floor_again, executemany, to_sql = ([] for _ in range(6))  # type: list[float]
+        for turn in range(times):
+            pair = [
+                lambda: self._ours(ours, again),
+                lambda: self._floors(floor, floor_again),
+            ]
+            for store in pair[:: 1 if turn % 2 else -1]:
+                store()
+            executemany.append(self._timed(_FLOOR, self._executemany))
+            to_sql.append(self._timed(_FLOOR, self._to_sql))
+        what = f"store {len(self._parameters):,} rows of {self._points} values"
+        peers = "SQLAlchemy executemany", "pandas.to_sql"
+        own = "PostgreSQL's own insert"
+        yield _row(what, ours, own, floor, limit=limit)
+        yield _row(f"{what}, all there", again, own, floor, limit=limit)
+        yield _row(f"{what}, all there", again, f"{own}, all there", floor_again)
+        for peer, seconds in zip(peers, (executemany, to_sql), strict=True):
+            yield _row(what, ours, peer, seconds)
+
+    def _ours(self, first: list[float], again: list[float]) -> None:
+        with SliceWriter(self._postgres) as writer:
+            # Opens the session, the one for large slices.
+            writer.write(_slice_of(_BEFORE, FEW_VALUES // self._points, self._points))
+            first.append(
+                self._timed(
+                    f"{simulation_results.name}, {deliveries.name}",
+                    lambda: writer.write(self._slice),
+                    simulation_results.name,
+                )
+            )
+            _execute(self._postgres, "CHECKPOINT")
+            again.append(_seconds(lambda: writer.write(self._slice)))
+            self._require_all(simulation_results.name)
+
+    def _floors(self, first: list[float], again: list[float]) -> None:
+        first.append(self._timed(_FLOOR, lambda: self._insert(_INSERT)))
+        _execute(self._postgres, "CHECKPOINT")
+        again.append(_seconds(lambda: self._insert(_INSERT_AGAIN)))
+
+    def _insert(self, statement: str) -> None:
+        with self._postgres.engine.begin() as connection:
+            connection.execute(sa.text(statement), self._floor)
+
+    def _executemany(self) -> None:
+        # The table of the floor, as SQLAlchemy knows ours.
+        table = simulation_results.to_metadata(sa.MetaData(), name=_FLOOR)
+        with self._postgres.engine.begin() as connection:
+            connection.execute(sa.insert(table), self._parameters)
+
+    def _to_sql(self) -> None:
+        with self._postgres.engine.begin() as connection:
+            self._frame.to_sql(
+                _FLOOR,
+                connection,
+                if_exists="append",
+                index=False,
+                dtype={"values": ARRAY(sa.DOUBLE_PRECISION)},
+            )
+
+    def _timed(self, tables: str, store: Callable[[], None], filled: str = _FLOOR) -> float:
+        """Empty the tables, store, and see that all is there; return the seconds it took."""
+        _execute(self._postgres, f"TRUNCATE {tables}")
+        _execute(self._postgres, "CHECKPOINT")
+        # Takes a connection out of the pool and puts it back: opening one is not timed.
+        _execute(self._postgres, "SELECT 1")
+        seconds = _seconds(store)
+        self._require_all(filled)
+        return seconds
+
+    def _require_all(self, table: str) -> None:
+        with self._postgres.engine.connect() as connection:
+            stored = connection.scalar(sa.text(f"SELECT count(*) FROM {table}"))  # noqa: S608
+        if stored != len(self._parameters):
+            raise RuntimeError(f"{table} holds {stored} rows, not {len(self._parameters)}")
+
+
+def _row(
+    what: str,
+    ours: list[float],
+    beside: str,
+    others: list[float],
+    *,
+    limit: Limit | None = None,
+) -> Row:
+    return Row(what, "s", tuple(ours), beside, tuple(others), limit)
+
+
+def _slice_of(start: datetime, windows: int, points: int) -> Slice:
+    timestamps = [start + window * _HOUR for window in range(windows)]
+    return Slice(
+        [_MODEL] * windows,
+        timestamps,
+        [uuid5(_NAMESPACE, timestamp.isoformat()) for timestamp in timestamps],
+        np.random.default_rng(0).lognormal(size=(windows, len(METRICS), points)),
+    )
+
+
+def _execute(postgres: Postgres, statement: str) -> None:
+    with postgres.engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT").execute(sa.text(statement))
+
+
+def _seconds(function: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start

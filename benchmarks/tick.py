@@ -1,0 +1,98 @@
+"""A scheduled run of nine models next to an empty job of as many steps, through the daemon.
+
+Both are launched as a tick launches them and timed by Dagster's own records, from the moment a
+run is created to its end: queue, launch, process start, imports, steps.
+"""
+
+import json
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, timedelta
+
+from benchmarks.dagster_service import PIPELINE, DagsterService
+from benchmarks.figures import Row
+from sim_pipeline.cadence import Cadence
+from sim_pipeline.jobs import JOB_NAME
+from sim_pipeline.schedules import run_request
+from sim_pipeline.store.ledger import Span
+
+_LOCATION = "empty"
+_TIMES = 10
+_SECONDS = 120.0
+
+
+def measure(*, quick: bool) -> Iterator[Row]:
+    """Launch runs by turns.
+
+    Args:
+        quick: twice, to see that it works.
+    """
+    with DagsterService(PIPELINE | {_LOCATION: "benchmarks.empty_job"}) as service:
+        pairs = []
+        # The first warms up and does not count.
+        for window in range(1 + (2 if quick else _TIMES)):
+            if window % 2:
+                floor, ours = _empty_run(service), _our_run(service, window)
+            else:
+                ours, floor = _our_run(service, window), _empty_run(service)
+            pairs.append((ours, floor))
+        models = len(service.settings.llm_models)
+    for index, what in enumerate(("created to end", "started to end")):
+        yield Row(
+            f"scheduled run of {models} models, {what}",
+            "s",
+            tuple(ours[index] for ours, _ in pairs[1:]),
+            "an empty job",
+            tuple(floor[index] for _, floor in pairs[1:]),
+        )
+
+
+def _our_run(service: DagsterService, window: int) -> tuple[float, float]:
+    """Simulate all models over a window, another one each time."""
+    settings = service.settings
+    since = settings.simulation_start + timedelta(seconds=window * settings.simulation_interval)
+    until = since + timedelta(seconds=settings.simulation_interval)
+    request = run_request(
+        Span(settings.llm_models, since, until),
+        Cadence(settings.simulation_interval, settings.simulation_start),
+    )
+    return _run(
+        service,
+        next(iter(PIPELINE)),
+        JOB_NAME,
+        *("--tags", json.dumps(request.tags), "--config-json", json.dumps(request.run_config)),
+    )
+
+
+def _empty_run(service: DagsterService) -> tuple[float, float]:
+    return _run(service, _LOCATION, "empty_job")
+
+
+def _run(service: DagsterService, location: str, job: str, *options: str) -> tuple[float, float]:
+    """Launch and await a run; return the seconds from its creation, and from its start, to its end.
+
+    Raises:
+        RuntimeError: it was not launched or failed.
+    """
+    run_id = str(uuid.uuid4())
+    launched = service.programs.run(
+        "launch",
+        *("dagster", "job", "launch", "--workspace", str(service.workspace)),
+        *("--location", location, "--job", job, "--run-id", run_id, *options),
+        seconds=_SECONDS,
+    )
+    if not launched:
+        raise RuntimeError(f"{job} was not launched")
+    service.await_condition(lambda: _finished(service, run_id), job, _SECONDS)
+    record = service.instance.get_run_record_by_id(run_id)
+    if record is None or not record.start_time or not record.end_time:
+        raise RuntimeError(f"run {run_id} of {job} has no times")
+    if not record.dagster_run.is_success:
+        raise RuntimeError(f"run {run_id} of {job} did not succeed")
+    created = record.create_timestamp.replace(tzinfo=UTC).timestamp()
+    return record.end_time - created, record.end_time - record.start_time
+
+
+def _finished(service: DagsterService, run_id: str) -> bool:
+    run = service.instance.get_run_by_id(run_id)
+    return run is not None and run.is_finished
