@@ -6,18 +6,21 @@ import secrets
 import signal
 import tempfile
 import urllib.request
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import dagster as dg
+import pika
+import sqlalchemy as sa
 import yaml
+from pika.adapters.blocking_connection import BlockingChannel
 
 from sim_pipeline.config import Settings, read_settings
-from sim_pipeline.resources import results_database
+from sim_pipeline.resources import message_broker, results_database
 from sim_pipeline.service.instance import prepare_instance
 from sim_pipeline.service.local import local_postgres, local_rabbitmq
 from sim_pipeline.service.ports import free_port, listens
@@ -54,7 +57,8 @@ class DagsterService:
     that nothing runs but what a benchmark launches. This process takes the environment over.
 
     Args:
-        locations: module by name of the code location.
+        locations: module by name of the code location; without any, Dagster's processes are not
+            started.
         overrides: settings by field name, beside the ports and passwords that it is given.
         environment: further variables of all processes.
     """
@@ -112,13 +116,15 @@ class DagsterService:
         stack.enter_context(local_postgres(self.settings, directory))
         stack.enter_context(local_rabbitmq(self.settings, directory))
         self.results = results_database(self.settings)
+        self.broker = message_broker(self.settings)
         stack.callback(self.results.engine.dispose)
         upgrade(self.results)
         prepare_instance(directory / "dagster", PROJECT / "dagster.yaml")
         self.instance = stack.enter_context(dg.DagsterInstance.get())
         self.programs = stack.enter_context(Programs(directory, environment, _stop_request()))
         self.workspace = directory / "workspace.yaml"
-        self._start_dagster()
+        if self._locations:
+            self._start_dagster()
 
     def _start_dagster(self) -> None:
         entries = []
@@ -182,6 +188,26 @@ class DagsterService:
             raise RuntimeError(f"GraphQL: {answer['errors']}")
         data: dict[str, Any] = answer["data"]
         return data
+
+    @contextmanager
+    def channel(self) -> Iterator[BlockingChannel]:
+        """Open a connection to the broker for a while."""
+        with pika.BlockingConnection(
+            pika.ConnectionParameters(
+                self.broker.host,
+                self.broker.port,
+                self.broker.vhost,
+                pika.PlainCredentials(self.broker.user, self.broker.password),
+            )
+        ) as connection:
+            yield connection.channel()
+
+    def clear(self) -> None:
+        """Remove the results, the ledger and the queue."""
+        with self.results.engine.begin() as connection:
+            connection.execute(sa.text("TRUNCATE simulation_results, deliveries"))
+        with self.channel() as channel:
+            channel.queue_delete(self.broker.queue)
 
     def _stop_schedules(self, location: str) -> None:
         found = self.graphql(_SCHEDULES, {"location": location})["schedulesOrError"]

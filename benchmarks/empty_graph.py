@@ -1,4 +1,4 @@
-"""The floor of a backfill: a graph of the shape of ours, over the same partitions, that does nothing.
+"""The floor of a backfill: a graph of the shape of ours, over its partitions, that does nothing.
 
 Two assets, the two blocking checks between them in one step, one process for a run. How many
 partitions a run takes is ours, handed over by the benchmark in the environment. Nothing of ours is
@@ -12,12 +12,6 @@ import dagster as dg
 
 from sim_pipeline.config import load_settings
 
-PARTITIONS_PER_RUN = "BENCHMARK_PARTITIONS_PER_RUN"
-"""The environment variable with the largest number of partitions in a run."""
-
-ASSETS = ("empty_frames", "empty_feed")
-"""What a backfill selects."""
-
 _settings = load_settings()
 _partitions = dg.MultiPartitionsDefinition(
     {
@@ -27,7 +21,9 @@ _partitions = dg.MultiPartitionsDefinition(
         "llm": dg.StaticPartitionsDefinition(list(_settings.llm_models)),
     }
 )
-_policy = dg.BackfillPolicy.multi_run(max_partitions_per_run=int(os.environ[PARTITIONS_PER_RUN]))
+_policy = dg.BackfillPolicy.multi_run(
+    max_partitions_per_run=int(os.environ["BENCHMARK_PARTITIONS_PER_RUN"])
+)
 
 
 @dg.asset(partitions_def=_partitions, backfill_policy=_policy)

@@ -70,6 +70,7 @@ def server_versions() -> dict[str, str]:
 def _rabbitmq_version(server: LocalRabbitMQ) -> str:
     with pika.BlockingConnection(server.connection_parameters()) as connection:
         # Of what the node says of itself pika has no public word.
-        properties: dict[str, Any] = connection._impl.server_properties  # noqa: SLF001
+        connected: Any = connection
+        properties: dict[str, Any] = connected._impl.server_properties  # noqa: SLF001
     number = properties["version"]
     return number.decode() if isinstance(number, bytes) else str(number)

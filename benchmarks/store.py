@@ -96,14 +96,19 @@ class _Store:
         }
 
     def measure(self, times: int, limit: Limit | None) -> Iterator[Row]:
-        ours, again, floor, floor_again, executemany, to_sql = ([] for _ in range(6))  # type: list[float]
+        ours: list[float] = []
+        again: list[float] = []
+        floor: list[float] = []
+        floor_again: list[float] = []
+        executemany: list[float] = []
+        to_sql: list[float] = []
         for turn in range(times):
-            pair = [
-                lambda: self._ours(ours, again),
-                lambda: self._floors(floor, floor_again),
-            ]
-            for store in pair[:: 1 if turn % 2 else -1]:
-                store()
+            if turn % 2:
+                self._floors(floor, floor_again)
+                self._ours(ours, again)
+            else:
+                self._ours(ours, again)
+                self._floors(floor, floor_again)
             executemany.append(self._timed(_FLOOR, self._executemany))
             to_sql.append(self._timed(_FLOOR, self._to_sql))
         what = f"store {len(self._parameters):,} rows of {self._points} values"

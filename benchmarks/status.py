@@ -1,0 +1,145 @@
+"""How fast the UI shows 64,000 partitions, all of them materialized by real runs.
+
+64 models over 1,000 days, a window a day, so that Dagster's part is all there and ours is short. Of
+the code location: from the start of its process until it serves, and until the webserver has read
+it anew. Of an asset: the queries of the UI's partitions page and of its asset graph, the first time
+and again. The first time is when Dagster has not yet noted down what is materialized, which it does
+for each asset in its storage; so the note is removed before.
+"""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from benchmarks.dagster_service import PIPELINE, DagsterService
+from benchmarks.figures import Limit, Row
+from benchmarks.range_run import range_run
+from sim_pipeline.service.ports import free_port
+
+_ASSET = "metric_frames"
+_DAY_SECONDS = 86_400
+_MODELS, _DAYS, _TIMES = 64, 1_000, 5
+_QUICK_MODELS, _QUICK_DAYS, _QUICK_TIMES = 4, 20, 2
+# A run keeps all of its partitions in memory; those of a backfill take one model each.
+_MODELS_PER_RUN = 8
+_FIRST, _AGAIN, _LOAD = Limit(5), Limit(1), Limit(5)
+
+# As dagster-webserver's own pages ask.
+_PARTITION_HEALTH = """
+query PartitionHealthQuery($assetKey: AssetKeyInput!) {
+  assetNodeOrError(assetKey: $assetKey) {
+    ... on AssetNode {
+      id
+      partitionKeysByDimension { name type partitionKeys }
+      assetPartitionStatuses {
+        ... on TimePartitionStatuses { ranges { status startTime endTime startKey endKey } }
+        ... on DefaultPartitionStatuses {
+          materializedPartitions materializingPartitions failedPartitions
+        }
+        ... on MultiPartitionStatuses {
+          primaryDimensionName
+          ranges {
+            primaryDimStartKey primaryDimEndKey primaryDimStartTime primaryDimEndTime
+            secondaryDim {
+              ... on TimePartitionStatuses { ranges { status startTime endTime startKey endKey } }
+              ... on DefaultPartitionStatuses {
+                materializedPartitions materializingPartitions failedPartitions
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+"""
+_PARTITION_STATS = """
+query PartitionStats($assetKey: AssetKeyInput!) {
+  assetNodeOrError(assetKey: $assetKey) {
+    ... on AssetNode {
+      id
+      partitionStats { numMaterialized numMaterializing numPartitions numFailed }
+    }
+  }
+}
+"""
+_RELOAD = """
+mutation Reload($name: String!) {
+  reloadRepositoryLocation(repositoryLocationName: $name) {
+    __typename
+    ... on WorkspaceLocationEntry { loadStatus }
+    ... on PythonError { message }
+  }
+}
+"""
+
+
+def measure(*, quick: bool) -> Iterator[Row]:
+    """Materialize all partitions, then ask.
+
+    Args:
+        quick: 80 partitions, twice, to see that it works.
+    """
+    models, days, times = (
+        (_QUICK_MODELS, _QUICK_DAYS, _QUICK_TIMES) if quick else (_MODELS, _DAYS, _TIMES)
+    )
+    start = datetime.now(UTC).date() - timedelta(days=days)
+    names = tuple(f"model-{number}" for number in range(models))
+    settings = {
+        "llm_models": names,
+        "simulation_interval": _DAY_SECONDS,
+        "simulation_start": datetime(start.year, start.month, start.day, tzinfo=UTC),
+    }
+    with DagsterService(PIPELINE, settings) as service:
+        what = f"{models} models over {days:,} days"
+        loads = tuple(_load(service) for _ in range(times))
+        yield Row(f"{what}, code location loaded", "s", loads, limit=_LOAD)
+
+        for first in range(0, models, _MODELS_PER_RUN):
+            some = names[first : first + _MODELS_PER_RUN]
+            range_run(some, start, start + timedelta(days=days - 1))
+        _require_materialized(service, models * days)
+        for name, query in (
+            ("partitions page", _PARTITION_HEALTH),
+            ("asset graph's counts", _PARTITION_STATS),
+        ):
+            pairs = [_first_and_again(service, query) for _ in range(times)]
+            for index, (when, limit) in enumerate((("first", _FIRST), ("again", _AGAIN))):
+                yield Row(
+                    f"{what}, {name}, {when}",
+                    "s",
+                    tuple(pair[index] for pair in pairs),
+                    limit=limit,
+                )
+
+
+def _load(service: DagsterService) -> float:
+    """Start a code server, and have the webserver read the location anew."""
+    (name, module), port = next(iter(PIPELINE.items())), free_port()
+    start = time.perf_counter()
+    service.start_code_server(f"{name} {port}", module, port)
+    answer = service.graphql(_RELOAD, {"name": name})["reloadRepositoryLocation"]
+    seconds = time.perf_counter() - start
+    if answer.get("loadStatus") != "LOADED":
+        raise RuntimeError(f"{name} was not loaded: {answer}")
+    return seconds
+
+
+def _first_and_again(service: DagsterService, query: str) -> tuple[float, float]:
+    service.instance.event_log_storage.wipe_asset_cached_status(dg.AssetKey(_ASSET))
+
+    def ask() -> float:
+        start = time.perf_counter()
+        service.graphql(query, {"assetKey": {"path": [_ASSET]}})
+        return time.perf_counter() - start
+
+    return ask(), ask()
+
+
+def _require_materialized(service: DagsterService, partitions: int) -> None:
+    answer = service.graphql(_PARTITION_STATS, {"assetKey": {"path": [_ASSET]}})
+    found = answer["assetNodeOrError"]["partitionStats"]["numMaterialized"]
+    if found != partitions:
+        raise RuntimeError(f"{found} partitions of {_ASSET} are materialized, not {partitions}")
