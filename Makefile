@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed-$(LOCK)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run backfill test test-faults soak migrate migrations lint plots lock
+.PHONY: help install run backfill test test-faults soak migrate migrations lint plots lock bench
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ migrate: install ## Bring the results database to this version's schema
 migrations: install ## Write a migration from the tables' changes: make migrations msg="..."
 	@test -n "$(msg)" || { echo 'say what it does: make migrations msg="add a column"'; exit 2; }
 	@$(BIN)/python -m sim_pipeline revision "$(msg)"
+
+bench: install ## Run every benchmark, or some: ARGS="store publish", ARGS=--quick to try them
+	@$(BIN)/python -m benchmarks.bench $(ARGS)
 
 lint: install ## Check style, types and the code location
 	@$(BIN)/ruff check

@@ -15,21 +15,21 @@ them tells whether memory is flat (Linux). A queue that does not hold them all, 
 
 import argparse
 import multiprocessing
-import re
 import secrets
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
 
+from benchmarks.figures import Limit, Row
 from benchmarks.machine import header
+from benchmarks.servers import rabbitmq_server
+from benchmarks.workers import peak_memory
 from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.broker.message import (
     APP_ID,
@@ -39,11 +39,10 @@ from sim_pipeline.broker.message import (
     message_id,
 )
 from sim_pipeline.broker.publisher import Publisher
-from sim_pipeline.service.ports import free_port
 from sim_pipeline.service.rabbitmq import LocalRabbitMQ
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
-_KIBIBYTES_IN_MEBIBYTE = 1024
+_MESSAGES, _PAIRS, _POINTS, _RATIO = 10_000, 5, 5, 10.0
 _MEMORY_FACTOR = 10
 # As many as the feed claims, and so publishes in one call.
 _CALL_MESSAGES = 5_000
@@ -55,40 +54,61 @@ Publish = Callable[[LocalRabbitMQ, str, Messages], float]
 def main() -> None:
     """Measure the pairs and print them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--messages", type=int, default=10_000)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--points", type=int, default=5, help="values per metric in a message")
-    parser.add_argument("--ratio", type=float, default=10.0, help="least median ratio")
+    parser.add_argument("--messages", type=int, default=_MESSAGES)
+    parser.add_argument("--pairs", type=int, default=_PAIRS)
+    parser.add_argument(
+        "--points", type=int, default=_POINTS, help="values per metric in a message"
+    )
+    parser.add_argument("--ratio", type=float, default=_RATIO, help="least median ratio")
     arguments = parser.parse_args()
 
     messages = _messages(range(arguments.messages), arguments.points)
     size = statistics.mean(len(message.body) for message in messages)
     print(header())
     print(f"{len(messages)} messages of {size:.0f} bytes on average, quorum queue")
-    with (
-        tempfile.TemporaryDirectory(prefix="sim_pipeline-benchmark-") as directory,
-        LocalRabbitMQ(
-            Path(directory),
-            port=free_port(),
-            user="simulation",
-            password=secrets.token_urlsafe(),
-        ) as server,
-    ):
+    with rabbitmq_server() as server:
         ratio = _measure(server, messages, arguments.pairs)
         _measure_memory(server, arguments.messages, arguments.points)
     if ratio < arguments.ratio:
         raise SystemExit(f"median ratio {ratio:.1f}, below {arguments.ratio:g}")
 
 
+def measure(*, quick: bool) -> Iterator[Row]:
+    """Publish in pairs, and see that memory is flat.
+
+    Args:
+        quick: 500 messages, twice, to see that it works.
+    """
+    count, pairs = (500, 2) if quick else (_MESSAGES, _PAIRS)
+    with rabbitmq_server() as server:
+        rates = list(_rates(server, _messages(range(count), _POINTS), pairs))
+        peaks = _memory_peaks(server, (count, _MEMORY_FACTOR * count), _POINTS)
+    ours, others = zip(*rates, strict=True)
+    yield Row(
+        f"publish {count:,} messages, all confirmed",
+        "1/s",
+        ours,
+        "pika, a confirm for each message",
+        others,
+        Limit(_RATIO, at_least=True),
+    )
+    yield Row(
+        f"peak memory after {_MEMORY_FACTOR * count:,} messages",
+        "MiB",
+        (peaks[1],),
+        f"peak memory after {count:,}",
+        (peaks[0],),
+    )
+
+
 def _measure(server: LocalRabbitMQ, messages: Messages, pairs: int) -> float:
     """Print each pair; return the median ratio."""
-    rates: dict[Publish, list[float]] = {_publish_ours: [], _publish_one_at_a_time: []}
-    ours, others = rates.values()
+    ours, others = [], []
     print("pair  ours [1/s]  one at a time [1/s]  ratio")
-    for pair in range(1, pairs + 1):
-        for publish in list(rates)[:: 1 if pair % 2 else -1]:
-            rates[publish].append(_rate(server, messages, publish))
-        print(f"{pair:4}  {ours[-1]:10,.0f}  {others[-1]:19,.0f}  {ours[-1] / others[-1]:5.1f}")
+    for pair, (one, other) in enumerate(_rates(server, messages, pairs), 1):
+        ours.append(one)
+        others.append(other)
+        print(f"{pair:4}  {one:10,.0f}  {other:19,.0f}  {one / other:5.1f}")
     ratios = [one / other for one, other in zip(ours, others, strict=True)]
     print(
         f"median ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}); "
@@ -97,21 +117,36 @@ def _measure(server: LocalRabbitMQ, messages: Messages, pairs: int) -> float:
     return statistics.median(ratios)
 
 
+def _rates(server: LocalRabbitMQ, messages: Messages, pairs: int) -> Iterator[tuple[float, float]]:
+    """Yield, of each pair, the messages per second of ours and of one at a time."""
+    rates: dict[Publish, float] = {_publish_ours: 0.0, _publish_one_at_a_time: 0.0}
+    for pair in range(pairs):
+        for publish in list(rates)[:: -1 if pair % 2 else 1]:
+            rates[publish] = _rate(server, messages, publish)
+        yield rates[_publish_ours], rates[_publish_one_at_a_time]
+
+
 def _spread(rates: Sequence[float]) -> str:
     return f"{statistics.median(rates):,.0f}/s ({min(rates):,.0f} to {max(rates):,.0f})"
 
 
 def _measure_memory(server: LocalRabbitMQ, messages: int, points: int) -> None:
     """Print the largest resident memory of a process that publishes a lot."""
-    queue = f"benchmark-{secrets.token_hex(4)}"
     counts = (messages, _MEMORY_FACTOR * messages)
+    peaks = _memory_peaks(server, counts, points)
+    for count, peak in zip(counts, peaks, strict=True):
+        print(f"{count:9,} messages published: resident memory at most {peak:.1f} MiB")
+    print(f"grown by {peaks[-1] / peaks[0] - 1:.1%}; all confirmed, none lost")
+
+
+def _memory_peaks(server: LocalRabbitMQ, counts: Sequence[int], points: int) -> list[float]:
+    """Return `_peaks` of a process of its own, once the queue holds all of the messages."""
+    queue = f"benchmark-{secrets.token_hex(4)}"
     # Not a fork, which would begin with our memory.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
         peaks = executor.submit(_peaks, _config(server, queue), counts, points).result()
     _require_held(server, queue, counts[-1])
-    for count, peak in zip(counts, peaks, strict=True):
-        print(f"{count:9,} messages published: resident memory at most {peak:.1f} MiB")
-    print(f"grown by {peaks[-1] / peaks[0] - 1:.1%}; all confirmed, none lost")
+    return peaks
 
 
 def _peaks(config: BrokerConfig, counts: Sequence[int], points: int) -> list[float]:
@@ -125,17 +160,8 @@ def _peaks(config: BrokerConfig, counts: Sequence[int], points: int) -> list[flo
                 confirmed = publisher.publish(_messages(windows, points)).confirmed
                 _require_confirmed(len(confirmed), len(windows))
                 done = windows.stop
-            peaks.append(_peak_memory())
+            peaks.append(peak_memory())
     return peaks
-
-
-def _peak_memory() -> float:
-    # Not getrusage: its figure begins with that of the process that started this one.
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    peak = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-    if peak is None:
-        raise RuntimeError("/proc/self/status does not tell VmHWM")
-    return int(peak[1]) / _KIBIBYTES_IN_MEBIBYTE
 
 
 def _rate(

@@ -1,18 +1,20 @@
 """Cost of simulating: against drawing the random numbers alone, by size, in memory, for a year.
 
-Run it as `python -m benchmarks.simulate`; it takes about a minute on one core.
+Run it as `python -m benchmarks.simulate`; it takes about a minute on one core. `make bench`
+runs the summary of it.
 """
 
 import sys
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from unittest import mock
 
 import numpy as np
 
+from benchmarks.figures import Row
 from sim_pipeline.simulator.draws import Draws
 from sim_pipeline.simulator.fingerprint import fingerprints
 from sim_pipeline.simulator.profiles import MODELS, Profile
@@ -26,12 +28,14 @@ REPEATS = 3
 
 def best_time(function: Callable[[], object]) -> float:
     """Return the shortest of `REPEATS` times [s], of the core and not of the clock on the wall."""
-    times = []
-    for _ in range(REPEATS):
-        begin = time.process_time()
-        function()
-        times.append(time.process_time() - begin)
-    return min(times)
+    return min(seconds(function) for _ in range(REPEATS))
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Return how long it took the processor [s]."""
+    begin = time.process_time()
+    function()
+    return time.process_time() - begin
 
 
 def run(profile: Profile, windows: int, points: int = 5) -> Simulation:
@@ -68,6 +72,12 @@ def draw_at_once(used: Counter[str], arrival_cv: float) -> None:
     generator.poisson(20.0, used["streams"])
 
 
+def draw_all(used: Mapping[Profile, Counter[str]]) -> None:
+    """Draw what each of the models uses, one after the other."""
+    for profile, numbers in used.items():
+        draw_at_once(numbers, profile.workload.arrival_cv)
+
+
 def peak_beyond_result(profile: Profile, windows: int) -> float:
     """Return the memory that a simulation takes at its peak beyond its result [MiB]."""
     tracemalloc.start()
@@ -76,6 +86,35 @@ def peak_beyond_result(profile: Profile, windows: int) -> float:
     tracemalloc.stop()
     kept: int = sum(values.nbytes for values in vars(result).values())
     return (peak - kept) / 2**20
+
+
+def measure(*, quick: bool) -> Iterator[Row]:
+    """Simulate and draw by turns.
+
+    Args:
+        quick: 500 windows, twice, to see that it works.
+    """
+    windows, times = (500, 2) if quick else (10_000, 5)
+    used = {profile: numbers_used(profile, windows, 5) for profile in MODELS.values()}
+    ours, drawn = [], []
+    for _ in range(times):
+        ours.append(seconds(lambda: [run(profile, windows) for profile in used]))
+        drawn.append(seconds(lambda: draw_all(used)))
+    yield Row(
+        f"simulate {windows:,} windows of 5 points, each of {len(used)} models",
+        "s",
+        tuple(ours),
+        "drawing the same random numbers in one call",
+        tuple(drawn),
+        note="time of the processor",
+    )
+    yield Row(
+        f"peak memory beyond the result, {10 * windows:,} windows",
+        "MiB",
+        (peak_beyond_result(MODELS["GPT-4o"], 10 * windows),),
+        f"peak memory beyond the result, {windows:,} windows",
+        (peak_beyond_result(MODELS["GPT-4o"], windows),),
+    )
 
 
 def say(line: str = "") -> None:
