@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from dagster._core.execution.api import execute_run_iterator
 from benchmarks.workers import peak_memory
 from sim_pipeline.jobs import JOB_NAME
 from sim_pipeline.partitions import range_tags
+
+_TAIL_BYTES = 4_000
 
 
 @dataclass(frozen=True)
@@ -46,17 +49,24 @@ def range_run(
         environment: variables beside those of this process.
 
     Raises:
-        subprocess.CalledProcessError: the run failed; what it said is on standard error.
+        RuntimeError: the run failed; the message has the end of what it said.
     """
     arguments = [llm_names[0], llm_names[-1], first_day.isoformat(), last_day.isoformat()]
-    completed = subprocess.run(  # noqa: S603 - ourselves
-        [sys.executable, "-m", __name__, *arguments],
-        cwd=os.environ["DAGSTER_HOME"],
-        env={**os.environ, **(environment or {}), "CONSOLE_LOGGING": "false"},
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-    )
+    # In a file: a run says a line or more for each of its partitions.
+    with tempfile.TemporaryFile() as said:
+        completed = subprocess.run(  # noqa: S603 - ourselves
+            [sys.executable, "-m", __name__, *arguments],
+            cwd=os.environ["DAGSTER_HOME"],
+            env={**os.environ, **(environment or {})},
+            stdout=subprocess.PIPE,
+            stderr=said,
+            check=False,
+            text=True,
+        )
+        if completed.returncode:
+            said.seek(max(0, said.tell() - _TAIL_BYTES))
+            tail = said.read().decode(errors="replace")
+            raise RuntimeError(f"a run of {', '.join(arguments)} failed:\n{tail}")
     return RangeRun(**json.loads(completed.stdout.splitlines()[-1]))
 
 
