@@ -15,6 +15,7 @@ The daemon looks for backfills every 30 s. Each is launched right after one has 
 daemon has seen then at such a look: so all wait for the next one equally long.
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ _TIMES = 3
 # The script does every tenth of the windows, those of the first days.
 _SCRIPT_SHARE = 10
 _SECONDS = 3600.0
+_POLL_SECONDS = 1.0
 _MEMORY = Limit(512)
 _TIMES_FLOOR = Limit(1.5)
 _TIMES_SCRIPT = Limit(1.0)
@@ -109,19 +111,22 @@ def measure(*, quick: bool) -> Iterator[Row]:
     )
     with service:
         benchmark = _Benchmark(service, first, days)
-        # The first one of all is waited for unequally long, and finds everything cold.
-        benchmark.floor(days=1)
-        ours, floor, script = [], [], []
+        ours: list[Backfill] = []
+        floor: list[Backfill] = []
+        script: list[float] = []
         for turn in range(times):
+            # Right after the end of a backfill, the first time with everything warm, as those are
+            # that come next.
+            benchmark.floor(days=1)
             if turn % 2:
                 floor.append(benchmark.floor())
                 ours.append(benchmark.ours())
+                script.append(benchmark.script())
             else:
                 ours.append(benchmark.ours())
+                script.append(benchmark.script())
+                benchmark.floor(days=1)
                 floor.append(benchmark.floor())
-            script.append(benchmark.script())
-            # The script kept the daemon waiting: back to right after the end of a backfill.
-            benchmark.floor(days=1)
     yield from _rows(f"backfill of {benchmark.windows:,} windows", ours, floor, script)
 
 
@@ -225,7 +230,7 @@ class _Benchmark:
             running=ended - created,
             closing=clock + seconds - ended,
             runs=len(records),
-            memory=max(workers.peaks.values()),
+            memory=max(workers.peaks.values(), default=math.nan),
         )
 
     def _launch(self, assets: Sequence[str], days: Sequence[date]) -> str:
@@ -246,6 +251,8 @@ class _Benchmark:
         return str(answer["backfillId"])
 
     def _over(self, backfill_id: str) -> bool:
+        # Each answer takes the webserver, and so the backfill, some time.
+        time.sleep(_POLL_SECONDS)
         answer: dict[str, Any] = self._service.graphql(_STATUS, {"id": backfill_id})[
             "partitionBackfillOrError"
         ]

@@ -12,7 +12,7 @@ _KIBIBYTES_IN_MEBIBYTE = 1024
 _PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 # A code server forks none: what it spawns is this, and executes a run.
 _RUN_WORKER = "from multiprocessing.spawn import spawn_main"
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.5
 
 
 def peak_memory(pid: int | None = None) -> float:
@@ -38,7 +38,7 @@ class RunWorkers:
 
     Attributes:
         peaks: the largest resident memory of each so far, in MiB, by pid. What a worker takes in
-            its last fifth of a second may be missed.
+            its last half second may be missed.
     """
 
     def __init__(self) -> None:
