@@ -24,7 +24,13 @@ from types import FrameType
 from typing import NoReturn
 
 from benchmarks.figures import Row, markdown
-from benchmarks.machine import header, machine, package_versions, server_versions
+from benchmarks.machine import (
+    bytecode_is_cached,
+    header,
+    machine,
+    package_versions,
+    server_versions,
+)
 
 # Modules of this package, in the order they run: those that take longest come last.
 BENCHMARKS = ("simulate", "store", "publish", "tick", "curves", "status", "backfill")
@@ -71,6 +77,7 @@ def _run(names: Sequence[str], file: Path, *, quick: bool) -> int:
             "quick": quick,
             "machine": machine(),
             "versions": package_versions() | servers,
+            "bytecode_is_cached": bytecode_is_cached(),
             "failed": failed,
             "benchmarks": {one: [row.as_json() for row in some] for one, some in results.items()},
         }
@@ -79,6 +86,8 @@ def _run(names: Sequence[str], file: Path, *, quick: bool) -> int:
     rows = [row for some in results.values() for row in some]
     print(f"{header()}, {', '.join(f'{server} {number}' for server, number in servers.items())}")
     print(f"{began:%Y-%m-%d}; medians of n measurements, in brackets the smallest and the largest")
+    if not bytecode_is_cached():
+        print("Python's bytecode is not cached: each process compiles what it imports.")
     if quick:
         print("Quick: the sizes are too small for the figures to mean anything.")
     print(f"\n{markdown(rows)}")

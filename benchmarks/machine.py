@@ -3,9 +3,11 @@
 import os
 import platform
 from importlib.metadata import version
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pika
 import psutil
 import sqlalchemy as sa
@@ -51,6 +53,15 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or "unknown processor"
+
+
+def bytecode_is_cached() -> bool:
+    """Tell whether Python has its libraries compiled.
+
+    Where it has not, and PYTHONDONTWRITEBYTECODE keeps it from doing so, every process compiles
+    what it imports: that takes longer than most runs.
+    """
+    return Path(cache_from_source(dg.__file__)).exists()
 
 
 def package_versions() -> dict[str, str]:
