@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed-$(LOCK)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run backfill test test-faults soak migrate migrations lint plots lock bench
+.PHONY: help install run backfill test test-faults soak bench migrate migrations lint plots lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
