@@ -5,7 +5,7 @@ is new; it asks the database what is missing or undelivered, the new window amon
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import sqlalchemy as sa
@@ -23,13 +23,16 @@ SCHEDULE_NAME = "simulation_schedule"
 # later tick does not ask for the same again.
 WINDOWS_TAG = "sim_pipeline/windows"
 
+_STARTING = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
+    *_STARTING,
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+# A run that has not begun after so long may never do: its process died, and nobody could tell.
+# Should it begin after all, the two share the work.
+_START_PATIENCE = timedelta(seconds=30)
 
 
 def build_simulation_schedule(
@@ -138,7 +141,11 @@ def run_request(span: Span, cadence: Cadence) -> dg.RunRequest:
 
 
 def _unfinished_spans(instance: dg.DagsterInstance, llm_names: Sequence[str]) -> Iterator[Span]:
-    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
+    for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):
+        run = record.dagster_run
+        waited = datetime.now(UTC) - record.update_timestamp
+        if run.status in _STARTING and waited > _START_PATIENCE:
+            continue
         if WINDOWS_TAG in run.tags:
             since, until = run.tags[WINDOWS_TAG].split("/")
             yield Span(

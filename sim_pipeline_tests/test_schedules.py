@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
+from sim_pipeline import schedules
 from sim_pipeline.config import Settings
 from sim_pipeline.definitions import build_defs
 from sim_pipeline.jobs import JOB_NAME
@@ -167,6 +168,18 @@ def test_what_an_unfinished_run_is_at_is_not_requested_again(
     later = tick(settings, instance, TICK + timedelta(hours=1))
     assert isinstance(later, dg.RunRequest)
     assert scope(later)["since"] == "2026-11-20T03:00:00Z"
+
+
+def test_a_run_that_does_not_begin_is_waited_for_a_while_only(
+    settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tick(settings, instance)
+    assert isinstance(first, dg.RunRequest)
+    submitted(settings, instance, first, "STARTING")
+    monkeypatch.setattr(schedules, "_START_PATIENCE", timedelta(0))
+    again = tick(settings, instance)
+    assert isinstance(again, dg.RunRequest)
+    assert scope(again) == scope(first)
 
 
 @pytest.mark.parametrize("status", ["FAILURE", "CANCELED"])

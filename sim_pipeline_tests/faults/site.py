@@ -145,10 +145,11 @@ class Site:
         return True
 
     def ticks(self, since: datetime) -> int:
-        """Count the schedule's ticks that were begun since then and are over."""
+        """Count the schedule's ticks that were due since then and are over."""
         return self._count(
-            "SELECT count(*) FROM job_ticks"
-            " WHERE status <> 'STARTED' AND create_timestamp > :since",
+            """
+            SELECT count(*) FROM job_ticks WHERE status <> 'STARTED' AND "timestamp" > :since
+            """,
             since=since.replace(tzinfo=None),
         )
 

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -71,7 +71,7 @@ def test_a_feed_is_whole_after_every_fault(capsys: pytest.CaptureFixture[str]) -
     with ThreadPoolExecutor(FEEDS) as pool:
         feeds = [pool.submit(_play_all, seeds[first::FEEDS], say, stop) for first in range(FEEDS)]
         try:
-            rounds = [one for feed in feeds for one in feed.result()]
+            rounds = [one for feed in as_completed(feeds) for one in feed.result()]
         finally:
             stop.set()
     say(_table(rounds))
