@@ -12,8 +12,15 @@ from sim_pipeline_tests.conftest import database_in
 
 
 @contextmanager
-def instance_in(server: LocalPostgres) -> Iterator[tuple[dg.DagsterInstance, Postgres]]:
-    """An instance with a database of its own in a server, and that database."""
+def instance_in(
+    server: LocalPostgres, *, stock: bool = False
+) -> Iterator[tuple[dg.DagsterInstance, Postgres]]:
+    """An instance with a database of its own in a server, and that database.
+
+    Args:
+        server: the server.
+        stock: whether to take Dagster's own storage rather than this pipeline's.
+    """
     name = f"dagster_{uuid.uuid4().hex}"
     server.ensure_database(name)
     database = database_in(server, name)
@@ -24,9 +31,15 @@ def instance_in(server: LocalPostgres) -> Iterator[tuple[dg.DagsterInstance, Pos
         "password": database.password,
         "db_name": database.database,
     }
-    with dg.instance_for_test(
-        overrides={"storage": {"postgres": {"postgres_db": parameters}}}
-    ) as instance:
+    ours = {
+        "custom": {
+            "module": "sim_pipeline.dagster_storage",
+            "class": "BatchingPostgresStorage",
+            "config": {"postgres_db": parameters},
+        }
+    }
+    storage = {"postgres": {"postgres_db": parameters}} if stock else ours
+    with dg.instance_for_test(overrides={"storage": storage}) as instance:
         try:
             yield instance, database
         finally:

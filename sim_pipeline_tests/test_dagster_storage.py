@@ -1,0 +1,76 @@
+"""What Dagster stores when a run is made is the same, by the row or by the batch."""
+
+from datetime import date
+from typing import Any
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+
+from sim_pipeline import dagster_storage
+from sim_pipeline.config import Settings
+from sim_pipeline.definitions import build_defs
+from sim_pipeline.jobs import JOB_NAME
+from sim_pipeline.partitions import range_tags
+from sim_pipeline.service.postgres import LocalPostgres
+from sim_pipeline.store.postgres import Postgres
+from sim_pipeline_tests.dagster_storage import instance_in
+
+DAYS = date(2026, 11, 1), date(2026, 11, 5)
+PARTITIONS = 2 * 5
+
+
+def announce(settings: Settings, instance: dg.DagsterInstance) -> dg.DagsterRun:
+    """Make a run over a range, and nothing more."""
+    job = build_defs(settings).resolve_job_def(JOB_NAME)
+    return instance.create_run_for_job(job, tags=range_tags(settings.llm_models, *DAYS))
+
+
+def stored(database: Postgres, run: dg.DagsterRun) -> dict[str, list[Any]]:
+    """What the database holds, but for times, ids of rows and the run's id."""
+    queries = {
+        "events": "SELECT dagster_event_type, asset_key, partition, step_key,"
+        " (event::jsonb - 'timestamp' - 'run_id') #- '{dagster_event,pid}' FROM event_logs",
+        "assets": "SELECT asset_key, last_run_id IS NOT NULL, last_materialization IS NULL"
+        " FROM asset_keys",
+        "tags": "SELECT asset_key, key, value FROM asset_event_tags",
+        "checks": "SELECT asset_key, check_name, partition, execution_status"
+        " FROM asset_check_executions",
+    }
+    with database.engine.connect() as connection:
+        return {
+            name: sorted(
+                str(tuple(row)).replace(run.run_id, "")
+                for row in connection.execute(sa.text(query))
+            )
+            for name, query in queries.items()
+        }
+
+
+@pytest.mark.parametrize("rows", [2_000, 3])
+def test_the_rows_are_those_of_dagsters_own_storage(
+    settings: Settings,
+    postgres_server: LocalPostgres,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: int,
+) -> None:
+    monkeypatch.setattr(dagster_storage, "_ROWS", rows)
+    with instance_in(postgres_server, stock=True) as (instance, database):
+        expected = stored(database, announce(settings, instance))
+    with instance_in(postgres_server) as (instance, database):
+        assert stored(database, announce(settings, instance)) == expected
+    assert len(expected["events"]) >= 2 * PARTITIONS
+
+
+def test_dagster_knows_the_partitions_of_the_run(
+    settings: Settings, postgres_server: LocalPostgres
+) -> None:
+    with instance_in(postgres_server) as (instance, _):
+        run = announce(settings, instance)
+        key = dg.AssetKey("benchmark_feed")
+        latest = instance.event_log_storage.get_latest_storage_id_by_partition(
+            key, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+        )
+        assert len(latest) == PARTITIONS
+        (record,) = instance.get_asset_records([key])
+        assert record.asset_entry.last_run_id == run.run_id
