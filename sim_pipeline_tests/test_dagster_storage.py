@@ -20,6 +20,12 @@ DAYS = date(2026, 11, 1), date(2026, 11, 5)
 PARTITIONS = 2 * 5
 
 
+@pytest.fixture(autouse=True)
+def batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in service: events that are reported together reach the storage together."""
+    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "1000")
+
+
 def announce(settings: Settings, instance: dg.DagsterInstance) -> dg.DagsterRun:
     """Make a run over a range, and nothing more."""
     job = build_defs(settings).resolve_job_def(JOB_NAME)
