@@ -258,8 +258,11 @@ class LocalRabbitMQ(LocalServer):
             found = processes_in(self.data_dir, names)
             if known is not None:  # the one of them that may be a child of ours, to be reaped
                 found = [known, *(process for process in found if process != known)]
-            if not end(found, _SHUTDOWN):
-                raise self._not_ending()
+            while found:
+                if not end(found, _SHUTDOWN):
+                    raise self._not_ending()
+                # One that was just starting may have been about to start another.
+                found = processes_in(self.data_dir, names)
         self._process = self._port_mapper = None
 
     def _answer(self) -> bool | None:

@@ -95,7 +95,8 @@ def start(directory: Path) -> Iterator[Callable[[], Service]]:
         if service.process.poll() is None:
             service.interrupt()
         for process in service.processes():  # of one that was killed, and not started again
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def test_what_a_killed_run_committed_stays_and_the_rest_is_done_once(
