@@ -42,7 +42,7 @@ _SHUTDOWN = ((signal.SIGTERM, 30.0), (signal.SIGKILL, 10.0))
 _LOOPBACK_ONLY = "-kernel inet_dist_use_interface {127,0,0,1}"
 # What a quorum queue was given stays in memory, acknowledged or not, until the log file it is
 # written to is full. RabbitMQ's own 512 MiB are for busy servers: here memory would grow for weeks.
-_QUEUE_LOG_BYTES = 16 * 1024**2
+_QUEUE_LOG_BYTES = 4 * 1024**2
 # Erlang's names for the faults of a machine that a user can act on.
 _MACHINE_FAULT = re.compile(r"\b(enospc|edquot|erofs|eacces|eaddrinuse|emfile)\b")
 _BOOT_FAULT = re.compile(r"^BOOT FAILED\n=+\n(?:ERROR: )?(.+)$", re.MULTILINE)
