@@ -1,5 +1,7 @@
 """Old results go with their ledger entries: nothing else does, and nobody waits for it."""
 
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
@@ -178,25 +180,33 @@ def test_writers_feeds_and_removers_at_once_neither_deadlock_nor_part_rows_from_
             store(postgres, slice_of(names, labels(60), version=version))
 
     def send() -> None:
-        for _ in range(20):
-            with claim(postgres.engine, span, 40) as claimed:
-                claimed.mark_published([entry.message_id for entry in claimed.pending])
+        with claim(postgres.engine, span, 40) as claimed:
+            claimed.mark_published([entry.message_id for entry in claimed.pending])
 
     def remove() -> int:
         # Before a moment that is still to come: what was delivered just now goes as well.
         later = fetch(postgres, "SELECT now() + interval '1 day'")[0][0]
-        return sum(remove_delivered(postgres.engine, later, 7).windows for _ in range(10))
+        return remove_delivered(postgres.engine, later, 7).windows
+
+    written = threading.Event()
+
+    def until_written(work: Callable[[], int | None]) -> int:
+        done = 0
+        while not written.is_set():
+            done += work() or 0
+        return done
 
     with ThreadPoolExecutor(max_workers=5) as threads:
-        jobs = [
-            threads.submit(write, "a"),
-            threads.submit(write, "b"),
-            threads.submit(send),
-        ]
-        removed = [threads.submit(remove) for _ in range(2)]
-        for job in jobs:
-            job.result()
-        assert sum(one.result() for one in removed) > 0
+        writers = [threads.submit(write, version) for version in ("a", "b")]
+        others = [threads.submit(until_written, work) for work in (send, remove, remove)]
+        try:
+            for writer in writers:
+                writer.result()
+        finally:
+            written.set()
+        removed = sum(other.result() for other in others)
+    send()
+    assert removed + remove() > 0
     rows, entries = left(postgres)
     assert rows == entries
     assert len(stored_rows(postgres)) == 4 * len(rows)
