@@ -28,6 +28,8 @@ _HEAD = re.compile(
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \S+"
     r" - (?P<logger>\S+) - (?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) - "
 )
+# How a process begins to tell of an error that it did not expect.
+_UNCAUGHT = ("Traceback (most recent call last)", "Exception in thread ")
 _POLL_SECONDS = 0.2
 # A code server waits for its run workers, and a daemon for its tick, before they go.
 _SHUTDOWN = ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0))
@@ -164,7 +166,10 @@ def end_marked(directory: Path) -> None:
 
 
 def _relay(name: str, output: IO[str]) -> None:
-    """Log a program's lines, each at the level that the line's head, or the last one, names."""
+    """Log a program's lines, each at the level that the line's head, or the last one, names.
+
+    An error that a program did not expect, which has no head, is logged as one.
+    """
     level, of_a_run = logging.INFO, False
     for line in output:
         text = _COLOUR.sub("", line).rstrip()
@@ -173,6 +178,9 @@ def _relay(name: str, output: IO[str]) -> None:
             level = logging.getLevelNamesMapping()[head["level"]]
             of_a_run = head["logger"] == "dagster"
             text = text[head.end() :]
+        elif level < logging.ERROR and text.startswith(_UNCAUGHT):
+            # Not of the line before, which may be one that nobody is to see.
+            level, of_a_run = logging.ERROR, False
         if text:
             # A run writes its lines to LOG_FILE by itself; here they are for the console only.
             logger.log(level, "%-9s %s", name, text, extra={"console_only": of_a_run})

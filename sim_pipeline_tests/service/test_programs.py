@@ -1,0 +1,43 @@
+"""What the service's processes say reaches the log at the level that it deserves."""
+
+import io
+import logging
+
+import pytest
+
+from sim_pipeline.service.programs import _relay
+
+
+def relayed(caplog: pytest.LogCaptureFixture, text: str) -> list[tuple[str, str, bool]]:
+    """Level, text and whether it is for the console only, of each line that passes at INFO."""
+    caplog.set_level(logging.INFO, "sim_pipeline.service.programs")
+    _relay("code", io.StringIO(text))
+    return [
+        (record.levelname, record.getMessage().split(maxsplit=1)[1], record.console_only)  # type: ignore[attr-defined]
+        for record in caplog.records
+    ]
+
+
+def test_lines_of_a_run_are_for_the_console_and_take_the_level_of_their_head(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert relayed(
+        caplog,
+        "2026-11-24 12:00:00 +0000 - dagster - DEBUG - simulation - STEP_START\n"
+        "2026-11-24 12:00:01 +0000 - dagster - ERROR - simulation - STEP_FAILURE\n"
+        "more of it\n",
+    ) == [("ERROR", "simulation - STEP_FAILURE", True), ("ERROR", "more of it", True)]
+
+
+@pytest.mark.parametrize(
+    "beginning", ["Exception in thread grpc-server-cleanup:", "Traceback (most recent call last):"]
+)
+def test_an_unexpected_error_is_told_whatever_was_said_before(
+    caplog: pytest.LogCaptureFixture, beginning: str
+) -> None:
+    assert relayed(
+        caplog,
+        "2026-11-24 12:00:00 +0000 - dagster - DEBUG - simulation - STEP_START\n"
+        f"{beginning}\n"
+        "  File one\n",
+    ) == [("ERROR", beginning, False), ("ERROR", "File one", False)]
