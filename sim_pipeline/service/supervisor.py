@@ -33,6 +33,10 @@ _KNOWN_WARNINGS = ",".join(
         "Parameter `backfill_policy` of function `asset`",
     )
 )
+# How often Dagster looks for failed runs to launch anew. It looks past a run whose failure it sees
+# between the event and the change of the run's status, and never again: at its own 5 s it would
+# meet run monitoring, every 10 s since the same moment, just then.
+_RETRY_LOOK_SECONDS = 59
 # Events of a run are written so many at a time: to Dagster's storage, each write is a connection.
 _EVENT_BATCH_SIZE = 1000
 
@@ -89,6 +93,7 @@ def service_environment(settings: Settings, directory: Path) -> dict[str, str]:
         **settings.environment(),
         "DAGSTER_HOME": str(directory / "dagster"),
         "DAGSTER_EVENT_BATCH_SIZE": str(_EVENT_BATCH_SIZE),
+        "DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS": str(_RETRY_LOOK_SECONDS),
         "CODE_SERVER_HOST": "127.0.0.1",
         "CODE_SERVER_PORT": str(free_port()),
         "PYTHONWARNINGS": _KNOWN_WARNINGS,
