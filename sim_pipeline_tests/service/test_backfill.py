@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from sim_pipeline.backfill.webserver import REQUEST_TAG
-from sim_pipeline.service.ports import free_port
 from sim_pipeline_tests.queue_reader import drain
-from sim_pipeline_tests.service.whole_service import Service, start_service
+from sim_pipeline_tests.service.whole_service import Service, start_service, write_env_file
 from sim_pipeline_tests.waiting import wait_until
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("clean_environment")]
@@ -31,25 +30,18 @@ WINDOWS = len(MODELS) * ((TO - FROM) // INTERVAL)
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     """A directory with an `.env` for services of its own, on free ports."""
-    (tmp_path / ".env").write_text(
-        "\n".join(
-            [
-                "LOCAL_SERVICES=true",
-                f"POSTGRES_PORT={free_port()}",
-                "POSTGRES_PASSWORD=a secret of postgres",
-                f"RABBITMQ_PORT={free_port()}",
-                "RABBITMQ_PASSWORD=a secret of rabbitmq",
-                f"UI_PORT={free_port()}",
-                f"LLM_MODELS_STR={','.join(MODELS)}",
-                f"SIMULATION_INTERVAL={INTERVAL.seconds}",
-                f"SIMULATION_START={SINCE.isoformat()}",
-                # What a tick asks for is none of the backfill's windows.
-                "CATCH_UP_HOURS=0",
-                # Six runs, of which four go side by side: when the first has stored something, two
-                # wait in the queue.
-                "BACKFILL_DAYS_PER_RUN=1",
-            ]
-        )
+    write_env_file(
+        tmp_path,
+        {
+            "LLM_MODELS_STR": ",".join(MODELS),
+            "SIMULATION_INTERVAL": INTERVAL.seconds,
+            "SIMULATION_START": SINCE.isoformat(),
+            # What a tick asks for is none of the backfill's windows.
+            "CATCH_UP_HOURS": 0,
+            # Six runs, of which four go side by side: when the first has stored something, two
+            # wait in the queue.
+            "BACKFILL_DAYS_PER_RUN": 1,
+        },
     )
     return tmp_path
 

@@ -19,9 +19,8 @@ import sqlalchemy as sa
 
 from sim_pipeline.resources import results_database
 from sim_pipeline.schedules import WINDOWS_TAG
-from sim_pipeline.service.ports import free_port
 from sim_pipeline_tests.queue_reader import drain
-from sim_pipeline_tests.service.whole_service import Service, start_service
+from sim_pipeline_tests.service.whole_service import Service, start_service, write_env_file
 from sim_pipeline_tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
@@ -60,22 +59,15 @@ def directory(
 
     A window has so many values that a few hundred make a slice, and a run several.
     """
-    (tmp_path / ".env").write_text(
-        "\n".join(
-            [
-                "LOCAL_SERVICES=true",
-                f"POSTGRES_PORT={free_port()}",
-                "POSTGRES_PASSWORD=a secret of postgres",
-                f"RABBITMQ_PORT={free_port()}",
-                "RABBITMQ_PASSWORD=a secret of rabbitmq",
-                f"UI_PORT={free_port()}",
-                f"LLM_MODELS_STR={','.join(MODELS)}",
-                f"SIMULATION_INTERVAL={INTERVAL.seconds}",
-                f"SIMULATION_START={DAY.isoformat()}",
-                "NUM_DATA_POINTS=200",
-                "CATCH_UP_HOURS=10",
-            ]
-        )
+    write_env_file(
+        tmp_path,
+        {
+            "LLM_MODELS_STR": ",".join(MODELS),
+            "SIMULATION_INTERVAL": INTERVAL.seconds,
+            "SIMULATION_START": DAY.isoformat(),
+            "NUM_DATA_POINTS": 200,
+            "CATCH_UP_HOURS": 10,
+        },
     )
     return tmp_path
 

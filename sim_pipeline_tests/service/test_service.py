@@ -17,9 +17,8 @@ import pytest
 
 from sim_pipeline.config import read_settings
 from sim_pipeline.schedules import WINDOWS_TAG
-from sim_pipeline.service.ports import free_port
 from sim_pipeline_tests.queue_reader import drain
-from sim_pipeline_tests.service.whole_service import Service, start_service
+from sim_pipeline_tests.service.whole_service import Service, start_service, write_env_file
 from sim_pipeline_tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(400)
@@ -31,20 +30,13 @@ INTERVAL = timedelta(seconds=10)
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     """A directory with an `.env` for services of its own, on free ports."""
-    (tmp_path / ".env").write_text(
-        "\n".join(
-            [
-                "LOCAL_SERVICES=true",
-                f"POSTGRES_PORT={free_port()}",
-                "POSTGRES_PASSWORD=a secret of postgres",
-                f"RABBITMQ_PORT={free_port()}",
-                "RABBITMQ_PASSWORD=a secret of rabbitmq",
-                f"UI_PORT={free_port()}",
-                f"LLM_MODELS_STR={','.join(MODELS)}",
-                "SIMULATION_INTERVAL=3600",
-                f"SIMULATION_START={(datetime.now(UTC) - timedelta(minutes=2)).isoformat()}",
-            ]
-        )
+    write_env_file(
+        tmp_path,
+        {
+            "LLM_MODELS_STR": ",".join(MODELS),
+            "SIMULATION_INTERVAL": 3600,
+            "SIMULATION_START": (datetime.now(UTC) - timedelta(minutes=2)).isoformat(),
+        },
     )
     return tmp_path
 

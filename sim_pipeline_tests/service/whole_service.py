@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import sqlalchemy as sa
 
 from sim_pipeline.config import Settings, read_settings
 from sim_pipeline.resources import results_database
+from sim_pipeline.service.ports import free_port
 
 
 @dataclass
@@ -98,6 +100,21 @@ class Service:
             if process.pid != os.getpid() and any(str(self.directory) in one for one in where):
                 found.append(process)
         return found
+
+
+def write_env_file(directory: Path, variables: Mapping[str, object]) -> None:
+    """Write an `.env` for servers of the service's own, on free ports, and these variables."""
+    common = {
+        "LOCAL_SERVICES": "true",
+        "POSTGRES_PORT": free_port(),
+        "POSTGRES_PASSWORD": "a secret of postgres",
+        "RABBITMQ_PORT": free_port(),
+        "RABBITMQ_PASSWORD": "a secret of rabbitmq",
+        "UI_PORT": free_port(),
+    }
+    (directory / ".env").write_text(
+        "".join(f"{name}={value}\n" for name, value in {**common, **variables}.items())
+    )
 
 
 def start_service(directory: Path) -> Service:
