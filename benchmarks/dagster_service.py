@@ -1,11 +1,9 @@
 """Dagster as it runs in service, over the code locations of a benchmark."""
 
-import json
 import os
 import secrets
 import signal
 import tempfile
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -19,6 +17,7 @@ import sqlalchemy as sa
 import yaml
 from pika.adapters.blocking_connection import BlockingChannel
 
+from benchmarks import ui
 from sim_pipeline.config import Settings, read_settings
 from sim_pipeline.resources import message_broker, results_database
 from sim_pipeline.service.instance import prepare_instance
@@ -177,17 +176,7 @@ class DagsterService:
         Raises:
             RuntimeError: it answers with errors.
         """
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self._ui_port}/graphql",
-            data=json.dumps({"query": query, "variables": variables or {}}).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=_SECONDS) as response:  # noqa: S310 - our own
-            answer = json.load(response)
-        if "errors" in answer:
-            raise RuntimeError(f"GraphQL: {answer['errors']}")
-        data: dict[str, Any] = answer["data"]
-        return data
+        return ui.graphql(self._ui_port, query, variables, seconds=_SECONDS)
 
     @contextmanager
     def channel(self) -> Iterator[BlockingChannel]:

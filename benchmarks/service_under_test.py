@@ -1,14 +1,13 @@
 """A whole service in a directory of its own, as `python -m sim_pipeline run` starts it."""
 
-import json
 import os
 import secrets
 import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +15,7 @@ from typing import Any, Self
 
 import psutil
 
+from benchmarks import ui
 from benchmarks.footprint import processes_of
 from sim_pipeline.config import Settings, read_settings, variable_name
 from sim_pipeline.service.ports import free_port
@@ -23,6 +23,7 @@ from sim_pipeline.service.ports import free_port
 _START = timedelta(minutes=5)
 _STOP = timedelta(minutes=2)
 _POLL_SECONDS = 0.2
+_ANSWER_SECONDS = 60.0
 
 
 class ServiceUnderTest:
@@ -89,17 +90,7 @@ class ServiceUnderTest:
         Raises:
             RuntimeError: it answers with errors.
         """
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.settings.ui_port}/graphql",
-            data=json.dumps({"query": query, "variables": variables or {}}).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310 - our own http
-            answer = json.load(response)
-        if "errors" in answer:
-            raise RuntimeError(f"GraphQL: {answer['errors']}")
-        data: dict[str, Any] = answer["data"]
-        return data
+        return ui.graphql(self.settings.ui_port, query, variables, seconds=_ANSWER_SECONDS)
 
     def _start(self) -> None:
         env_file = self.directory / ".env"
@@ -127,7 +118,9 @@ class ServiceUnderTest:
             self.require_running()
             if time.monotonic() > deadline:
                 raise RuntimeError(f"not ready within {_START}:\n{self.console()[-4000:]}")
-            time.sleep(_POLL_SECONDS)
+            # Nothing but its console tells that it is ready; its end is told at once.
+            with suppress(psutil.TimeoutExpired):
+                self.process.wait(_POLL_SECONDS)
 
     def _stop(self) -> None:
         """Do what Ctrl-C does, and end what is left then."""
