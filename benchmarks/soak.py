@@ -71,6 +71,7 @@ _STRETCHES = 12
 _COMPARED = 2  # stretches: an idle and a busy one
 _LOAD_SECONDS = 30.0
 _SETTLE_SECONDS = 300.0
+_SETTLE_LOOK_SECONDS = 1.0
 _OVERTIME = timedelta(minutes=20)
 _PREFETCH = 500
 
@@ -283,6 +284,7 @@ def _soak(
             service.graphql(_LOOK)
             _progress(samples[-1], busy=busy, messages=len(consumer.received))
             minute += 1
+        # The beat of the samples: nothing is awaited.
         due = begin + len(samples) * _SAMPLE_SECONDS
         time.sleep(max(0.0, due - time.monotonic()))
         seconds = time.monotonic() - begin
@@ -300,7 +302,8 @@ def _settle(service: ServiceUnderTest, consumer: Consumer, hours: int) -> list[s
         if time.monotonic() > deadline:
             faults = faults or ["runs were still under way at the end"]
             break
-        time.sleep(1.0)
+        # What it waits for is in two servers, neither of which tells.
+        time.sleep(_SETTLE_LOOK_SECONDS)
     failed = len(_runs(service, _FAILED))
     return [*faults, *([f"{failed} runs failed"] if failed else [])]
 

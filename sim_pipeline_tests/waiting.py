@@ -11,4 +11,5 @@ def wait_until(
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        # The one poll of the tests, for what another process or server does and does not tell.
         time.sleep(0.01)

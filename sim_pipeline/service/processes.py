@@ -162,6 +162,7 @@ def _wait_gone(processes: Collection[Process], timeout: float) -> bool:
     while any(is_alive(process) for process in processes):
         if time.monotonic() > deadline:
             return False
+        # Not psutil.wait_procs: of another's child, which nobody may reap, it never sees the end.
         time.sleep(_POLL_SECONDS)
     for process in processes:
         if isinstance(process, psutil.Popen):

@@ -141,6 +141,7 @@ class LocalServer(ABC):
                     f"after {self._start_timeout:g} s{f': {fault}' if fault else ''} "
                     f"(log: {self.log_file})"
                 )
+            # A server tells nobody that it takes connections: it is asked.
             time.sleep(_POLL_SECONDS)
         return answer
 

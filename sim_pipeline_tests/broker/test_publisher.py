@@ -262,7 +262,7 @@ def test_a_source_that_is_slower_than_the_confirm_timeout_is_waited_for(
 ) -> None:
     def source() -> Iterator[OutgoingMessage]:
         for message in messages(3):
-            time.sleep(0.1)
+            time.sleep(0.1)  # the slowness itself
             yield message
 
     with Publisher(replace(config, confirm_timeout=0.05)) as publisher:

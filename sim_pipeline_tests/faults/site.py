@@ -259,5 +259,5 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 def pause(seconds: float) -> None:
-    """Let the feed go on for a while: how long is what a round draws, nothing is awaited."""
+    """Let the feed go on for a while: as long as a round draws, or until the next look at it."""
     time.sleep(seconds)
