@@ -217,7 +217,7 @@ class _Backfill:
         self._say(
             f"Simulated {_count(simulated, 'window')} ({before.stored:,} were there already) and"
             f" published {_count(after.published - before.published, 'message')} in"
-            f" {duration(seconds)}: {simulated / seconds:,.0f} windows/s"
+            f" {duration(seconds)}: {simulated / seconds:,.1f} windows/s"
         )
         if state.has_succeeded and not lacking:
             return COMPLETE
