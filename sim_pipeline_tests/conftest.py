@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import sqlalchemy as sa
 
@@ -16,6 +17,8 @@ from sim_pipeline.service.postgres import LocalPostgres
 from sim_pipeline.service.rabbitmq import LocalRabbitMQ
 from sim_pipeline.store.migrate import upgrade
 from sim_pipeline.store.postgres import Postgres
+from sim_pipeline_tests.dagster_storage import instance_in
+from sim_pipeline_tests.databases import database_in
 
 
 def pytest_configure() -> None:
@@ -53,17 +56,6 @@ def rabbitmq_server() -> Iterator[LocalRabbitMQ]:
         ) as server,
     ):
         yield server
-
-
-def database_in(server: LocalPostgres, name: str) -> Postgres:
-    """Describe a database of the session's server."""
-    return Postgres(
-        host=server.host,
-        port=server.port,
-        user=server.user,
-        password=server.password,
-        database=name,
-    )
 
 
 @pytest.fixture(scope="session")
@@ -128,3 +120,23 @@ def settings(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     return read_settings()
+
+
+@pytest.fixture
+def instance_and_storage(
+    postgres_server: LocalPostgres,
+) -> Iterator[tuple[dg.DagsterInstance, Postgres]]:
+    """An instance of Dagster with its storage in PostgreSQL, and that database."""
+    with instance_in(postgres_server) as both:
+        yield both
+
+
+@pytest.fixture
+def instance(instance_and_storage: tuple[dg.DagsterInstance, Postgres]) -> dg.DagsterInstance:
+    return instance_and_storage[0]
+
+
+@pytest.fixture
+def storage(instance_and_storage: tuple[dg.DagsterInstance, Postgres]) -> Postgres:
+    """The database that the instance keeps everything in."""
+    return instance_and_storage[1]

@@ -8,7 +8,7 @@ import dagster as dg
 
 from sim_pipeline.service.postgres import LocalPostgres
 from sim_pipeline.store.postgres import Postgres
-from sim_pipeline_tests.conftest import database_in
+from sim_pipeline_tests.databases import database_in
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """The nightly job: what it removes by the settings, and that the feed does not notice."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -11,9 +10,7 @@ from sim_pipeline.config import Settings
 from sim_pipeline.definitions import build_defs
 from sim_pipeline.retention import JOB_NAME, SCHEDULE_NAME
 from sim_pipeline.schedules import missing_windows
-from sim_pipeline.service.postgres import LocalPostgres
 from sim_pipeline.store.postgres import Postgres
-from sim_pipeline_tests.dagster_storage import instance_in
 from sim_pipeline_tests.store.windows import (
     HOUR,
     execute,
@@ -25,25 +22,6 @@ from sim_pipeline_tests.store.windows import (
 )
 
 NOW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-
-
-@pytest.fixture
-def instance_and_storage(
-    postgres_server: LocalPostgres,
-) -> Iterator[tuple[dg.DagsterInstance, Postgres]]:
-    with instance_in(postgres_server) as both:
-        yield both
-
-
-@pytest.fixture
-def instance(instance_and_storage: tuple[dg.DagsterInstance, Postgres]) -> dg.DagsterInstance:
-    return instance_and_storage[0]
-
-
-@pytest.fixture
-def storage(instance_and_storage: tuple[dg.DagsterInstance, Postgres]) -> Postgres:
-    """The database that the instance keeps everything in."""
-    return instance_and_storage[1]
 
 
 def retain(settings: Settings, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:

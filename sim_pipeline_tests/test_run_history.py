@@ -1,6 +1,6 @@
 """Old runs leave Dagster's storage, and every partition reads as it did before."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,9 +33,7 @@ from dagster._core.test_utils import create_run_for_test
 
 from sim_pipeline import run_history
 from sim_pipeline.run_history import RemovedHistory, remove_history
-from sim_pipeline.service.postgres import LocalPostgres
 from sim_pipeline.store.postgres import Postgres
-from sim_pipeline_tests.dagster_storage import instance_in
 from sim_pipeline_tests.store.windows import execute, fetch, sessions_waiting
 from sim_pipeline_tests.waiting import wait_until
 
@@ -76,25 +74,6 @@ DEFS = dg.Definitions(
         dg.define_asset_job("report_job", dg.AssetSelection.assets(REPORT)),
     ],
 )
-
-
-@pytest.fixture
-def instance_and_storage(
-    postgres_server: LocalPostgres,
-) -> Iterator[tuple[dg.DagsterInstance, Postgres]]:
-    with instance_in(postgres_server) as both:
-        yield both
-
-
-@pytest.fixture
-def instance(instance_and_storage: tuple[dg.DagsterInstance, Postgres]) -> dg.DagsterInstance:
-    return instance_and_storage[0]
-
-
-@pytest.fixture
-def storage(instance_and_storage: tuple[dg.DagsterInstance, Postgres]) -> Postgres:
-    """The database that the instance keeps everything in."""
-    return instance_and_storage[1]
 
 
 def run(instance: dg.DagsterInstance, day: str | None = None, *, fails: bool = False) -> str:
