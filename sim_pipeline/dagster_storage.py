@@ -14,6 +14,7 @@ import dagster as dg
 from dagster._core.storage.event_log import SqlEventLogStorageTable
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
+from dagster_postgres.utils import pg_url_from_config
 
 # Of one statement: a few MB of text.
 _ROWS = 2_000
@@ -57,7 +58,7 @@ class BatchingPostgresStorage(DagsterPostgresStorage):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._event_log_storage = BatchingEventLogStorage(
-            self.postgres_url, self.should_autocreate_tables
+            self.postgres_url, should_autocreate_tables=False
         )
 
     @classmethod
@@ -65,5 +66,20 @@ class BatchingPostgresStorage(DagsterPostgresStorage):
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> "BatchingPostgresStorage":
         """Make it from the configuration of `dagster.yaml`."""
-        stock = DagsterPostgresStorage.from_config_value(inst_data, config_value)  # type: ignore[arg-type]
-        return cls(stock.postgres_url, stock.should_autocreate_tables, inst_data)
+        autocreate = config_value.get("should_autocreate_tables", True)
+        return cls(pg_url_from_config(config_value), autocreate, inst_data)
+
+
+def create_tables(instance: dg.DagsterInstance) -> None:
+    """Make the tables of an instance's storage where there are none.
+
+    An instance need not look for them each time it is opened, which happens at every tick: see
+    `should_autocreate_tables` in `dagster.yaml`.
+
+    Raises:
+        TypeError: the instance keeps its events elsewhere.
+    """
+    storage = instance.event_log_storage
+    if not isinstance(storage, BatchingEventLogStorage):
+        raise TypeError(f"Dagster's events are kept in a {type(storage).__name__}")
+    DagsterPostgresStorage(storage.postgres_url)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
+from sim_pipeline.dagster_storage import create_tables
 from sim_pipeline.service.postgres import LocalPostgres
 from sim_pipeline.store.postgres import Postgres
 from sim_pipeline_tests.databases import database_in
@@ -35,11 +36,13 @@ def instance_in(
         "custom": {
             "module": "sim_pipeline.dagster_storage",
             "class": "BatchingPostgresStorage",
-            "config": {"postgres_db": parameters},
+            "config": {"postgres_db": parameters, "should_autocreate_tables": False},
         }
     }
     storage = {"postgres": {"postgres_db": parameters}} if stock else ours
     with dg.instance_for_test(overrides={"storage": storage}) as instance:
+        if not stock:
+            create_tables(instance)
         try:
             yield instance, database
         finally:

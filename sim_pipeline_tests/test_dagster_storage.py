@@ -1,6 +1,7 @@
 """What Dagster stores when a run is made is the same, by the row or by the batch."""
 
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -12,6 +13,7 @@ from sim_pipeline.config import Settings
 from sim_pipeline.definitions import build_defs
 from sim_pipeline.jobs import JOB_NAME
 from sim_pipeline.partitions import range_tags
+from sim_pipeline.service.ports import free_port
 from sim_pipeline.service.postgres import LocalPostgres
 from sim_pipeline.store.postgres import Postgres
 from sim_pipeline_tests.dagster_storage import instance_in
@@ -80,3 +82,23 @@ def test_dagster_knows_the_partitions_of_the_run(
         assert len(latest) == PARTITIONS
         (record,) = instance.get_asset_records([key])
         assert record.asset_entry.last_run_id == run.run_id
+
+
+def test_opening_the_instance_of_the_service_connects_nowhere(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("POSTGRES_PORT", str(free_port()))
+    with dg.DagsterInstance.from_config(str(Path(__file__).parents[1])) as instance:
+        assert isinstance(instance.event_log_storage, dagster_storage.BatchingEventLogStorage)
+
+
+def test_tables_are_made_only_for_the_storage_that_is_ours(
+    postgres_server: LocalPostgres,
+) -> None:
+    with (
+        instance_in(postgres_server, stock=True) as (instance, _),
+        pytest.raises(TypeError, match="kept in a PostgresEventLogStorage"),
+    ):
+        dagster_storage.create_tables(instance)

@@ -7,7 +7,9 @@ from pathlib import Path
 import dagster as dg
 import sqlalchemy as sa
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
+from dagster_postgres.utils import DagsterPostgresException
 
+from sim_pipeline.dagster_storage import create_tables
 from sim_pipeline.service.errors import ServiceError
 
 logger = logging.getLogger(__name__)
@@ -23,11 +25,13 @@ def prepare_instance(home: Path, config: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(config, home / "dagster.yaml")
         with dg.DagsterInstance.get() as instance:
+            create_tables(instance)
             instance.upgrade()
     except OSError as error:
         raise ServiceError(f"{home} cannot be written: {error.strerror}") from error
-    except sa.exc.OperationalError as error:
-        raise ServiceError(f"Dagster's storage: {' '.join(str(error.orig).split())}") from error
+    except (sa.exc.OperationalError, DagsterPostgresException) as error:
+        cause = error.__cause__ or error
+        raise ServiceError(f"Dagster's storage: {' '.join(str(cause).split())}") from error
 
 
 def close_abandoned_runs() -> None:

@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from sim_pipeline.config import read_settings
+from sim_pipeline.dagster_storage import create_tables
 from sim_pipeline.service.postgres import LocalPostgres
 from sim_pipeline.store.errors import StoreTlsError, StoreUnreachableError
 from sim_pipeline.store.postgres import Postgres
@@ -163,6 +164,7 @@ def test_dagsters_storage_trusts_whom_the_results_database_is_trusted_to(
     other_authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with dg.DagsterInstance.from_config(str(Path(__file__).parents[2])) as instance:
+        create_tables(instance)
         assert instance.get_runs_count() == 0
         storage: Any = instance.event_log_storage
     # Dagster itself would try for ten seconds.
