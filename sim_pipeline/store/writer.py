@@ -76,12 +76,6 @@ SELECT EXISTS (
 )
 """
 
-# Where no row is in the way, which is nearly always, an INSERT takes half the time of a MERGE.
-_INSERT = """
-INSERT INTO simulation_results (llm_name, metric, "values", "timestamp")
-SELECT llm_name, metric, "values", "timestamp" FROM stage_results
-"""
-
 # Not INSERT ... ON CONFLICT: that draws an id, of which there are 2**31, for every row it meets.
 _MERGE = """
 MERGE INTO simulation_results AS r USING stage_results AS s
@@ -98,9 +92,14 @@ _MERGE_ALL = f"""{_MERGE}
 WHEN MATCHED THEN UPDATE SET "values" = s."values"
 """
 
+_RESULTS = "simulation_results"
+_STAGE = "stage_results"
+
 # Up to so many values, plain statements are as fast as a bulk load and spare its imports.
 FEW_VALUES = 5_000
 _PAGE = 1_000
+# Of a bulk load, a MB: while the server takes in one batch, the driver encodes the next.
+_BATCH_VALUES = 100_000
 
 
 class _Session(ABC):
@@ -118,8 +117,12 @@ class _Session(ABC):
             raise
 
     @abstractmethod
-    def stage(self, part: Slice) -> None:
-        """Put a slice into the stages."""
+    def stage_deliveries(self, part: Slice) -> None:
+        """Put a slice's ledger entries into their stage."""
+
+    @abstractmethod
+    def put_results(self, part: Slice, table: str) -> None:
+        """Put a slice's rows into a table that holds none of them."""
 
     def execute(self, statement: str) -> None:
         self._cursor.execute(statement)
@@ -145,10 +148,10 @@ class _Plain(_Session):
         connection.detach()
         super().__init__(connection)
 
-    def stage(self, part: Slice) -> None:
+    def put_results(self, part: Slice, table: str) -> None:
         execute_values(
             self._cursor,
-            'INSERT INTO stage_results (llm_name, metric, "values", "timestamp") VALUES %s',
+            f'INSERT INTO {table} (llm_name, metric, "values", "timestamp") VALUES %s',
             [
                 # As text: the driver would write -0.0 as a number, which has no such zero.
                 (name, metric, f"{{{','.join(map(repr, row))}}}", label)
@@ -160,6 +163,8 @@ class _Plain(_Session):
             template="(%s, %s, %s::double precision[], %s)",
             page_size=_PAGE,
         )
+
+    def stage_deliveries(self, part: Slice) -> None:
         execute_values(
             self._cursor,
             'INSERT INTO stage_deliveries (llm_name, "timestamp", message_id) VALUES %s',
@@ -179,12 +184,18 @@ class _Bulk(_Session):
     def __init__(self, postgres: Postgres) -> None:
         super().__init__(postgres.bulk_connection())
 
-    def stage(self, part: Slice) -> None:
-        for name, table in (
-            ("stage_results", part.results_table()),
-            ("stage_deliveries", part.deliveries_table()),
-        ):
-            self._cursor.adbc_ingest(name, table, mode="append", temporary=True)
+    def put_results(self, part: Slice, table: str) -> None:
+        import pyarrow as pa  # noqa: PLC0415 - as in `Slice`
+
+        rows = part.results_table()
+        batches = rows.to_batches(max_chunksize=max(1, _BATCH_VALUES // part.values.shape[2]))
+        reader = pa.RecordBatchReader.from_batches(rows.schema, batches)
+        self._cursor.adbc_ingest(table, reader, mode="append", temporary=table == _STAGE)
+
+    def stage_deliveries(self, part: Slice) -> None:
+        self._cursor.adbc_ingest(
+            "stage_deliveries", part.deliveries_table(), mode="append", temporary=True
+        )
 
 
 class SliceWriter:
@@ -227,12 +238,14 @@ class SliceWriter:
         kind = _Plain if part.values.size <= FEW_VALUES else _Bulk
         session = self._sessions.pop(kind, None) or kind(self._postgres)
         try:
-            session.stage(part)
+            session.stage_deliveries(part)
             session.execute(_ENTER)
             if session.scalar(_ANY_PRESENT):
+                session.put_results(part, _STAGE)
                 session.execute(_MERGE_ALL if force else _MERGE_NEEDED)
             else:
-                session.execute(_INSERT)
+                # Nearly always. It spares the server half of its work.
+                session.put_results(part, _RESULTS)
             session.commit()
         except BaseException:
             session.close()
