@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 LOCK ?= dev
 SOAK_MINUTES ?= 60
 STAMP := $(VENV)/.installed-$(LOCK)
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-annotate --no-strip-extras --no-emit-index-url --no-emit-find-links \
+  --custom-compile-command "make lock"
 
 # Where it is set, each process would compile all that it imports, and run workers start often.
 unexport PYTHONDONTWRITEBYTECODE
@@ -71,7 +74,7 @@ plots: install ## Draw the plots of docs/simulator.md anew
 
 lock: install ## Resolve the dependencies anew into locks/
 	@for lock in run:--extra=local k8s:--extra=k8s dev:--all-extras; do \
-	  $(BIN)/uv pip compile pyproject.toml $${lock#*:} --output-file locks/$${lock%%:*}.txt --quiet \
-	    --universal --python-version 3.11 --generate-hashes --no-annotate --no-strip-extras \
-	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"; \
+	  $(COMPILE) pyproject.toml $${lock#*:} --output-file locks/$${lock%%:*}.txt; \
 	done
+	@$(COMPILE) locks/tools.in --output-file locks/tools.txt
+	@$(COMPILE) locks/kubectl.in --no-deps --output-file locks/kubectl.txt
