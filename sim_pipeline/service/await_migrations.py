@@ -1,0 +1,94 @@
+"""Waits until both databases are at this version's schema: for the pods that start beside `migrate`.
+
+What belongs here: two questions, asked again every few seconds for a bounded time. Nothing is
+changed, and a schema that this version does not know, a newer one's, is as good: so an older image
+starts after a rollback.
+"""
+
+import logging
+import sys
+import time
+
+import dagster as dg
+import sqlalchemy as sa
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from dagster_postgres import DagsterPostgresStorage
+from dagster_postgres.run_storage import run_storage
+from dagster_postgres.utils import pg_alembic_config
+
+from sim_pipeline import logs
+from sim_pipeline.config import SettingsError, load_settings
+from sim_pipeline.resources import results_database
+from sim_pipeline.store.migrate import alembic_config
+
+_PATIENCE_SECONDS = 600.0
+_PAUSE_SECONDS = 3.0
+_SAY_AGAIN_SECONDS = 30.0
+
+logger = logging.getLogger("sim_pipeline.await_migrations")
+
+
+def is_migrated(url: sa.URL | str, config: Config) -> bool:
+    """Tell whether a database is at the newest revision of some migrations, or past it.
+
+    Args:
+        url: of the database.
+        config: says where the migrations are.
+
+    Raises:
+        sqlalchemy.exc.OperationalError: the database can't be reached.
+    """
+    script = ScriptDirectory.from_config(config)
+    known = {revision.revision for revision in script.walk_revisions()}
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        current = set(MigrationContext.configure(connection).get_current_heads())
+    return current == set(script.get_heads()) or bool(current - known)
+
+
+def missing_migrations() -> str | None:
+    """Return what is still to wait for, in words; None if that is nothing.
+
+    Raises:
+        TypeError: Dagster's instance keeps its data elsewhere than in PostgreSQL.
+    """
+    results = results_database(load_settings())
+    try:
+        if not is_migrated(results.url, alembic_config(results)):
+            return f"{results} is not migrated yet"
+        with dg.DagsterInstance.get() as instance:
+            storage = instance.storage
+            if not isinstance(storage, DagsterPostgresStorage):
+                raise TypeError(f"Dagster's storage is a {type(storage).__name__}")
+            if not is_migrated(storage.postgres_url, pg_alembic_config(run_storage.__file__)):
+                return "Dagster's storage is not migrated yet"
+    except sa.exc.OperationalError as error:
+        return " ".join(str(error.orig).split())
+    return None
+
+
+def main(patience: float = _PATIENCE_SECONDS) -> int:
+    """Wait for so many seconds at most; return 0 once both are migrated, else 1."""
+    try:
+        logs.configure(load_settings())
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    deadline = time.monotonic() + patience
+    said = float("-inf")
+    while reason := missing_migrations():
+        now = time.monotonic()
+        if now >= deadline:
+            logger.error("Gave up after %d s: %s. Does the Job migrate run?", patience, reason)
+            return 1
+        if now - said >= _SAY_AGAIN_SECONDS:
+            logger.info("Waiting: %s", reason)
+            said = now
+        time.sleep(_PAUSE_SECONDS)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
