@@ -1,4 +1,4 @@
-"""Waits until both databases are at this version's schema: for the pods that start beside `migrate`.
+"""Waits until both databases are at this version's schema: for pods that start beside `migrate`.
 
 What belongs here: two questions, asked again every few seconds for a bounded time. Nothing is
 changed, and a schema that this version does not know, a newer one's, is as good: so an older image
@@ -14,12 +14,12 @@ import sqlalchemy as sa
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from dagster_postgres import DagsterPostgresStorage
-from dagster_postgres.run_storage import run_storage
+from dagster_postgres import PostgresEventLogStorage
+from dagster_postgres.event_log import event_log
 from dagster_postgres.utils import pg_alembic_config
 
 from sim_pipeline import logs
-from sim_pipeline.config import SettingsError, load_settings
+from sim_pipeline.config import Settings, SettingsError, load_settings
 from sim_pipeline.resources import results_database
 from sim_pipeline.store.migrate import alembic_config
 
@@ -48,46 +48,55 @@ def is_migrated(url: sa.URL | str, config: Config) -> bool:
     return current == set(script.get_heads()) or bool(current - known)
 
 
-def missing_migrations() -> str | None:
+def missing_migrations(settings: Settings) -> str | None:
     """Return what is still to wait for, in words; None if that is nothing.
 
     Raises:
         TypeError: Dagster's instance keeps its data elsewhere than in PostgreSQL.
     """
-    results = results_database(load_settings())
+    results = results_database(settings)
     try:
         if not is_migrated(results.url, alembic_config(results)):
             return f"{results} is not migrated yet"
         with dg.DagsterInstance.get() as instance:
-            storage = instance.storage
-            if not isinstance(storage, DagsterPostgresStorage):
-                raise TypeError(f"Dagster's storage is a {type(storage).__name__}")
-            if not is_migrated(storage.postgres_url, pg_alembic_config(run_storage.__file__)):
+            storage = instance.event_log_storage
+            if not isinstance(storage, PostgresEventLogStorage):
+                raise TypeError(f"Dagster's events are kept in a {type(storage).__name__}")
+            if not is_migrated(storage.postgres_url, pg_alembic_config(event_log.__file__)):
                 return "Dagster's storage is not migrated yet"
     except sa.exc.OperationalError as error:
         return " ".join(str(error.orig).split())
     return None
 
 
-def main(patience: float = _PATIENCE_SECONDS) -> int:
-    """Wait for so many seconds at most; return 0 once both are migrated, else 1."""
-    try:
-        logs.configure(load_settings())
-    except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+def await_migrations(settings: Settings, patience: float = _PATIENCE_SECONDS) -> bool:
+    """Wait for so many seconds at most; tell whether both databases are migrated by then."""
     deadline = time.monotonic() + patience
     said = float("-inf")
-    while reason := missing_migrations():
+    while reason := missing_migrations(settings):
         now = time.monotonic()
         if now >= deadline:
             logger.error("Gave up after %d s: %s. Does the Job migrate run?", patience, reason)
-            return 1
+            return False
         if now - said >= _SAY_AGAIN_SECONDS:
             logger.info("Waiting: %s", reason)
             said = now
         time.sleep(_PAUSE_SECONDS)
-    return 0
+    return True
+
+
+def main() -> int:
+    """Wait; return 0 once both databases are migrated, 1 if that takes too long.
+
+    Wrong settings are said, and make it 2.
+    """
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    logs.configure(settings)
+    return 0 if await_migrations(settings) else 1
 
 
 if __name__ == "__main__":
