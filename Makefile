@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK ?= dev
 SOAK_MINUTES ?= 60
+COMMA := ,
 STAMP := $(VENV)/.installed-$(LOCK)
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-annotate --no-strip-extras --no-emit-index-url --no-emit-find-links \
@@ -13,7 +14,8 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run backfill test test-faults soak bench migrate migrations lint plots lock
+.PHONY: help install run backfill test test-faults soak bench migrate migrations lint docker-build plots \
+        lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +70,16 @@ lint: install ## Check style, types and the code location
 	@# Elsewhere, for here Dagster would take dagster.yaml, which needs a database.
 	@cd "$$(mktemp -d)" && "$(CURDIR)/$(BIN)/dagster" definitions validate --log-level warning \
 	  --module-name sim_pipeline.definitions && echo "The code location is valid"
+
+docker-build: ## Build the image simulation-service:latest: [PIP_CONF=file] [CA_FILE=file]
+	@command -v docker >/dev/null || { \
+	  echo 'docker, which builds the image, is not installed: https://docs.docker.com/engine/install'; exit 2; }
+	@for file in $(PIP_CONF) $(CA_FILE); do test -r "$$file" || { echo "$$file cannot be read"; exit 2; }; done
+	@DOCKER_BUILDKIT=1 docker build --tag simulation-service:latest \
+	  --build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
+	  --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null)" \
+	  $(addprefix --secret=id=pip.conf$(COMMA)src=,$(PIP_CONF)) \
+	  $(addprefix --secret=id=ca.pem$(COMMA)src=,$(CA_FILE)) $(DOCKER_ARGS) .
 
 plots: install ## Draw the plots of docs/simulator.md anew
 	@$(BIN)/python docs/plots.py

@@ -2,7 +2,9 @@
 
 import argparse
 import logging
+import signal
 import sys
+import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +21,11 @@ from sim_pipeline.profiles_file import ProfilesFileError, read_profiles
 from sim_pipeline.resources import results_database
 from sim_pipeline.service.env_file import ensure_env_file
 from sim_pipeline.service.errors import ServiceError
-from sim_pipeline.service.local import local_postgres
+from sim_pipeline.service.local import local_postgres, require_programs
+from sim_pipeline.service.migration import migrate_dagster, migrate_results
 from sim_pipeline.service.supervisor import serve
-from sim_pipeline.store.migrate import alembic_config, upgrade
+from sim_pipeline.service.waiting import await_database
+from sim_pipeline.store.migrate import alembic_config
 
 logger = logging.getLogger("sim_pipeline")
 
@@ -33,7 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m sim_pipeline", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("run", help="run the whole service until Ctrl-C")
+    run = commands.add_parser("run", help="run the whole service until Ctrl-C")
+    run.add_argument(
+        "--ui-host", metavar="HOST", help="where the UI listens, instead of at UI_HOST"
+    )
     backfill = commands.add_parser("backfill", help="simulate a stretch of history")
     backfill.add_argument(
         "--from",
@@ -48,7 +55,14 @@ def main(arguments: list[str] | None = None) -> int:
     backfill.add_argument(
         "--models", default="", metavar="A,B", help="comma-separated; all of them by default"
     )
-    commands.add_parser("migrate", help="bring the results database to this version's schema")
+    migrate = commands.add_parser(
+        "migrate", help="bring the results database to this version's schema"
+    )
+    migrate.add_argument(
+        "--dagster",
+        action="store_true",
+        help="Dagster's storage too, as dagster.yaml in DAGSTER_HOME names it",
+    )
     revision = commands.add_parser("revision", help="write a migration from the tables' changes")
     revision.add_argument("message", help="what it does, in a few words")
     parsed = parser.parse_args(arguments)
@@ -56,6 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = load_settings()
         read_profiles(settings.model_profiles_file, settings.llm_models)
+        if parsed.command != "backfill":  # which needs the webserver only
+            require_programs(settings)
     except (SettingsError, ProfilesFileError) as error:
         parser.exit(2, f"{error}\n")
     request = _request(parser, parsed, settings) if parsed.command == "backfill" else None
@@ -65,11 +81,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         match parsed.command:
             case "run":
+                if parsed.ui_host:
+                    settings = settings.model_copy(update={"ui_host": parsed.ui_host})
                 serve(settings, Path.cwd() / ".local")
             case "backfill" if request is not None:
                 return run_backfill(settings, request, Console())
             case "migrate":
-                _migrate(settings)
+                _migrate(settings, dagster=parsed.dagster)
             case "revision":
                 _revision(settings, parsed.message)
     except ServiceError as error:
@@ -94,25 +112,40 @@ def _request(
         parser.exit(2, f"{error}\n")
 
 
-def _migrate(settings: Settings) -> None:
+def _migrate(settings: Settings, *, dagster: bool) -> None:
+    # As process 1 of a container, this one would not even hear of it otherwise.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as running:
         _postgres_at_hand(settings, running)
-        upgrade(results_database(settings))
+        migrate_results(settings)
+        if dagster:
+            migrate_dagster(settings, _pause)
     logger.info("%s is at the newest schema", settings.postgres_db)
 
 
 def _revision(settings: Settings, message: str) -> None:
     with ExitStack() as running:
         _postgres_at_hand(settings, running)
+        migrate_results(settings)
         postgres = results_database(settings)
-        upgrade(postgres)
         command.revision(alembic_config(postgres), message, autogenerate=True)
 
 
 def _postgres_at_hand(settings: Settings, running: ExitStack) -> None:
-    """Start the local PostgreSQL for the time of a command, unless the service has it running."""
-    if settings.local_services and not results_database(settings).reachable():
+    """Start the local PostgreSQL for the time of a command, unless the service has it running.
+
+    One that is not ours is waited for.
+    """
+    if not settings.local_services:
+        await_database(results_database(settings), _pause)
+    elif not results_database(settings).reachable():
         running.enter_context(local_postgres(settings, Path.cwd() / ".local"))
+
+
+def _pause(seconds: float) -> bool:
+    """Wait; no stop is asked for but by the signal that ends this process."""
+    time.sleep(seconds)
+    return False
 
 
 if __name__ == "__main__":

