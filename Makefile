@@ -6,6 +6,11 @@ LOCK ?= dev
 SOAK_MINUTES ?= 60
 COMMA := ,
 STAMP := $(VENV)/.installed-$(LOCK)
+KUBECTL ?= kubectl
+OVERLAY ?= local
+KUBERNETES = k8s/overlays/$(OVERLAY)
+CREDENTIALS = k8s/overlays/local/credentials.env
+IN_NAMESPACE = $(KUBECTL) --namespace sim-pipeline
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-annotate --no-strip-extras --no-emit-index-url --no-emit-find-links \
   --custom-compile-command "make lock"
@@ -14,11 +19,12 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run backfill test test-faults soak bench migrate migrations lint docker-build plots \
-        lock
+.PHONY: help install run backfill test test-faults soak bench migrate migrations lint plots lock \
+        k8s-render k8s-apply k8s-delete k8s-ready k8s-secrets-local k8s-secrets-production \
+        k8-render k8-apply k8-delete
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Make .venv with the locked dependencies
 	@:
@@ -71,15 +77,48 @@ lint: install ## Check style, types and the code location
 	@cd "$$(mktemp -d)" && "$(CURDIR)/$(BIN)/dagster" definitions validate --log-level warning \
 	  --module-name sim_pipeline.definitions && echo "The code location is valid"
 
-docker-build: ## Build the image simulation-service:latest: [PIP_CONF=file] [CA_FILE=file]
-	@command -v docker >/dev/null || { \
-	  echo 'docker, which builds the image, is not installed: https://docs.docker.com/engine/install'; exit 2; }
-	@for file in $(PIP_CONF) $(CA_FILE); do test -r "$$file" || { echo "$$file cannot be read"; exit 2; }; done
-	@DOCKER_BUILDKIT=1 docker build --tag simulation-service:latest \
-	  --build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
-	  --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null)" \
-	  $(addprefix --secret=id=pip.conf$(COMMA)src=,$(PIP_CONF)) \
-	  $(addprefix --secret=id=ca.pem$(COMMA)src=,$(CA_FILE)) $(DOCKER_ARGS) .
+k8s-render: k8s-ready ## Print the manifests for Kubernetes: OVERLAY=local (or production)
+	@exec $(KUBECTL) kustomize $(KUBERNETES)
+
+k8s-apply: k8s-ready ## Install or upgrade in the cluster that kubectl talks to: OVERLAY=local
+	@$(KUBECTL) apply --filename k8s/base/namespace.yaml
+	@$(MAKE) --no-print-directory k8s-secrets-$(OVERLAY)
+	@# A Job's pods cannot be changed; that of the version before has done its work.
+	@$(IN_NAMESPACE) delete job migrate --ignore-not-found
+	@$(KUBECTL) apply --kustomize $(KUBERNETES)
+	@echo "Waiting for the migrations, then for the pods"
+	@$(IN_NAMESPACE) wait --for=condition=complete --timeout=15m job/migrate || { \
+	  echo 'Not migrated. See: kubectl --namespace sim-pipeline logs job/migrate'; exit 1; }
+	@for name in code-location daemon webserver; do \
+	  $(IN_NAMESPACE) rollout status --timeout=10m deployment/$$name || { \
+	    echo "Not ready. See: kubectl --namespace sim-pipeline describe pods"; exit 1; }; done
+	@case $(OVERLAY) in local) echo 'The UI is at http://127.0.0.1:3000 while this runs:'; \
+	  echo '  kubectl --namespace sim-pipeline port-forward service/webserver 3000:3000';; esac
+
+k8s-delete: k8s-ready ## Remove it all from the cluster: namespace, Secrets and, with local, its data
+	@$(KUBECTL) delete --kustomize $(KUBERNETES) --ignore-not-found
+
+k8s-ready:
+	@command -v $(KUBECTL) >/dev/null || { \
+	  echo '$(KUBECTL) is not installed; 1.33 or newer is needed: https://kubernetes.io/docs/tasks/tools'; exit 2; }
+	@test -f $(KUBERNETES)/kustomization.yaml || { \
+	  echo "OVERLAY=$(OVERLAY): allowed is one of" $(notdir $(wildcard k8s/overlays/*)); exit 2; }
+
+# The cluster's own Secret wins where this checkout has no file: its servers know no other passwords.
+k8s-secrets-local:
+	@if test ! -f $(CREDENTIALS) && ! $(IN_NAMESPACE) get secret credentials --output=name >/dev/null 2>&1; then \
+	  umask 077 && $(PYTHON) -c 'import secrets; \
+	    [print(f"{name}_PASSWORD={secrets.token_urlsafe(24)}") for name in ("POSTGRES", "RABBITMQ")]' \
+	    > $(CREDENTIALS) && echo "Made $(CREDENTIALS), with passwords of its own"; fi
+	@test ! -f $(CREDENTIALS) || { $(IN_NAMESPACE) create secret generic credentials --dry-run=client \
+	  --from-env-file=$(CREDENTIALS) --output=yaml | $(KUBECTL) apply --server-side --filename -; }
+
+k8s-secrets-production:
+	@for name in secret/credentials secret/oauth2-proxy configmap/server-ca; do \
+	  $(IN_NAMESPACE) get $$name --output=name >/dev/null || { \
+	    echo "Make $$name first, see docs/operations.md"; exit 2; }; done
+
+k8-render k8-apply k8-delete: k8-%: k8s-%
 
 plots: install ## Draw the plots of docs/simulator.md anew
 	@$(BIN)/python docs/plots.py
