@@ -1,0 +1,153 @@
+"""The make targets for Kubernetes: what they say, what they make, what they have kubectl do.
+
+There is no cluster: in place of kubectl stands a program that notes what it is told.
+"""
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+
+# Answers as a cluster would where the object is in EXISTING, a space-separated list.
+KUBECTL = """#!/bin/sh
+printf '%s\\n' "$*" >> "$CALLS"
+case " $* " in
+*" create "*) for option; do case $option in --from-env-file=*) cat "${option#*=}";; esac; done;;
+*" apply "*"--filename -"*) cat > "$CALLS.applied";;
+*" get "*) for one in $EXISTING; do case " $* " in *" $one "*) exit 0;; esac; done; exit 1;;
+esac
+"""
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """The project's Makefile and manifests, with a kubectl that notes what it is told."""
+
+    directory: Path
+
+    def make(
+        self, *arguments: str, existing: str = "", kubectl: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["make", *arguments, f"KUBECTL={kubectl or self.directory / 'kubectl'}"],
+            cwd=self.directory,
+            env={**os.environ, "CALLS": str(self.directory / "calls"), "EXISTING": existing},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    @property
+    def calls(self) -> list[str]:
+        return (self.directory / "calls").read_text(encoding="utf-8").splitlines()
+
+    @property
+    def applied(self) -> str:
+        """What it was given to apply on its standard input."""
+        return (self.directory / "calls.applied").read_text(encoding="utf-8")
+
+    @property
+    def credentials(self) -> Path:
+        return self.directory / "k8s/overlays/local/credentials.env"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    shutil.copy(PROJECT / "Makefile", tmp_path)
+    shutil.copytree(
+        PROJECT / "k8s", tmp_path / "k8s", ignore=shutil.ignore_patterns("credentials.env")
+    )
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(KUBECTL, encoding="utf-8")
+    kubectl.chmod(0o755)
+    return Checkout(tmp_path)
+
+
+@pytest.mark.parametrize("target", ["k8s-render", "k8s-apply", "k8s-delete"])
+def test_without_kubectl_it_says_what_is_missing(checkout: Checkout, target: str) -> None:
+    done = checkout.make(target, kubectl="no-such-kubectl")
+    assert done.returncode == 2
+    assert "no-such-kubectl is not installed; 1.33 or newer is needed: https://" in done.stdout
+
+
+def test_an_overlay_that_does_not_exist_is_named(checkout: Checkout) -> None:
+    done = checkout.make("k8s-apply", "OVERLAY=staging")
+    assert done.returncode == 2
+    assert "OVERLAY=staging: allowed is one of local production" in done.stdout
+    assert not (checkout.directory / "calls").exists()
+
+
+def test_a_first_apply_makes_passwords_that_only_their_owner_can_read(checkout: Checkout) -> None:
+    done = checkout.make("k8s-apply")
+    assert done.returncode == 0, done.stderr
+    assert stat.S_IMODE(checkout.credentials.stat().st_mode) == 0o600
+    text = checkout.credentials.read_text(encoding="utf-8")
+    found = re.fullmatch(r"POSTGRES_PASSWORD=([\w-]{32})\nRABBITMQ_PASSWORD=([\w-]{32})\n", text)
+    assert found is not None
+    assert found[1] != found[2]
+    assert checkout.applied == text
+    for password in found.groups():
+        assert password not in done.stdout + done.stderr + "".join(checkout.calls)
+    assert "Made k8s/overlays/local/credentials.env, with passwords of its own" in done.stdout
+    assert "port-forward service/webserver 3000:3000" in done.stdout
+
+
+def test_a_second_apply_keeps_them(checkout: Checkout) -> None:
+    checkout.make("k8s-apply")
+    before = checkout.credentials.read_text(encoding="utf-8")
+    assert checkout.make("k8s-apply", existing="credentials").returncode == 0
+    assert checkout.credentials.read_text(encoding="utf-8") == before
+
+
+def test_passwords_that_only_the_cluster_has_stay(checkout: Checkout) -> None:
+    assert checkout.make("k8s-apply", existing="credentials").returncode == 0
+    assert not checkout.credentials.exists()
+    assert not any(" create " in call for call in checkout.calls)
+
+
+def test_the_migrations_come_before_the_rest_is_waited_for(checkout: Checkout) -> None:
+    checkout.make("k8s-apply")
+    kinds = [
+        re.sub(r"^--namespace sim-pipeline ", "", call).split(" --", maxsplit=1)[0]
+        for call in checkout.calls
+    ]
+    # It runs beside the apply that it feeds.
+    kinds.remove("create secret generic credentials")
+    assert kinds == [
+        "apply",
+        "get secret credentials",
+        "apply",
+        "delete job migrate",
+        "apply",
+        "wait",
+        *["rollout status"] * 3,
+    ]
+
+
+def test_production_wants_its_secrets_first(checkout: Checkout) -> None:
+    done = checkout.make("k8s-apply", "OVERLAY=production", existing="secret/credentials")
+    assert done.returncode == 2
+    assert "Make secret/oauth2-proxy first, see docs/operations.md" in done.stdout
+    assert not any("--kustomize" in call for call in checkout.calls)
+    everything = "secret/credentials secret/oauth2-proxy configmap/server-ca"
+    assert checkout.make("k8s-apply", "OVERLAY=production", existing=everything).returncode == 0
+    assert not checkout.credentials.exists()
+
+
+def test_delete_removes_the_overlay(checkout: Checkout) -> None:
+    assert checkout.make("k8s-delete", "OVERLAY=production").returncode == 0
+    assert checkout.calls == ["delete --kustomize k8s/overlays/production --ignore-not-found"]
+
+
+def test_the_file_of_passwords_is_not_committed() -> None:
+    done = subprocess.run(
+        ["git", "check-ignore", "k8s/overlays/local/credentials.env"], cwd=PROJECT, check=False
+    )
+    assert done.returncode == 0

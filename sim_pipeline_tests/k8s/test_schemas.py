@@ -1,0 +1,43 @@
+"""Every manifest is what Kubernetes' own schemas ask for, and nothing beside."""
+
+import copy
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sim_pipeline_tests.k8s.reading import named
+from sim_pipeline_tests.k8s.rendering import Manifest
+from sim_pipeline_tests.tools import tool
+
+# The oldest that is still looked after by someone, and the newest.
+VERSIONS = ("1.33.0", "1.37.0")
+
+
+def validate(
+    manifests: list[Manifest], directory: Path, version: str = VERSIONS[-1]
+) -> subprocess.CompletedProcess[str]:
+    file = directory / "manifests.yaml"
+    file.write_text(yaml.safe_dump_all(manifests), encoding="utf-8")
+    return subprocess.run(
+        [tool("kubernetes-validate"), "--strict", "--kubernetes-version", version, file],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_manifest_is_valid(manifests: list[Manifest], version: str, tmp_path: Path) -> None:
+    done = validate(manifests, tmp_path, version)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count("passed for resource") == len(manifests)
+
+
+def test_a_field_that_does_not_exist_is_found(local: list[Manifest], tmp_path: Path) -> None:
+    wrong = copy.deepcopy(local)
+    named(wrong, "Deployment", "daemon")["spec"]["template"]["spec"]["restartPolicies"] = "Always"
+    done = validate(wrong, tmp_path)
+    assert done.returncode == 1
+    assert "restartPolicies" in done.stdout + done.stderr

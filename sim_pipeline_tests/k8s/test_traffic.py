@@ -1,0 +1,143 @@
+"""NetworkPolicies let through what the service needs, and nothing else, from wherever one tries."""
+
+from itertools import product
+
+from sim_pipeline_tests.k8s.reading import COMPONENT, named, of_kind, pods
+from sim_pipeline_tests.k8s.rendering import Manifest
+from sim_pipeline_tests.k8s.traffic import Peer, Port, allowed, selects
+
+# The ports that anything here listens on, and others worth trying.
+PORTS = (22, 53, 80, 443, 3000, 4000, 4180, 4369, 5432, 5671, 5672, 6432, 6443, 8080, 15672, 25672)
+NAME = {"app.kubernetes.io/name": "sim-pipeline"}
+POSTGRES, BROKER, SOMEWHERE, METADATA = "192.0.2.10", "192.0.2.20", "203.0.113.1", "169.254.169.254"
+
+
+def inside(manifests: list[Manifest]) -> dict[str, Peer]:
+    """The service's pods, those of runs included, and one that somebody else has brought in."""
+    peers = {name: Peer(pod.labels) for name, pod in pods(manifests).items()}
+    return {**peers, "run": Peer({**NAME, COMPONENT: "run"}), "stranger": Peer()}
+
+
+def connections(manifests: list[Manifest]) -> set[tuple[str, str, int]]:
+    peers = inside(manifests)
+    return {
+        (source, target, port)
+        for source, target, port in product(peers, peers, PORTS)
+        if allowed(manifests, peers[source], peers[target], Port(port))
+    }
+
+
+def test_inside_the_namespace(variant: str, manifests: list[Manifest]) -> None:
+    expected = {("webserver", "code-location", 4000), ("daemon", "code-location", 4000)}
+    pooled = ["webserver", "daemon", "code-location", "run"]
+    direct = [*pooled, "migrate"]
+    if variant.endswith("pgbouncer"):
+        expected |= {(client, "pgbouncer", 6432) for client in pooled}
+        direct.append("pgbouncer")
+    if variant.startswith("local"):
+        expected |= {(client, "postgres", 5432) for client in direct} | {("run", "rabbitmq", 5672)}
+    assert connections(manifests) == expected
+
+
+def test_into_the_namespace(variant: str, manifests: list[Manifest]) -> None:
+    outside = {
+        "ingress": Peer(namespace={"sim-pipeline/ingress": "true"}),
+        "consumer": Peer(namespace={"sim-pipeline/consumer": "true"}),
+        # Whoever takes our labels in a namespace of its own.
+        "impostor": Peer({**NAME, COMPONENT: "daemon"}, namespace={}),
+        "address": Peer(address=SOMEWHERE),
+    }
+    found = {
+        (source, target, port)
+        for (source, peer), (target, pod), port in product(
+            outside.items(), inside(manifests).items(), PORTS
+        )
+        if allowed(manifests, peer, pod, Port(port))
+    }
+    only = ("consumer", "rabbitmq", 5672) if "local" in variant else ("ingress", "webserver", 4180)
+    assert found == {only}
+
+
+def test_out_of_the_cluster(variant: str, manifests: list[Manifest]) -> None:
+    peers = inside(manifests)
+    found = {
+        (source, address, port)
+        for source, address, port in product(
+            peers, (POSTGRES, BROKER, SOMEWHERE, METADATA, "2001:db8::1"), PORTS
+        )
+        if allowed(manifests, peers[source], Peer(address=address), Port(port))
+    }
+    expected = {
+        (source, address, port)
+        for source, address, port in product(
+            ("webserver", "daemon"), (POSTGRES, BROKER, SOMEWHERE), (443, 6443)
+        )
+    }
+    if variant.startswith("production"):
+        clients = ["webserver", "daemon", "code-location", "run", "migrate"]
+        clients += ["pgbouncer"] if variant.endswith("pgbouncer") else []
+        expected |= {(client, POSTGRES, 5432) for client in clients}
+        expected |= {("run", BROKER, 5671), ("webserver", "2001:db8::1", 443)}
+    assert found == expected
+
+
+def test_every_pod_may_ask_for_names(manifests: list[Manifest]) -> None:
+    dns = Peer({"k8s-app": "kube-dns"}, {"kubernetes.io/metadata.name": "kube-system"})
+    for peer in inside(manifests).values():
+        assert allowed(manifests, peer, dns, Port(53, "UDP"))
+        assert allowed(manifests, peer, dns, Port(53))
+        assert not allowed(manifests, peer, dns, Port(443))
+
+
+def test_every_selector_selects_pods_that_there_are(manifests: list[Manifest]) -> None:
+    peers = inside(manifests)
+    components = {peer.labels.get(COMPONENT) for peer in peers.values()}
+    for policy in of_kind(manifests, "NetworkPolicy"):
+        selector = policy["spec"]["podSelector"]
+        assert any(selects(selector, peer.labels) for peer in peers.values()), policy["metadata"]
+        for expression in selector.get("matchExpressions", []):
+            assert set(expression["values"]) <= components
+    for budget in of_kind(manifests, "PodDisruptionBudget"):
+        selector = budget["spec"]["selector"]
+        assert any(selects(selector, peer.labels) for peer in peers.values())
+
+
+def test_every_service_leads_to_a_port_that_a_pod_has(manifests: list[Manifest]) -> None:
+    for service in of_kind(manifests, "Service"):
+        (pod,) = (
+            pod
+            for pod in pods(manifests).values()
+            if selects({"matchLabels": service["spec"]["selector"]}, pod.labels)
+        )
+        assert service["spec"].get("type", "ClusterIP") == "ClusterIP"
+        assert "externalIPs" not in service["spec"]
+        for port in service["spec"]["ports"]:
+            assert port["targetPort"] in pod.ports
+
+
+def test_in_production_nothing_but_the_proxy_is_exposed(production: list[Manifest]) -> None:
+    (ingress,) = of_kind(production, "Ingress")
+    (rule,) = ingress["spec"]["rules"]
+    (path,) = rule["http"]["paths"]
+    assert path["backend"]["service"] == {"name": "webserver", "port": {"name": "proxy"}}
+    assert ingress["spec"]["tls"] == [{"hosts": [rule["host"]], "secretName": "webserver-tls"}]
+    assert "defaultBackend" not in ingress["spec"]
+    ports = named(production, "Service", "webserver")["spec"]["ports"]
+    assert [port["targetPort"] for port in ports] == ["proxy"]
+
+
+def test_in_production_the_webserver_answers_its_own_pod_alone(production: list[Manifest]) -> None:
+    pod = pods(production)["webserver"]
+    assert pod.ports == {"proxy": 4180}
+    webserver, proxy = pod.spec["containers"]
+    assert "--host=127.0.0.1" in webserver["command"]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert webserver[probe]["exec"]["command"][-1] == "sim_pipeline.service.healthcheck"
+    settings = named(production, "ConfigMap", "settings")["data"]
+    assert f"--port={settings['UI_PORT']}" in webserver["command"]
+    (source,) = proxy["envFrom"]
+    proxied = named(production, "ConfigMap", "oauth2-proxy")
+    assert source == {"configMapRef": {"name": proxied["metadata"]["name"]}}
+    assert proxied["data"]["OAUTH2_PROXY_UPSTREAMS"] == f"http://127.0.0.1:{settings['UI_PORT']}"
+    # Nothing is let by without a log-in.
+    assert not [name for name in proxied["data"] if "SKIP_AUTH" in name or "API_ROUTE" in name]

@@ -1,0 +1,117 @@
+"""Who may talk to whom, as NetworkPolicies mean it where a cluster enforces them.
+
+Both ends must allow a connection. An end that no policy selects for a direction allows all; one
+that some select allows what any of them names.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from sim_pipeline_tests.k8s.reading import of_kind
+from sim_pipeline_tests.k8s.rendering import Manifest
+
+OWN_NAMESPACE = {"kubernetes.io/metadata.name": "sim-pipeline"}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One end of a connection: a pod, or an address outside the cluster.
+
+    Attributes:
+        labels: of the pod.
+        namespace: labels of its namespace.
+        address: outside the cluster; None for a pod.
+    """
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    namespace: Mapping[str, str] = field(default_factory=lambda: OWN_NAMESPACE)
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class Port:
+    """Where a connection goes to: number and protocol."""
+
+    number: int
+    protocol: str = "TCP"
+
+
+def allowed(manifests: Sequence[Manifest], source: Peer, target: Peer, port: Port) -> bool:
+    """Tell whether the policies let a connection through, at both of its ends."""
+    policies = [policy["spec"] for policy in of_kind(manifests, "NetworkPolicy")]
+    out = [policy for policy in policies if _applies(policy, "Egress", source)]
+    into = [policy for policy in policies if _applies(policy, "Ingress", target)]
+    return (
+        not out
+        or any(
+            _covers(rule.get("to"), rule.get("ports"), target, port)
+            for policy in out
+            for rule in policy.get("egress", [])
+        )
+    ) and (
+        not into
+        or any(
+            _covers(rule.get("from"), rule.get("ports"), source, port)
+            for policy in into
+            for rule in policy.get("ingress", [])
+        )
+    )
+
+
+def _applies(policy: Mapping[str, Any], direction: str, peer: Peer) -> bool:
+    is_ours = peer.address is None and peer.namespace == OWN_NAMESPACE
+    return (
+        is_ours
+        and direction in policy["policyTypes"]
+        and selects(policy["podSelector"], peer.labels)
+    )
+
+
+def _covers(
+    peers: Sequence[Mapping[str, Any]] | None,
+    ports: Sequence[Mapping[str, Any]] | None,
+    peer: Peer,
+    port: Port,
+) -> bool:
+    """Tell whether a rule covers a peer and a port; one that names none covers all of them."""
+    return (
+        ports is None
+        or any(
+            one.get("port") == port.number and one.get("protocol", "TCP") == port.protocol
+            for one in ports
+        )
+    ) and (peers is None or any(_is(described, peer) for described in peers))
+
+
+def _is(described: Mapping[str, Any], peer: Peer) -> bool:
+    if "ipBlock" in described:
+        if peer.address is None:
+            return False
+        address, block = ip_address(peer.address), described["ipBlock"]
+        return address in ip_network(block["cidr"]) and not any(
+            address in ip_network(hole) for hole in block.get("except", [])
+        )
+    if peer.address is not None:
+        return False
+    namespace_fits = (
+        selects(described["namespaceSelector"], peer.namespace)
+        if "namespaceSelector" in described
+        else peer.namespace == OWN_NAMESPACE
+    )
+    return namespace_fits and selects(described.get("podSelector", {}), peer.labels)
+
+
+def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """Tell whether a label selector selects what carries these labels.
+
+    Raises:
+        ValueError: an operator other than In.
+    """
+    for expression in selector.get("matchExpressions", []):
+        if expression["operator"] != "In":
+            raise ValueError(f"operator {expression['operator']!r}: allowed here is In")
+        if labels.get(expression["key"]) not in expression["values"]:
+            return False
+    return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
