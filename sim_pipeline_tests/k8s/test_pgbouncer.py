@@ -1,0 +1,119 @@
+"""The component's script makes a PgBouncer of the settings that Dagster's storage works through."""
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+
+from sim_pipeline.service.ports import free_port, listens
+from sim_pipeline.service.postgres import LocalPostgres
+from sim_pipeline.service.processes import launch
+from sim_pipeline.service.unprivileged import unprivileged_owner
+from sim_pipeline.store.postgres import Postgres
+from sim_pipeline_tests.databases import database_in
+from sim_pipeline_tests.k8s.rendering import K8S
+from sim_pipeline_tests.waiting import wait_until
+
+PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+PASSWORD = """a "quoted" pass'word \\ $HOME %s ; # with blanks"""  # noqa: S105 - of the tests
+
+pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
+
+
+@pytest.fixture
+def direct(postgres_server: LocalPostgres) -> Iterator[Postgres]:
+    """A database, and its owner, whose password has whatever a password may have."""
+    name = f"pooled_{uuid.uuid4().hex}"
+    server = sa.create_engine(
+        postgres_server.url(), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
+    )
+    with server.connect() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {name} LOGIN PASSWORD %s", (PASSWORD,))
+        connection.exec_driver_sql(f"CREATE DATABASE {name} OWNER {name}")
+    yield replace(database_in(postgres_server, name), user=name, password=PASSWORD)
+    with server.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+        connection.exec_driver_sql(f"DROP ROLE {name}")
+
+
+@pytest.fixture
+def pooled(direct: Postgres) -> Iterator[Postgres]:
+    """The same database, through PgBouncer."""
+    assert PGBOUNCER is not None
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="sim_pipeline-pgbouncer-") as name:
+        directory = Path(name)
+        process = launch(
+            ["sh", str(K8S / "components" / "pgbouncer" / "start.sh")],
+            directory=directory,
+            output=directory / "log",
+            environment={
+                "PATH": f"{os.environ['PATH']}:{Path(PGBOUNCER).parent}",
+                "PGBOUNCER_DIRECTORY": name,
+                "PGBOUNCER_ADDRESS": "127.0.0.1",
+                "DAGSTER_STORAGE_PORT": str(port),
+                "DAGSTER_POSTGRES_DB": direct.database,
+                "POSTGRES_HOST": direct.host,
+                "POSTGRES_PORT": str(direct.port),
+                "POSTGRES_USER": direct.user,
+                "POSTGRES_PASSWORD": direct.password,
+                "POSTGRES_SSLMODE": "prefer",
+                "POSTGRES_SSLROOTCERT": "",
+            },
+            identity=unprivileged_owner(directory),
+        )
+        try:
+            wait_until(lambda: listens("127.0.0.1", port), "PgBouncer to listen")
+            assert (directory / "users").stat().st_mode & 0o077 == 0
+            yield replace(direct, host="127.0.0.1", port=port, sslmode="disable")
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def storage_in(postgres: Postgres) -> dict[str, object]:
+    parameters = {
+        "hostname": postgres.host,
+        "port": postgres.port,
+        "username": postgres.user,
+        "password": postgres.password,
+        "db_name": postgres.database,
+    }
+    return {"postgres": {"postgres_db": parameters}}
+
+
+def test_dagster_runs_through_it(pooled: Postgres, direct: Postgres) -> None:
+    @dg.asset
+    def one() -> int:
+        return 1
+
+    # As the migrations, which go to PostgreSQL itself, leave it.
+    with dg.instance_for_test(overrides={"storage": storage_in(direct)}):
+        pass
+    with dg.instance_for_test(overrides={"storage": storage_in(pooled)}) as instance:
+        result = dg.materialize([one], instance=instance)
+        assert result.success
+        assert instance.get_latest_materialization_event(one.key) is not None
+        run = instance.get_run_by_id(result.run_id)
+        assert run is not None
+        assert run.status is dg.DagsterRunStatus.SUCCESS
+
+
+def test_connections_share_a_session_of_the_server(pooled: Postgres) -> None:
+    engine = sa.create_engine(pooled.url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as one, engine.connect() as another:
+        pid = sa.text("SELECT pg_backend_pid()")
+        assert one.scalar(pid) == another.scalar(pid)
+
+
+def test_a_wrong_password_is_refused(pooled: Postgres) -> None:
+    engine = sa.create_engine(replace(pooled, password="wrong").url, poolclass=sa.NullPool)  # noqa: S106 - on purpose
+    with pytest.raises(sa.exc.OperationalError, match="SASL authentication failed"):
+        engine.connect()
