@@ -17,9 +17,10 @@ RUN --mount=type=secret,id=pip.conf --mount=type=secret,id=ca.pem \
     && PIP_CONFIG_FILE=/run/secrets/pip.conf \
     /opt/pip/bin/pip --python /opt/venv/bin/python --no-cache-dir --disable-pip-version-check \
       install --require-hashes --only-binary :all: -r /tmp/locks/k8s.txt \
-    # Nothing at run time reads these, 60 MB.
-    && cd /opt/venv/lib/python3*/site-packages \
-    && rm -rf pandas/tests pyarrow/tests pyarrow/include
+    # 60 MB that nothing reads.
+    && rm -rf /opt/venv/lib/python3*/site-packages/pandas/tests \
+      /opt/venv/lib/python3*/site-packages/pyarrow/tests \
+      /opt/venv/lib/python3*/site-packages/pyarrow/include
 
 FROM ${PYTHON_IMAGE} AS code
 COPY pyproject.toml workspace.yaml dagster.yaml /app/

@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.broker.errors import BrokerError
+from sim_pipeline.broker.pika_logging import quiet_pika
 from sim_pipeline.broker.session import Session
 from sim_pipeline.config import Settings
 from sim_pipeline.resources import message_broker, results_database
@@ -71,7 +73,7 @@ def await_database(postgres: Postgres, pause: Pause, seconds: float = WAIT_SECON
 def _await_broker(settings: Settings, pause: Pause, seconds: float) -> bool:
     config = message_broker(settings)
     return _await_answer(
-        lambda: Session(config).close(),
+        lambda: _ask_broker(config),
         f"RabbitMQ at {config.host}:{config.port}",
         "RABBITMQ_HOST and RABBITMQ_PORT",
         pause,
@@ -82,6 +84,11 @@ def _await_broker(settings: Settings, pause: Pause, seconds: float) -> bool:
 def _ask_database(postgres: Postgres) -> None:
     with explained(postgres), postgres.engine.connect():
         pass
+
+
+def _ask_broker(config: BrokerConfig) -> None:
+    with quiet_pika():
+        Session(config).close()
 
 
 def _await_answer(

@@ -1,0 +1,79 @@
+"""The health check of a container: whether the UI of this machine answers, and with what."""
+
+import http.server
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+
+import pytest
+
+from sim_pipeline.service.healthcheck import main
+from sim_pipeline.service.ports import free_port
+
+
+@contextmanager
+def ui(status: HTTPStatus) -> Iterator[int]:
+    """Answer /server_info with a status, and anything else with 404; yield the port."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/server_info" else HTTPStatus.NOT_FOUND)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [(HTTPStatus.OK, 0), (HTTPStatus.INTERNAL_SERVER_ERROR, 1)]
+)
+def test_only_a_good_answer_is_health(
+    status: HTTPStatus,
+    expected: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with ui(status) as port:
+        monkeypatch.setenv("UI_PORT", str(port))
+        assert main() == expected
+    assert capsys.readouterr().out == f"The UI on port {port} answers with status {status}\n"
+
+
+def test_where_nothing_listens_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("UI_PORT", str(port))
+    assert main() == 1
+    assert f"The UI on port {port} does not answer" in capsys.readouterr().out
+
+
+def test_it_asks_at_the_ui_s_own_port_where_no_other_is_set(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UI_PORT", "")
+    main()
+    assert "The UI on port 3000 " in capsys.readouterr().out
+
+
+def test_it_imports_nothing_but_the_standard_library() -> None:
+    script = (
+        "import sys, sim_pipeline.service.healthcheck;"
+        "print({name.partition('.')[0] for name in sys.modules}"
+        " - {*sys.stdlib_module_names, '__main__', 'sim_pipeline'})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {script}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "set()\n"
