@@ -1,0 +1,118 @@
+"""The probes of code location and daemon, asked of the programs that the manifests start."""
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+import grpc  # type: ignore[import-untyped]
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+
+from sim_pipeline.config import Settings
+from sim_pipeline.dagster_storage import create_tables
+from sim_pipeline.service.ports import free_port
+from sim_pipeline.service.postgres import LocalPostgres
+from sim_pipeline_tests.k8s.reading import named, pods
+from sim_pipeline_tests.k8s.rendering import Manifest
+from sim_pipeline_tests.waiting import wait_until
+
+PROJECT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture
+def environment(
+    settings: Settings,
+    postgres_server: LocalPostgres,
+    local: list[Manifest],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> dict[str, str]:
+    """The ConfigMaps of the pods, but for where things are; Dagster's storage is made."""
+    name = f"dagster_{uuid.uuid4().hex}"
+    postgres_server.ensure_database(name)
+    instance_file = named(local, "ConfigMap", "dagster-instance")["data"]["dagster.yaml"]
+    (tmp_path / "dagster.yaml").write_text(
+        instance_file.replace("/var/lib/sim_pipeline", str(tmp_path)), encoding="utf-8"
+    )
+    places = {
+        **settings.environment(),
+        "DAGSTER_POSTGRES_DB": name,
+        "DAGSTER_STORAGE_HOST": postgres_server.host,
+        "DAGSTER_STORAGE_PORT": str(postgres_server.port),
+        "DAGSTER_HOME": str(tmp_path),
+        "CODE_SERVER_HOST": "127.0.0.1",
+        "CODE_SERVER_PORT": str(free_port()),
+    }
+    variables = named(local, "ConfigMap", "settings")["data"] | places
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    with dg.DagsterInstance.get() as instance:
+        create_tables(instance)
+    return {**os.environ}
+
+
+def command(container: dict[str, object], **replaced: str) -> list[str]:
+    """Return a container's command, with these options' values replaced."""
+    words = container["command"]
+    assert isinstance(words, list)
+    options = {f"--{name}": value for name, value in replaced.items()}
+    return [
+        f"{word.partition('=')[0]}={options[word.partition('=')[0]]}"
+        if word.partition("=")[0] in options
+        else word
+        for word in words
+    ]
+
+
+@contextmanager
+def running(words: list[str], environment: dict[str, str], directory: Path) -> Iterator[None]:
+    process = subprocess.Popen([BIN / words[0], *words[1:]], env=environment, cwd=directory)
+    with process:
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+def test_the_code_location_tells_its_health_under_the_name_that_is_asked_for(
+    local: list[Manifest], environment: dict[str, str], tmp_path: Path
+) -> None:
+    (container,) = pods(local)["code-location"].spec["containers"]
+    name = container["readinessProbe"]["grpc"]["service"]
+    assert container["livenessProbe"]["grpc"] == container["startupProbe"]["grpc"]
+    port = environment["CODE_SERVER_PORT"]
+    words = command(container, host="127.0.0.1", port=port)
+    with (
+        running(words, {**environment, "PYTHONPATH": str(PROJECT)}, tmp_path),
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        grpc.channel_ready_future(channel).result(timeout=60)
+        answer = health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(service=name), timeout=30
+        )
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_the_daemon_is_alive_once_it_runs_and_not_before(
+    local: list[Manifest], environment: dict[str, str], tmp_path: Path
+) -> None:
+    (container,) = pods(local)["daemon"].spec["containers"]
+    probe = container["livenessProbe"]["exec"]["command"]
+    assert container["startupProbe"]["exec"]["command"] == probe
+
+    def alive() -> bool:
+        asked = subprocess.run(
+            [BIN / probe[0], *probe[1:]], env=environment, cwd=tmp_path, check=False
+        )
+        return asked.returncode == 0
+
+    assert not alive()
+    words = command(container, workspace=str(PROJECT / "workspace.yaml"))
+    with running(words, environment, tmp_path):
+        wait_until(alive, "the daemon's heartbeats", seconds=120)
