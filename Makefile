@@ -114,6 +114,8 @@ k8s-secrets-local:
 	  --from-env-file=$(CREDENTIALS) --output=yaml | $(KUBECTL) apply --server-side --filename -; }
 
 k8s-secrets-production:
+	@! grep -rlE '[.=]example\.com|192\.0\.2\.[1-9]' $(KUBERNETES) || { \
+	  echo 'These files still hold placeholders, see docs/operations.md'; exit 2; }
 	@for name in secret/credentials secret/oauth2-proxy configmap/server-ca; do \
 	  $(IN_NAMESPACE) get $$name --output=name >/dev/null || { \
 	    echo "Make $$name first, see docs/operations.md"; exit 2; }; done

@@ -131,7 +131,29 @@ def test_the_migrations_come_before_the_rest_is_waited_for(checkout: Checkout) -
     ]
 
 
+def fill_in(overlay: Path) -> None:
+    for file in overlay.iterdir():
+        text = file.read_text(encoding="utf-8")
+        text = text.replace("example.com", "example.org").replace("192.0.2.", "198.51.100.")
+        file.write_text(text, encoding="utf-8")
+
+
+def test_production_wants_its_placeholders_replaced_first(checkout: Checkout) -> None:
+    done = checkout.make("k8s-apply", "OVERLAY=production")
+    assert done.returncode == 2
+    *files, message = done.stdout.splitlines()[-6:]
+    assert message == "These files still hold placeholders, see docs/operations.md"
+    assert {Path(file).name for file in files} == {
+        "ingress.yaml",
+        "kustomization.yaml",
+        "network-policies.yaml",
+        "oauth2-proxy.env",
+        "settings.env",
+    }
+
+
 def test_production_wants_its_secrets_first(checkout: Checkout) -> None:
+    fill_in(checkout.directory / "k8s" / "overlays" / "production")
     done = checkout.make("k8s-apply", "OVERLAY=production", existing="secret/credentials")
     assert done.returncode == 2
     assert "Make secret/oauth2-proxy first, see docs/operations.md" in done.stdout

@@ -183,22 +183,21 @@ def test_what_is_mounted_can_be_written_only_where_it_is_scratch(manifests: list
                     assert mount["readOnly"] is True
 
 
-def test_the_launcher_is_told_the_image_and_the_config_maps(manifests: list[Manifest]) -> None:
+def test_the_launcher_is_told_image_namespace_and_settings(manifests: list[Manifest]) -> None:
+    code = pods(manifests)["code-location"].spec["containers"][0]
+    settings = named(manifests, "ConfigMap", "settings")["metadata"]["name"]
     for name in ("webserver", "daemon"):
-        (container,) = (
-            one for one in pods(manifests)[name].spec["containers"] if one["name"] == name
-        )
+        container = pods(manifests)[name].spec["containers"][0]
         variables = {variable["name"]: variable for variable in container["env"]}
-        code = pods(manifests)["code-location"].spec["containers"][0]
         assert variables["RUN_IMAGE"]["value"] == code["image"] == container["image"]
-        for variable, config in (
-            ("SETTINGS_CONFIG_MAP", "settings"),
-            ("INSTANCE_CONFIG_MAP", "dagster-instance"),
-        ):
-            full_name = named(manifests, "ConfigMap", config)["metadata"]["name"]
-            assert variables[variable]["value"] == full_name
-            # A digest: a change of it makes another name, and so new pods.
-            assert re.fullmatch(rf"{config}-[a-z0-9]{{10}}", full_name)
         assert variables["RUN_NAMESPACE"]["valueFrom"] == {
             "fieldRef": {"fieldPath": "metadata.namespace"}
         }
+        assert variables["SETTINGS_CONFIG_MAP"]["value"] == settings
+
+
+def test_a_changed_config_map_has_another_name(manifests: list[Manifest]) -> None:
+    names = {config["metadata"]["name"] for config in of_kind(manifests, "ConfigMap")}
+    assert names
+    for name in names:
+        assert re.fullmatch(r"[a-z0-9-]+-[a-z0-9]{10}", name)

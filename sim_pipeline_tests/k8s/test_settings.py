@@ -1,6 +1,7 @@
 """The ConfigMap `settings` is what the pipeline and its processes read."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,22 @@ def test_files_of_settings_are_where_pods_look_for_them(manifests: list[Manifest
     instance = named(manifests, "ConfigMap", "dagster-instance")
     assert yaml.safe_load(instance["data"]["dagster.yaml"])["storage"]
     for name in ("webserver", "daemon", "code-location", "migrate"):
-        container = pods(manifests)[name].containers[-1 if name != "webserver" else 1]
+        container = pods(manifests)[name].spec["containers"][0]
         mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
         assert data["DAGSTER_HOME"] in mounts
         assert str(Path(data["LOG_FILE"]).parents[1]) in mounts
+
+
+def test_every_variable_that_dagster_yaml_names_is_set(manifests: list[Manifest]) -> None:
+    settings = named(manifests, "ConfigMap", "settings")["data"]
+    instance = named(manifests, "ConfigMap", "dagster-instance")["data"]["dagster.yaml"]
+    named_anywhere = set(re.findall(r"\{env: (\w+)\}", instance))
+    assert {"DAGSTER_STORAGE_HOST", "POSTGRES_PASSWORD", "RUN_IMAGE"} <= named_anywhere
+    for name in ("webserver", "daemon"):
+        container = pods(manifests)[name].spec["containers"][0]
+        assert named_anywhere <= settings.keys() | {one["name"] for one in container["env"]}
+    # The others open no launcher.
+    needed = set(re.findall(r"\{env: (\w+)\}", instance.partition("run_launcher:")[0]))
+    for name in ("code-location", "migrate"):
+        container = pods(manifests)[name].spec["containers"][0]
+        assert needed <= settings.keys() | {one["name"] for one in container["env"]}
