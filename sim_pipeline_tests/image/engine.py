@@ -20,6 +20,7 @@ from sim_pipeline.service.processes import is_alive
 from sim_pipeline_tests.waiting import wait_until
 
 _PACKAGES = ("docker.io", "debootstrap")
+_PROGRAMS = ("docker", "dockerd", "debootstrap")
 _SUITE = "bookworm"
 _MIRROR = "http://deb.debian.org/debian"
 _INCLUDED = "python3,python3-venv,ca-certificates"
@@ -138,7 +139,7 @@ def _with_programs(programs: Path) -> dict[str, str]:
     environment = {**os.environ, "PATH": f"{programs}/usr/bin:{programs}/usr/sbin:{_path()}"}
     if (programs / "usr/share/debootstrap").exists():
         environment["DEBOOTSTRAP_DIR"] = str(programs / "usr/share/debootstrap")
-    if all(shutil.which(name, path=environment["PATH"]) for name in ("dockerd", "debootstrap")):
+    if all(shutil.which(name, path=environment["PATH"]) for name in _PROGRAMS):
         return environment
     if shutil.which("apt-get") is None:
         raise NoEngineError("dockerd and debootstrap are not installed, and there is no apt-get")

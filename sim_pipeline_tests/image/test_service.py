@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
@@ -175,8 +176,11 @@ def whole(url: str) -> bool:
     request = urllib.request.Request(
         url, json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request) as response:
-        answer = json.load(response)["data"]
+    try:
+        with urllib.request.urlopen(request) as response:
+            answer = json.load(response)["data"]
+    except urllib.error.URLError:  # it says that it serves a moment before it does
+        return False
     (location,) = answer["workspaceOrError"]["locationEntries"]
     daemons = answer["instance"]["daemonHealth"]["allDaemonStatuses"]
     loaded = location["locationOrLoadError"] or {}
