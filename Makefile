@@ -19,8 +19,8 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run backfill test test-faults soak bench migrate migrations lint plots lock \
-        k8s-render k8s-apply k8s-delete k8s-ready k8s-secrets-local k8s-secrets-production \
+.PHONY: help install run backfill test test-faults soak bench migrate migrations lint docker-build plots \
+        lock k8s-render k8s-apply k8s-delete k8s-ready k8s-secrets-local k8s-secrets-production \
         k8-render k8-apply k8-delete
 
 help: ## List the targets
@@ -76,6 +76,16 @@ lint: install ## Check style, types and the code location
 	@# Elsewhere, for here Dagster would take dagster.yaml, which needs a database.
 	@cd "$$(mktemp -d)" && "$(CURDIR)/$(BIN)/dagster" definitions validate --log-level warning \
 	  --module-name sim_pipeline.definitions && echo "The code location is valid"
+
+docker-build: ## Build the image simulation-service:latest: [PIP_CONF=file] [CA_FILE=file]
+	@command -v docker >/dev/null || { \
+	  echo 'docker, which builds the image, is not installed: https://docs.docker.com/engine/install'; exit 2; }
+	@for file in $(PIP_CONF) $(CA_FILE); do test -r "$$file" || { echo "$$file cannot be read"; exit 2; }; done
+	@DOCKER_BUILDKIT=1 docker build --tag simulation-service:latest \
+	  --build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
+	  --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null)" \
+	  $(addprefix --secret=id=pip.conf$(COMMA)src=,$(PIP_CONF)) \
+	  $(addprefix --secret=id=ca.pem$(COMMA)src=,$(CA_FILE)) $(DOCKER_ARGS) .
 
 k8s-render: k8s-ready ## Print the manifests for Kubernetes: OVERLAY=local (or production)
 	@exec $(KUBECTL) kustomize $(KUBERNETES)
