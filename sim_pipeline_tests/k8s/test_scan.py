@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from sim_pipeline_tests.k8s.reading import named
@@ -16,7 +15,7 @@ from sim_pipeline_tests.k8s.rendering import Manifest
 from sim_pipeline_tests.tools import tool
 
 PROJECT = Path(__file__).parents[2]
-CONFIG = PROJECT / ".checkov.yaml"
+CONFIG = PROJECT / "k8s" / "checkov.yaml"
 DOCKERFILE = PROJECT / "Dockerfile"
 # Whatever it would send, or ask for, would fail.
 NOWHERE = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
@@ -62,7 +61,6 @@ def test_a_privileged_container_is_found(local: list[Manifest], tmp_path: Path) 
     assert found.startswith("CKV_K8S_16 Job.sim-pipeline.migrate: ")
 
 
-@pytest.mark.skipif(not DOCKERFILE.exists(), reason="there is no Dockerfile")
 def test_nothing_is_found_in_the_dockerfile() -> None:
     assert failures(scan("dockerfile", DOCKERFILE)) == []
 
