@@ -14,7 +14,7 @@ from dagster._core.storage.dagster_run import DagsterRun
 from dagster_k8s import K8sRunLauncher
 from dagster_k8s.client import DagsterK8sAPIRetryLimitExceeded, DagsterK8sUnrecoverableAPIError
 from dagster_k8s.job import get_job_name_from_run_id
-from kubernetes.client import ApiException  # type: ignore[import-untyped]
+from kubernetes.client import ApiException
 
 logger = logging.getLogger(__name__)
 

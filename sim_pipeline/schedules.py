@@ -30,9 +30,9 @@ _UNFINISHED = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-# A run that has not begun after so long may never do: its process died, and nobody could tell.
-# Should it begin after all, the two share the work.
-_START_PATIENCE = timedelta(seconds=30)
+# A run that has not begun after this part of the time that run monitoring gives it may never do:
+# its process died, and nobody could tell. Should it begin after all, the two share the work.
+_START_PATIENCE = 1 / 4
 
 
 def build_simulation_schedule(
@@ -141,10 +141,11 @@ def run_request(span: Span, cadence: Cadence) -> dg.RunRequest:
 
 
 def _unfinished_spans(instance: dg.DagsterInstance, llm_names: Sequence[str]) -> Iterator[Span]:
+    patience = timedelta(seconds=instance.run_monitoring_start_timeout_seconds * _START_PATIENCE)
     for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):
         run = record.dagster_run
         waited = datetime.now(UTC) - record.update_timestamp
-        if run.status in _STARTING and waited > _START_PATIENCE:
+        if run.status in _STARTING and waited > patience:
             continue
         if WINDOWS_TAG in run.tags:
             since, until = run.tags[WINDOWS_TAG].split("/")

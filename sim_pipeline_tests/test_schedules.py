@@ -8,7 +8,6 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from sim_pipeline import schedules
 from sim_pipeline.config import Settings
 from sim_pipeline.definitions import build_defs
 from sim_pipeline.jobs import JOB_NAME
@@ -170,16 +169,19 @@ def test_what_an_unfinished_run_is_at_is_not_requested_again(
     assert scope(later)["since"] == "2026-11-20T03:00:00Z"
 
 
+@pytest.mark.parametrize(("timeout", "expected"), [(0, dg.RunRequest), (600, str)])
 def test_a_run_that_does_not_begin_is_waited_for_a_while_only(
-    settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, timeout: int, expected: type
 ) -> None:
-    first = tick(settings, instance)
-    assert isinstance(first, dg.RunRequest)
-    submitted(settings, instance, first, "STARTING")
-    monkeypatch.setattr(schedules, "_START_PATIENCE", timedelta(0))
-    again = tick(settings, instance)
-    assert isinstance(again, dg.RunRequest)
-    assert scope(again) == scope(first)
+    monitoring = {"enabled": True, "start_timeout_seconds": timeout}
+    with dg.instance_for_test(overrides={"run_monitoring": monitoring}) as instance:
+        first = tick(settings, instance)
+        assert isinstance(first, dg.RunRequest)
+        submitted(settings, instance, first, "STARTING")
+        second = tick(settings, instance)
+        assert isinstance(second, expected)
+        if isinstance(second, dg.RunRequest):
+            assert scope(second) == scope(first)
 
 
 @pytest.mark.parametrize("status", ["FAILURE", "CANCELED"])

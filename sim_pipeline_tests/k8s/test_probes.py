@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
-import grpc  # type: ignore[import-untyped]
+import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sim_pipeline.config import Settings
 from sim_pipeline.dagster_storage import create_tables
