@@ -1,0 +1,1 @@
+"""Documents under docs/ do what they say."""
