@@ -1,0 +1,57 @@
+"""A database with days of real simulated data, for the queries that people are given."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from sim_pipeline.assets.frames import MetricFrames
+from sim_pipeline.cadence import Cadence
+from sim_pipeline.partitions import Selection
+from sim_pipeline.profiles_file import read_profiles
+from sim_pipeline.service.postgres import LocalPostgres
+from sim_pipeline.store.ledger import Span
+from sim_pipeline.store.migrate import upgrade
+from sim_pipeline.store.postgres import Postgres
+from sim_pipeline.store.writer import SliceWriter
+from sim_pipeline_tests.databases import database_in
+from sim_pipeline_tests.docs.history import DAYS, MODELS, PENDING
+
+_HOUR = timedelta(hours=1)
+
+
+@pytest.fixture(scope="session")
+def history(postgres_server: LocalPostgres) -> Iterator[Postgres]:
+    """The hourly windows of the last days, all but the newest few of each model delivered.
+
+    For reading only.
+    """
+    postgres_server.ensure_database("history")
+    postgres = database_in(postgres_server, "history")
+    upgrade(postgres)
+    now = datetime.now(UTC)
+    cadence = Cadence(3600, now - timedelta(days=DAYS) - _HOUR)
+    windows = cadence.windows_between(now - timedelta(days=DAYS), now - _HOUR)
+    span = Span(MODELS, cadence.start_of(windows.start), cadence.start_of(windows.stop))
+    frames = MetricFrames(
+        Selection(MODELS, windows, span),
+        read_profiles(None, MODELS),
+        cadence=cadence,
+        points=5,
+        seed=42,
+        postgres=postgres,
+    )
+    with SliceWriter(postgres) as writer:
+        for part in frames:
+            writer.write(part)
+    with postgres.engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "UPDATE deliveries SET published_at = created_at + interval '2 seconds'"
+                ' WHERE "timestamp" < :since'
+            ),
+            {"since": span.until - PENDING * _HOUR},
+        )
+    yield postgres
+    postgres.engine.dispose()

@@ -1,0 +1,121 @@
+"""Every query of docs/queries.md, against days of simulated data."""
+
+import re
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from sim_pipeline.metrics import METRICS
+from sim_pipeline.store.postgres import Postgres
+from sim_pipeline_tests.docs.history import MODELS, PENDING
+
+PAGE = (Path(__file__).parents[2] / "docs" / "queries.md").read_text(encoding="utf-8")
+SECTIONS = {
+    section.partition("\n")[0]: section.partition("\n")[2] for section in PAGE.split("\n## ")[1:]
+}
+
+
+def answer(history: Postgres, title: str) -> tuple[list[str], Sequence[sa.Row[Any]]]:
+    """Columns and rows of the query under a heading."""
+    (query,) = re.findall(r"```sql\n(.*?)```", SECTIONS[title], flags=re.DOTALL)
+    with history.engine.connect() as connection:
+        result = connection.exec_driver_sql(query)
+        return list(result.keys()), result.all()
+
+
+def rows(history: Postgres, title: str) -> Sequence[sa.Row[Any]]:
+    return answer(history, title)[1]
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_a_query_answers_with_the_columns_that_the_text_names(
+    history: Postgres, title: str
+) -> None:
+    (named,) = re.findall(r"^Columns: (.*)\.$", SECTIONS[title], flags=re.MULTILINE)
+
+    columns, found = answer(history, title)
+
+    assert columns == re.findall(r"`(\w+)`", named)
+    assert found
+
+
+def test_every_query_is_under_a_heading_of_its_own() -> None:
+    assert PAGE.count("```sql") == len(SECTIONS)
+
+
+def test_history_has_every_window_in_order(history: Postgres) -> None:
+    times = [row.timestamp for row in rows(history, "History of one model")]
+
+    # An hour is missing on the side of the past, two on that of the present: see the fixture.
+    assert len(times) in {7 * 24 - 2, 7 * 24 - 1}
+    assert times == [times[0] + timedelta(hours=number) for number in range(len(times))]
+
+
+def test_days_have_every_model_the_fastest_first(history: Postgres) -> None:
+    found = rows(history, "Models side by side, day by day")
+
+    for day in {row.day for row in found}:
+        of_day = [row for row in found if row.day == day]
+        assert sorted(row.llm_name for row in of_day) == sorted(MODELS)
+        assert of_day == sorted(of_day, key=lambda row: row.ttft)
+        assert all(0 < row.ttft < row.e2e_latency and row.tps > 0 for row in of_day)
+
+
+def test_slowest_windows_come_slowest_first(history: Postgres) -> None:
+    ratios = [row.times_usual for row in rows(history, "Slowest windows")]
+
+    assert ratios == sorted(ratios, reverse=True)
+    assert ratios[0] > 1
+
+
+def test_summary_and_exact_percentiles_speak_of_the_same_values(history: Postgres) -> None:
+    summary = rows(history, "Percentiles per day, from the summary")
+    exact = rows(history, "Percentiles per day, exact")
+
+    assert {row.metric for row in summary} == set(METRICS)
+    assert {(row.day, row.llm_name): 5 * row.windows for row in summary} == {
+        (row.day, row.llm_name): row.n for row in exact
+    }
+    assert all(row.p50 <= row.p95 <= row.worst_p95 for row in summary)
+
+
+def test_exact_percentiles_are_those_of_all_values_of_the_day(history: Postgres) -> None:
+    # Not the first day, of which the query may see a part.
+    row = rows(history, "Percentiles per day, exact")[len(MODELS)]
+    with history.engine.connect() as connection:
+        stored = connection.execute(
+            sa.text(
+                'SELECT "values" FROM simulation_results'
+                " WHERE llm_name = :name AND metric = 'e2e_latency'"
+                " AND (\"timestamp\" AT TIME ZONE 'UTC')::date = :day"
+            ),
+            {"name": row.llm_name, "day": row.day},
+        ).scalars()
+        values = np.concatenate([np.asarray(one) for one in stored])
+
+    assert len(values) == row.n == 5 * 24
+    assert [row.p50, row.p95, row.p99] == pytest.approx(np.percentile(values, [50, 95, 99]))
+
+
+def test_delivery_state_tells_what_waits_and_for_how_long_the_rest_did(history: Postgres) -> None:
+    found = rows(history, "Delivery state")
+
+    assert [row.llm_name for row in found] == sorted(MODELS)
+    for row in found:
+        assert row.pending == PENDING
+        assert row.delivered > row.pending
+        assert row.median_lag == row.longest_lag == timedelta(seconds=2)
+
+
+def test_freshness_tells_stored_and_delivered_apart(history: Postgres) -> None:
+    found = rows(history, "Freshness")
+
+    assert sorted(row.llm_name for row in found) == sorted(MODELS)
+    for row in found:
+        assert row.newest - row.newest_delivered == timedelta(hours=PENDING)
+        assert timedelta(hours=1) <= row.age < timedelta(hours=3)
