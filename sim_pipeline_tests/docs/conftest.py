@@ -46,12 +46,16 @@ def history(postgres_server: LocalPostgres) -> Iterator[Postgres]:
         for part in frames:
             writer.write(part)
     with postgres.engine.begin() as connection:
+        # As if each had been stored at its window's end, and confirmed two seconds later.
         connection.execute(
             sa.text(
-                "UPDATE deliveries SET published_at = created_at + interval '2 seconds'"
-                ' WHERE "timestamp" < :since'
+                """
+                UPDATE deliveries SET created_at = "timestamp" + interval '1 hour',
+                    published_at = CASE WHEN "timestamp" < :pending
+                        THEN "timestamp" + interval '1 hour 2 seconds' END
+                """
             ),
-            {"since": span.until - PENDING * _HOUR},
+            {"pending": span.until - PENDING * _HOUR},
         )
     yield postgres
     postgres.engine.dispose()

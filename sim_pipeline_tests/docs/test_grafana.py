@@ -1,0 +1,155 @@
+"""docs/grafana/dashboard.json: whole, tied to no installation, its queries true of real data."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from sim_pipeline.metrics import METRICS
+from sim_pipeline.store.postgres import Postgres
+from sim_pipeline_tests.docs.grafana import View
+from sim_pipeline_tests.docs.history import MODELS, PENDING
+
+DASHBOARD: dict[str, Any] = json.loads(
+    (Path(__file__).parents[2] / "docs" / "grafana" / "dashboard.json").read_text(encoding="utf-8")
+)
+PANELS: dict[str, dict[str, Any]] = {panel["title"]: panel for panel in DASHBOARD["panels"]}
+VARIABLES = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
+DATASOURCE = {"type": "grafana-postgresql-datasource", "uid": "${datasource}"}
+
+
+def query(history: Postgres, sql: str) -> tuple[list[str], Sequence[sa.Row[Any]]]:
+    with history.engine.connect() as connection:
+        result = connection.exec_driver_sql(sql.replace("%", "%%"))
+        return list(result.keys()), result.all()
+
+
+def shown(
+    history: Postgres, title: str, metric: str = "TTFT", models: Sequence[str] = MODELS
+) -> tuple[list[str], Sequence[sa.Row[Any]]]:
+    """Columns and rows of a panel, for the last 7 days."""
+    now = datetime.now(UTC)
+    view = View(now - timedelta(days=7), now, 7200, {"metric": [metric], "llm_name": list(models)})
+    (target,) = PANELS[title]["targets"]
+    return query(history, view.interpolate(target["rawSql"]))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("title", PANELS)
+def test_every_panel_shows_something_in_the_form_that_it_asks_for(
+    history: Postgres, title: str, metric: str
+) -> None:
+    (target,) = PANELS[title]["targets"]
+
+    columns, rows = shown(history, title, metric)
+
+    assert rows
+    if target["format"] == "time_series":
+        assert columns[0] == "time"
+        times = [float(row[0]) for row in rows]
+        assert times == sorted(times)
+        # A text is the name of the series, and there may be one; the others are numbers.
+        assert [
+            name for name, value in zip(columns, rows[0], strict=True) if type(value) is str
+        ] in (
+            [],
+            ["metric"],
+        )
+
+
+@pytest.mark.parametrize("title", [title for title in PANELS if "side by side" in title])
+def test_models_stand_side_by_side_and_only_those_chosen(history: Postgres, title: str) -> None:
+    _, rows = shown(history, title)
+    assert {row.metric for row in rows} == set(MODELS)
+    # Two windows of an hour a point.
+    assert len(rows) == pytest.approx(len(MODELS) * 7 * 24 / 2, rel=0.05)
+
+    _, rows = shown(history, title, models=MODELS[:1])
+    assert {row.metric for row in rows} == {MODELS[0]}
+
+
+def test_percentiles_rise_and_the_fastest_model_comes_first(history: Postgres) -> None:
+    _, rows = shown(history, "Percentiles of $metric over the time shown")
+
+    assert [row.p50 for row in rows] == sorted(row.p50 for row in rows)
+    assert all(row.p50 < row.p95 < row.p99 for row in rows)
+
+
+def test_delivery_tells_what_is_pending(history: Postgres) -> None:
+    _, rows = shown(history, "Delivery")
+    assert [(row.Model, row.Pending) for row in rows] == [(model, PENDING) for model in MODELS]
+
+    _, ((pending,),) = shown(history, "Pending now")
+    assert pending == PENDING * len(MODELS)
+
+    _, ((waiting,),) = shown(history, "Oldest pending")
+    assert waiting > 0
+
+
+def test_lag_is_in_seconds(history: Postgres) -> None:
+    _, rows = shown(history, "Delivery lag")
+
+    assert {float(row.value) for row in rows} == {2.0}
+    assert PANELS["Delivery lag"]["fieldConfig"]["defaults"]["unit"] == "s"
+
+
+def test_models_are_those_of_the_database_and_metrics_ours(history: Postgres) -> None:
+    _, rows = query(history, VARIABLES["llm_name"]["query"])
+
+    assert [name for (name,) in rows] == sorted(MODELS)
+    assert tuple(VARIABLES["metric"]["query"].split(",")) == METRICS
+
+
+def test_a_name_with_a_quote_stays_a_text(history: Postgres) -> None:
+    columns, rows = shown(history, "Delivery", models=["it's"])
+
+    assert columns
+    assert not rows
+
+
+def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(ids) == len(set(ids)) == len(PANELS)
+    cells = [
+        (x, y)
+        for panel in DASHBOARD["panels"]
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24
+
+
+def test_it_is_tied_to_no_installation() -> None:
+    assert DASHBOARD["id"] is None
+    assert DASHBOARD["uid"] is None
+    sources = list(_values(DASHBOARD, "datasource"))
+    assert len(sources) == 2 * len(PANELS) + 1
+    assert all(source == DATASOURCE for source in sources)
+    assert VARIABLES["datasource"]["type"] == "datasource"
+    assert VARIABLES["datasource"]["query"] == DATASOURCE["type"]
+
+
+def test_every_variable_it_names_exists() -> None:
+    named = {
+        name or braced
+        for name, braced in re.findall(r"\$(?:(\w+)|\{(\w+))", json.dumps(DASHBOARD["panels"]))
+        if not (name or braced).startswith("__")
+    }
+    assert named == set(VARIABLES)
+
+
+def _values(part: Any, key: str) -> Iterator[Any]:
+    if isinstance(part, dict):
+        if key in part:
+            yield part[key]
+        for value in part.values():
+            yield from _values(value, key)
+    elif isinstance(part, list):
+        for value in part:
+            yield from _values(value, key)
