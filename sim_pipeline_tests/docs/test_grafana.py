@@ -15,9 +15,9 @@ from sim_pipeline.store.postgres import Postgres
 from sim_pipeline_tests.docs.grafana import View
 from sim_pipeline_tests.docs.history import MODELS, PENDING
 
-DASHBOARD: dict[str, Any] = json.loads(
-    (Path(__file__).parents[2] / "docs" / "grafana" / "dashboard.json").read_text(encoding="utf-8")
-)
+FOLDER = Path(__file__).parents[2] / "docs" / "grafana"
+GUIDE = (FOLDER / "README.md").read_text(encoding="utf-8")
+DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboard.json").read_text(encoding="utf-8"))
 PANELS: dict[str, dict[str, Any]] = {panel["title"]: panel for panel in DASHBOARD["panels"]}
 VARIABLES = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
 DATASOURCE = {"type": "grafana-postgresql-datasource", "uid": "${datasource}"}
@@ -96,6 +96,20 @@ def test_lag_is_in_seconds(history: Postgres) -> None:
 
     assert {float(row.value) for row in rows} == {2.0}
     assert PANELS["Delivery lag"]["fieldConfig"]["defaults"]["unit"] == "s"
+
+
+def test_the_role_that_the_guide_makes_may_read_what_is_shown_and_no_more(
+    history: Postgres,
+) -> None:
+    (statements,) = re.findall(r"```sql\n(.*?)```", GUIDE, flags=re.DOTALL)
+    view = View(datetime.now(UTC), datetime.now(UTC), 60, {"metric": ["TPS"], "llm_name": MODELS})
+    with history.engine.connect() as connection:  # never committed
+        connection.exec_driver_sql(statements)
+        connection.exec_driver_sql("SET LOCAL ROLE grafana")
+        for panel in PANELS.values():
+            connection.exec_driver_sql(view.interpolate(panel["targets"][0]["rawSql"]))
+        with pytest.raises(sa.exc.ProgrammingError, match="permission denied"):
+            connection.exec_driver_sql("DELETE FROM deliveries")
 
 
 def test_models_are_those_of_the_database_and_metrics_ours(history: Postgres) -> None:
