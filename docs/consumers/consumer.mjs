@@ -27,6 +27,9 @@ async function consume(connection) {
   const channel = await connection.createChannel();
   channel.on("error", () => {});
   channel.on("close", () => connection.close().catch(() => {})); // with it, all begins anew
+  channel.on("handler-error", (error) => {
+    throw error; // what handle() threw ends the program: the message stays in the queue
+  });
   await channel.prefetch(100);
   await channel.consume(queue, (message) => {
     if (message === null) return channel.close(); // the queue is gone

@@ -15,7 +15,7 @@ from types import FrameType
 
 import pika
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
-from pika.exceptions import AMQPError
+from pika.exceptions import AMQPConnectionError, AMQPError
 
 QUEUE = os.environ.get("RABBITMQ_QUEUE", "simulation_results")
 # How many message ids to remember. A message that comes again does so soon after it came first.
@@ -49,17 +49,17 @@ def consume(connection: pika.BlockingConnection) -> None:
                 del seen[next(iter(seen))]
         # After it is dealt with: if this fails, the message comes again, and is known.
         channel.basic_ack(method.delivery_tag)
-    raise ConnectionError(f"queue {QUEUE!r} was deleted")
+    raise AMQPError(f"queue {QUEUE!r} was deleted")
 
 
-def parameters() -> pika.ConnectionParameters:
-    """Where RabbitMQ is."""
+def connect() -> pika.BlockingConnection:
+    """Connect once; raise AMQPError if that fails."""
     host = os.environ.get("RABBITMQ_HOST", "127.0.0.1")
     tls = None
     if os.environ.get("RABBITMQ_TLS", "false").lower() in {"true", "1", "yes", "on"}:
         ca_file = os.environ.get("RABBITMQ_CA_FILE") or None
         tls = pika.SSLOptions(ssl.create_default_context(cafile=ca_file), host)
-    return pika.ConnectionParameters(
+    parameters = pika.ConnectionParameters(
         host=host,
         port=int(os.environ.get("RABBITMQ_PORT", "15673")),
         virtual_host=os.environ.get("RABBITMQ_VHOST", "/"),
@@ -71,6 +71,10 @@ def parameters() -> pika.ConnectionParameters:
         heartbeat=20,
         socket_timeout=5,
     )
+    try:
+        return pika.BlockingConnection(parameters)
+    except (AMQPConnectorException, OSError) as error:
+        raise AMQPConnectionError(error) from error
 
 
 def end(_signal: int, _frame: FrameType | None) -> None:
@@ -94,10 +98,10 @@ def main() -> None:
     while not ending:
         began = time.monotonic()
         try:
-            with pika.BlockingConnection(parameters()) as connection:
+            with connect() as connection:
                 consume(connection)
         # Also for a queue that is not there yet, or a log-in that fails: both may be mended.
-        except (AMQPError, AMQPConnectorException, OSError) as error:
+        except AMQPError as error:
             if time.monotonic() - began > 60:  # noqa: PLR2004 - it had been well for a minute
                 delay = 0.5
             print(f"{error!r}; next attempt within {delay} s", file=sys.stderr, flush=True)

@@ -22,7 +22,7 @@ from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.broker.message import OutgoingMessage, encode, message_id
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.service.rabbitmq import LocalRabbitMQ
-from sim_pipeline_tests.broker.harness import Queue, publish
+from sim_pipeline_tests.broker.harness import Queue, messages, publish
 from sim_pipeline_tests.certificates import Authority
 from sim_pipeline_tests.docs import npm
 from sim_pipeline_tests.tcp_proxy import Direction, TcpProxy
@@ -242,6 +242,16 @@ def test_memory_of_ids_is_bounded(
 
         assert consumer.simulations(4) == ["one", "two", "three", "one"]
         consumer.terminate()
+
+
+def test_a_message_that_it_cannot_deal_with_ends_it_and_stays_in_the_queue(
+    command: list[str], environment: dict[str, str], config: BrokerConfig, source: Queue
+) -> None:
+    publish(config, messages(1, b"not JSON"))
+    with running(command, environment) as consumer:
+        assert consumer.process.wait(SECONDS) == 1
+    assert "JSON" in "".join(consumer.errors)
+    wait_until(lambda: source.count() == 1)
 
 
 def test_it_speaks_tls_and_verifies_the_broker(
