@@ -177,7 +177,8 @@ def _properties() -> dict[str, Any]:
     }
     return {
         "type": "object",
-        "description": "AMQP's basic properties. The property `headers` is not used.",
+        "description": "AMQP's basic properties. In the property `headers` is nothing but what "
+        "the broker puts there, such as a quorum queue's x-delivery-count.",
         "required": list(properties),
         "properties": properties,
     }
