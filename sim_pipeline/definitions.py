@@ -7,6 +7,7 @@ import dagster as dg
 from sim_pipeline import logs
 from sim_pipeline.assets.benchmark_feed import build_benchmark_feed
 from sim_pipeline.assets.checks import build_frame_checks
+from sim_pipeline.assets.freshness import feed_freshness
 from sim_pipeline.assets.metric_frames import build_metric_frames
 from sim_pipeline.cadence import Cadence
 from sim_pipeline.config import Settings, load_settings
@@ -26,8 +27,18 @@ def build_defs(settings: Settings) -> dg.Definitions:
     cadence = Cadence(settings.simulation_interval, settings.simulation_start)
     partitions_def = build_partitions(settings.llm_models, cadence)
     backfill_policy = dg.BackfillPolicy.multi_run(settings.backfill_days_per_run)
-    metric_frames = build_metric_frames(partitions_def, backfill_policy)
-    benchmark_feed = build_benchmark_feed(metric_frames, partitions_def, backfill_policy)
+    freshness_policy = feed_freshness(cadence, timedelta(hours=settings.catch_up_hours))
+    metric_frames = build_metric_frames(
+        partitions_def, backfill_policy, freshness_policy, settings.postgres_db
+    )
+    benchmark_feed = build_benchmark_feed(
+        metric_frames,
+        partitions_def,
+        backfill_policy,
+        freshness_policy,
+        database=settings.postgres_db,
+        queue=settings.rabbitmq_queue,
+    )
     job = build_simulation_job(metric_frames, benchmark_feed)
     event_days, results_days = settings.event_retention_days, settings.results_retention_days
     retention = build_retention_job(event_days=event_days, results_days=results_days)
@@ -41,7 +52,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
         sslrootcert=_text(settings.postgres_sslrootcert),
     )
     return dg.Definitions(
-        assets=[metric_frames, benchmark_feed],
+        assets=dg.with_source_code_references([metric_frames, benchmark_feed]),
         asset_checks=[build_frame_checks(metric_frames)],
         jobs=[job, retention],
         schedules=[

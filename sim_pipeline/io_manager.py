@@ -6,6 +6,7 @@ import dagster as dg
 
 from sim_pipeline.assets.faults import faults_handled
 from sim_pipeline.assets.frames import MetricFrames
+from sim_pipeline.assets.partition_metadata import add_partition_metadata
 from sim_pipeline.assets.progress import Progress
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.partitions import days_and_models
@@ -36,14 +37,7 @@ class FramesIOManager(dg.ConfigurableIOManager):
                 writer.write(part, force=obj.force)
                 progress.report(tally.simulated + tally.kept, len(METRICS) * tally.simulated)
         progress.end(tally.simulated + tally.kept, len(METRICS) * tally.simulated)
-        context.add_output_metadata(
-            {
-                "windows simulated": tally.simulated,
-                "windows already there": tally.kept,
-                "requests completed": tally.completed,
-                "requests failed": tally.failed,
-            }
-        )
+        add_partition_metadata(context.step_context, context.asset_key, obj.partition_metadata())
 
     def load_input(self, context: dg.InputContext) -> "pd.DataFrame":
         """Return the stored rows of the partitions: llm_name, metric, values, timestamp."""

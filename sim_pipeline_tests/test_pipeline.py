@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pika.exceptions
 import pytest
 import sqlalchemy as sa
@@ -317,3 +318,53 @@ def test_a_partitions_frame_can_be_loaded(
     stored = rows(postgres)
     assert list(frame["metric"]) == [row.metric for row in stored]
     assert [list(values) for values in frame["values"]] == [row.data for row in stored]
+
+
+def partition_metadata(
+    result: dg.ExecuteInProcessResult, asset: str
+) -> dict[str, dict[str, dg.MetadataValue[Any]]]:
+    return {
+        str(event.partition): dict(event.step_materialization_data.materialization.metadata)
+        for event in result.all_events
+        if event.is_step_materialization and event.asset_key == dg.AssetKey(asset)
+    }
+
+
+def test_each_partition_of_a_run_says_what_became_of_it(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    run(settings, instance, key=KEY, until="2026-11-20T06:00:00Z")
+    tags = range_tags(settings.llm_models, DAY.date(), DAY.date() + timedelta(days=1))
+    result = run(settings, instance, tags=tags)
+    frames = partition_metadata(result, "metric_frames")
+    feed = partition_metadata(result, "benchmark_feed")
+    assert len(frames) == len(feed) == 4
+    for key, said in frames.items():
+        day, llm_name = key.split("|")
+        there = 6 if key == KEY else 0
+        assert said["windows simulated"].value == 24 - there
+        assert said["windows already there"].value == there
+        assert said["points per metric"].value == (24 - there) * settings.num_data_points
+        failed, completed = said["requests failed"].value, said["requests completed"].value
+        assert 0 < failed < completed / 10
+        assert 0 < said["utilisation, mean"].value < 1
+        medians = [
+            np.median(row.data)
+            for row in rows(postgres)
+            if (row.llm_name, row.metric) == (llm_name, "TTFT")
+            and row.label.date().isoformat() == day
+        ]
+        assert said["TTFT p50 [s]"].value == pytest.approx(np.median(medians[there:]), rel=1e-4)
+        assert feed[key]["messages sent"].value == 24 - there
+
+
+def test_a_partition_that_was_complete_has_nothing_to_say_of_its_values(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    run(settings, instance, key=KEY)
+    result = run(settings, instance, key=KEY, resend=True)
+    frames = partition_metadata(result, "metric_frames")[KEY]
+    assert frames["windows already there"].value == 24
+    assert "TTFT p50 [s]" not in frames
+    feed = partition_metadata(result, "benchmark_feed")[KEY]
+    assert (feed["messages sent"].value, feed["of the run, sent before"].value) == (24, 24)

@@ -2,18 +2,35 @@
 
 import dagster as dg
 
+from sim_pipeline.assets.columns import column_schema
 from sim_pipeline.assets.faults import faults_handled
 from sim_pipeline.assets.feed import publish_pending
+from sim_pipeline.assets.partition_metadata import add_partition_metadata
+from sim_pipeline.partitions import days_and_models
 from sim_pipeline.resources import Broker, ResultsDatabase, RunScope, SimulationInputs
 from sim_pipeline.store.ledger import reopen
+from sim_pipeline.store.tables import deliveries
 
 
 def build_benchmark_feed(
     metric_frames: dg.AssetsDefinition,
     partitions_def: dg.PartitionsDefinition,
     backfill_policy: dg.BackfillPolicy,
+    freshness_policy: dg.FreshnessPolicy,
+    *,
+    database: str,
+    queue: str,
 ) -> dg.AssetsDefinition:
-    """Return the asset for these partitions."""
+    """Return the asset for these partitions.
+
+    Args:
+        metric_frames: what is published.
+        partitions_def: models by days.
+        backfill_policy: how a range becomes runs.
+        freshness_policy: when it is late.
+        database: the name of the results database, for people.
+        queue: the name of the queue, for people.
+    """
 
     @dg.asset(
         partitions_def=partitions_def,
@@ -23,6 +40,13 @@ def build_benchmark_feed(
         owners=["team:serving-metrics"],
         group_name="serving_metrics",
         code_version="1",
+        freshness_policy=freshness_policy,
+        metadata={
+            "queue": dg.MetadataValue.text(queue),
+            "message": dg.MetadataValue.path("docs/message.schema.json"),
+            "dagster/table_name": f"{database}.public.{deliveries.name}",
+            "dagster/column_schema": column_schema(deliveries),
+        },
     )
     def benchmark_feed(
         context: dg.AssetExecutionContext,
@@ -44,8 +68,15 @@ def build_benchmark_feed(
                 with engine.begin() as connection:
                     reopened = reopen(connection, span)
             sent = publish_pending(engine, broker.config, span, simulation.points)
+        # Of every partition: where nothing was pending, none was sent.
+        days, llm_names = days_and_models(context.partition_keys)
+        add_partition_metadata(
+            context.op_execution_context.get_step_execution_context(),
+            context.asset_key,
+            {(day, name): {"messages sent": sent[day, name]} for day in days for name in llm_names},
+        )
         return dg.MaterializeResult(
-            metadata={"messages sent": sent, "of these sent before": reopened}
+            metadata={"of the run, sent before": reopened} if scope.resend else {}
         )
 
     return benchmark_feed

@@ -3,6 +3,9 @@
 Knows no Dagster: `benchmark_feed` calls it.
 """
 
+from collections import Counter
+from datetime import date
+
 import sqlalchemy as sa
 
 from sim_pipeline.assets.progress import Progress
@@ -19,8 +22,10 @@ _CLAIM_WINDOWS = 5_000
 _CLAIM_VALUES = 500_000
 
 
-def publish_pending(engine: sa.Engine, broker: BrokerConfig, span: Span, points: int) -> int:
-    """Send every pending window of a span; return how many messages that were.
+def publish_pending(
+    engine: sa.Engine, broker: BrokerConfig, span: Span, points: int
+) -> Counter[tuple[date, str]]:
+    """Send every pending window of a span; return how many messages that were, by day and model.
 
     Args:
         engine: of the results database.
@@ -34,13 +39,13 @@ def publish_pending(engine: sa.Engine, broker: BrokerConfig, span: Span, points:
     """
     with engine.connect() as connection:
         progress = Progress("Published", "messages", count_pending(connection, span))
-    sent = 0
+    sent: Counter[tuple[date, str]] = Counter()
     limit = max(1, min(_CLAIM_WINDOWS, _CLAIM_VALUES // (len(METRICS) * points)))
     with Publisher(broker) as publisher:
         while True:
             with claim(engine, span, limit) as claimed:
                 if not claimed.pending:
-                    progress.end(sent, sent)
+                    progress.end(sent.total(), sent.total())
                     return sent
                 messages = [_message(pending) for pending in claimed.pending]
                 try:
@@ -49,8 +54,12 @@ def publish_pending(engine: sa.Engine, broker: BrokerConfig, span: Span, points:
                     claimed.mark_published(error.confirmed)
                     raise
                 claimed.mark_published(confirmed)
-                sent += len(confirmed)
-                progress.report(sent, sent)
+                sent.update(
+                    (pending.timestamp.date(), pending.llm_name)
+                    for pending in claimed.pending
+                    if pending.message_id in confirmed
+                )
+                progress.report(sent.total(), sent.total())
 
 
 def _message(pending: Pending) -> OutgoingMessage:

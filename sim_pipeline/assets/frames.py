@@ -4,14 +4,16 @@ Knows no Dagster: `metric_frames` hands the object out, the I/O manager iterates
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim_pipeline.assets.tally import Tally
 from sim_pipeline.broker.message import message_id
 from sim_pipeline.cadence import Cadence
 from sim_pipeline.metrics import METRICS
@@ -29,23 +31,6 @@ _SLICE_VALUES = 500_000
 _SLICE_WINDOWS = 10_000
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Tally:
-    """What became of the windows of a run, counted while it goes.
-
-    Attributes:
-        simulated: windows simulated and handed out.
-        kept: windows found stored and left as they are.
-        completed: simulated requests that completed.
-        failed: simulated requests that failed.
-    """
-
-    simulated: int = 0
-    kept: int = 0
-    completed: int = 0
-    failed: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,6 +89,15 @@ class MetricFrames:
     def windows(self) -> int:
         """How many windows of a model the run is for."""
         return len(self.selection.llm_names) * len(self.selection.windows)
+
+    def partition_metadata(self) -> dict[tuple[date, str], dict[str, float]]:
+        """Say, by day and model, what was done so far of each partition of the run."""
+        windows = self.selection.windows
+        days = Counter(self._cadence.day_of(window) for window in windows)
+        return self.tally.metadata(
+            {(day, name): days[day] for day in days for name in self.selection.llm_names},
+            self._points,
+        )
 
     def __iter__(self) -> Iterator[Slice]:
         gathered: list[_Block] = []
@@ -170,15 +164,13 @@ class MetricFrames:
                 points=self._points,
                 seed=self._seed,
             )
-            values.append(
-                np.stack(
-                    [simulation.ttft, simulation.tps, simulation.e2e_latency, simulation.rps],
-                    axis=1,
-                )
+            metrics = np.stack(
+                [simulation.ttft, simulation.tps, simulation.e2e_latency, simulation.rps], axis=1
             )
-            self.tally.completed += int(simulation.completed.sum())
-            self.tally.failed += int(simulation.failed.sum())
-            self.tally.simulated += len(block.windows)
+            self.tally.count(
+                block.profile, block.windows, self._cadence.interval, simulation, metrics
+            )
+            values.append(metrics)
         return Slice(
             [block.profile.name for block in blocks for _ in block.windows],
             [label.astimezone(UTC) for block in blocks for label in block.labels],

@@ -2,16 +2,28 @@
 
 import dagster as dg
 
+from sim_pipeline.assets.columns import column_schema
 from sim_pipeline.assets.frames import MetricFrames
 from sim_pipeline.resources import ResultsDatabase, RunScope, SimulationInputs
 from sim_pipeline.simulator.fingerprint import SIMULATOR_VERSION
 from sim_pipeline.simulator.profiles import DERIVED
+from sim_pipeline.store.tables import deliveries, simulation_results
 
 
 def build_metric_frames(
-    partitions_def: dg.PartitionsDefinition, backfill_policy: dg.BackfillPolicy
+    partitions_def: dg.PartitionsDefinition,
+    backfill_policy: dg.BackfillPolicy,
+    freshness_policy: dg.FreshnessPolicy,
+    database: str,
 ) -> dg.AssetsDefinition:
-    """Return the asset for these partitions."""
+    """Return the asset for these partitions.
+
+    Args:
+        partitions_def: models by days.
+        backfill_policy: how a range becomes runs.
+        freshness_policy: when it is late.
+        database: the name of the results database, for people.
+    """
 
     @dg.asset(
         partitions_def=partitions_def,
@@ -21,6 +33,12 @@ def build_metric_frames(
         owners=["team:serving-metrics"],
         group_name="serving_metrics",
         code_version=str(SIMULATOR_VERSION),
+        freshness_policy=freshness_policy,
+        metadata={
+            "dagster/table_name": f"{database}.public.{simulation_results.name}",
+            "dagster/column_schema": column_schema(simulation_results),
+            "ledger": dg.MetadataValue.text(f"{database}.public.{deliveries.name}"),
+        },
     )
     def metric_frames(
         context: dg.AssetExecutionContext,

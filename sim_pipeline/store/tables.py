@@ -5,6 +5,7 @@ The view `metric_summary` stands in the migrations only: nothing in the pipeline
 
 from sqlalchemy import (
     DOUBLE_PRECISION,
+    BigInteger,
     CheckConstraint,
     Column,
     DateTime,
@@ -32,11 +33,18 @@ metadata = MetaData(
 simulation_results = Table(
     "simulation_results",
     metadata,
-    Column("id", Integer, primary_key=True),
-    Column("llm_name", String(50), nullable=False),
-    Column("metric", String(20), nullable=False),
-    Column("values", ARRAY(DOUBLE_PRECISION), nullable=False),
-    Column("timestamp", DateTime(timezone=True), nullable=False),
+    Column("id", Integer, primary_key=True, comment="Number of the row"),
+    Column("llm_name", String(50), nullable=False, comment="The model"),
+    Column("metric", String(20), nullable=False, comment="TTFT, TPS, e2e_latency or RPS"),
+    Column(
+        "values",
+        ARRAY(DOUBLE_PRECISION),
+        nullable=False,
+        comment="One a data point: seconds (TTFT, e2e_latency), tokens/s (TPS) or requests/s (RPS)",
+    ),
+    Column(
+        "timestamp", DateTime(timezone=True), nullable=False, comment="Start of the window, UTC"
+    ),
     UniqueConstraint("llm_name", "metric", "timestamp"),
     CheckConstraint(
         f"metric IN ({', '.join(repr(metric) for metric in METRICS)})",
@@ -47,11 +55,28 @@ simulation_results = Table(
 deliveries = Table(
     "deliveries",
     metadata,
-    Column("llm_name", String(50), primary_key=True),
-    Column("timestamp", DateTime(timezone=True), primary_key=True),
-    Column("message_id", UUID(as_uuid=True), nullable=False),
-    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    Column("published_at", DateTime(timezone=True)),
+    Column("llm_name", String(50), primary_key=True, comment="The model"),
+    Column(
+        "timestamp", DateTime(timezone=True), primary_key=True, comment="Start of the window, UTC"
+    ),
+    Column(
+        "message_id",
+        UUID(as_uuid=True),
+        nullable=False,
+        comment="Of the window's message: made from model, window and the inputs",
+    ),
+    Column(
+        "created_at",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=func.now(),
+        comment="When the window was stored under this message_id",
+    ),
+    Column(
+        "published_at",
+        DateTime(timezone=True),
+        comment="When the broker confirmed the message; null: it is still to be sent",
+    ),
 )
 # What is pending is a handful among millions: the feed and the schedule find it through this.
 Index(
@@ -59,4 +84,38 @@ Index(
     deliveries.c.timestamp,
     deliveries.c.llm_name,
     postgresql_where=deliveries.c.published_at.is_(None),
+)
+
+model_comparison = Table(
+    "model_comparison",
+    metadata,
+    Column(
+        "compared_at",
+        DateTime(timezone=True),
+        primary_key=True,
+        comment="End of the latest window that was compared, UTC; each period ends then",
+    ),
+    Column("hours", Integer, primary_key=True, comment="Length of the period: 24 or 168"),
+    Column("metric", String(20), primary_key=True, comment="TTFT, TPS, e2e_latency or RPS"),
+    Column("llm_name", String(50), primary_key=True, comment="The model"),
+    Column(
+        "rank",
+        Integer,
+        nullable=False,
+        comment="By p50, 1 the best: lowest TTFT and e2e_latency, highest TPS and RPS",
+    ),
+    Column("points", BigInteger, nullable=False, comment="How many values were compared"),
+    Column(
+        "p50",
+        DOUBLE_PRECISION,
+        nullable=False,
+        comment="Median of the values: seconds, tokens/s or requests/s by metric",
+    ),
+    Column("p95", DOUBLE_PRECISION, nullable=False, comment="Their 95th percentile"),
+    Column(
+        "trend",
+        DOUBLE_PRECISION,
+        comment="p50 over that of the same period a day earlier, less 1; null: nothing then",
+    ),
+    comment="How the models compare, by period and metric: one ranking each comparison",
 )

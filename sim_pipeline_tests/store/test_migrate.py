@@ -41,7 +41,7 @@ def relations(postgres: Postgres) -> set[str]:
 
 
 def test_up_down_and_up_again(empty: Postgres) -> None:
-    everything = {"simulation_results", "deliveries", "metric_summary"}
+    everything = {"simulation_results", "deliveries", "metric_summary", "model_comparison"}
     upgrade(empty)
     assert relations(empty) == everything
     command.downgrade(alembic_config(empty), "base")

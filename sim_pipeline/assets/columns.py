@@ -1,0 +1,21 @@
+"""Tables' columns as Dagster shows them, from the one place that describes them."""
+
+import dagster as dg
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+
+def column_schema(table: sa.Table) -> dg.TableSchema:
+    """Return a table's columns: names, PostgreSQL's types, what they mean, what holds for them."""
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    return dg.TableSchema(
+        [
+            dg.TableColumn(
+                column.name,
+                column.type.compile(dialect).lower(),
+                column.comment,
+                dg.TableColumnConstraints(nullable=bool(column.nullable)),
+            )
+            for column in table.columns
+        ]
+    )
