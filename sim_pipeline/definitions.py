@@ -7,9 +7,11 @@ import dagster as dg
 from sim_pipeline import logs
 from sim_pipeline.assets.benchmark_feed import build_benchmark_feed
 from sim_pipeline.assets.checks import build_frame_checks
-from sim_pipeline.assets.freshness import feed_freshness
+from sim_pipeline.assets.freshness import freshness
 from sim_pipeline.assets.metric_frames import build_metric_frames
+from sim_pipeline.assets.model_comparison import build_model_comparison
 from sim_pipeline.cadence import Cadence
+from sim_pipeline.comparison import EVERY, build_comparison_job, build_comparison_schedule
 from sim_pipeline.config import Settings, load_settings
 from sim_pipeline.io_manager import FramesIOManager
 from sim_pipeline.jobs import build_simulation_job
@@ -27,7 +29,9 @@ def build_defs(settings: Settings) -> dg.Definitions:
     cadence = Cadence(settings.simulation_interval, settings.simulation_start)
     partitions_def = build_partitions(settings.llm_models, cadence)
     backfill_policy = dg.BackfillPolicy.multi_run(settings.backfill_days_per_run)
-    freshness_policy = feed_freshness(cadence, timedelta(hours=settings.catch_up_hours))
+    interval = timedelta(seconds=settings.simulation_interval)
+    catch_up = timedelta(hours=settings.catch_up_hours)
+    freshness_policy = freshness(interval, catch_up)
     metric_frames = build_metric_frames(
         partitions_def, backfill_policy, freshness_policy, settings.postgres_db
     )
@@ -41,6 +45,14 @@ def build_defs(settings: Settings) -> dg.Definitions:
     )
     job = build_simulation_job(metric_frames, benchmark_feed)
     event_days, results_days = settings.event_retention_days, settings.results_retention_days
+    model_comparison = build_model_comparison(
+        benchmark_feed,
+        settings.llm_models,
+        freshness(max(interval, EVERY), catch_up),
+        database=settings.postgres_db,
+        retention=timedelta(days=results_days) if results_days else None,
+    )
+    comparison = build_comparison_job(model_comparison)
     retention = build_retention_job(event_days=event_days, results_days=results_days)
     results = ResultsDatabase(
         host=settings.postgres_host,
@@ -52,13 +64,12 @@ def build_defs(settings: Settings) -> dg.Definitions:
         sslrootcert=_text(settings.postgres_sslrootcert),
     )
     return dg.Definitions(
-        assets=dg.with_source_code_references([metric_frames, benchmark_feed]),
+        assets=dg.with_source_code_references([metric_frames, benchmark_feed, model_comparison]),
         asset_checks=[build_frame_checks(metric_frames)],
-        jobs=[job, retention],
+        jobs=[job, comparison, retention],
         schedules=[
-            build_simulation_schedule(
-                job, cadence, settings.llm_models, timedelta(hours=settings.catch_up_hours)
-            ),
+            build_simulation_schedule(job, cadence, settings.llm_models, catch_up),
+            build_comparison_schedule(comparison, cadence, settings.llm_models),
             build_retention_schedule(retention, running=event_days > 0 or results_days > 0),
         ],
         resources={

@@ -9,21 +9,21 @@ from datetime import timedelta
 
 import dagster as dg
 
-from sim_pipeline.cadence import MINUTE, Cadence
+_MINUTE = timedelta(minutes=1)
 
 
-def feed_freshness(cadence: Cadence, catch_up: timedelta) -> dg.FreshnessPolicy:
-    """Return the policy of what each tick of the feed's schedule materializes.
+def freshness(every: timedelta, catch_up: timedelta) -> dg.FreshnessPolicy:
+    """Return the policy of what a schedule materializes so often.
 
     It warns once two runs in a row have not come: the next tick still makes up for them. It fails
     when the look back of a tick no longer reaches what was missed, so that the gap stays until
     someone backfills it.
 
     Args:
-        cadence: the windows, one run for each that ends.
+        every: from one run to the next when all is well; taken as a minute where it is less, since
+            no schedule ticks more often.
         catch_up: how far back a tick looks.
     """
-    # A tick comes each minute at the most, whatever the interval.
-    every = timedelta(seconds=max(cadence.interval, MINUTE))
-    late = 2 * every + timedelta(seconds=MINUTE)
+    every = max(every, _MINUTE)
+    late = 2 * every + _MINUTE
     return dg.FreshnessPolicy.time_window(warn_window=late, fail_window=max(catch_up, late + every))

@@ -1,14 +1,11 @@
 """When the feed is late."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import dagster as dg
 import pytest
 
-from sim_pipeline.assets.freshness import feed_freshness
-from sim_pipeline.cadence import Cadence
-
-START = datetime(2026, 1, 1, tzinfo=UTC)
+from sim_pipeline.assets.freshness import freshness
 
 
 @pytest.mark.parametrize(
@@ -23,5 +20,5 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 def test_it_warns_after_two_runs_and_fails_when_no_tick_makes_up_for_it(
     interval: int, hours: int, warn: timedelta, fail: timedelta
 ) -> None:
-    policy = feed_freshness(Cadence(interval, START), timedelta(hours=hours))
+    policy = freshness(timedelta(seconds=interval), timedelta(hours=hours))
     assert policy == dg.FreshnessPolicy.time_window(warn_window=warn, fail_window=fail)

@@ -1,0 +1,58 @@
+"""The comparison as people see it."""
+
+from base64 import b64decode
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sim_pipeline.assets.comparison_report import history_plot, ranges_plot, table
+from sim_pipeline.config import DEFAULT_MODELS
+from sim_pipeline.metrics import METRICS
+from sim_pipeline.store.comparison import Comparison, History
+
+RANKING = [
+    Comparison(hours, metric, name, rank, 120, 0.1 * rank, 0.3 * rank, trend)
+    for hours in (24, 168)
+    for metric in METRICS
+    for rank, (name, trend) in enumerate(
+        zip(DEFAULT_MODELS, [0.125, None, -0.5, *[0.0] * 6], strict=True), 1
+    )
+]
+
+
+def image(markdown: str) -> Image.Image:
+    head, _, data = markdown.removesuffix(")").partition("base64,")
+    assert head == "![plot](data:image/png;"
+    png = b64decode(data)
+    assert len(png) < 40_000, "it is kept with each materialization"
+    return Image.open(BytesIO(png))
+
+
+def test_the_table_has_a_line_a_metric_and_model_of_its_period() -> None:
+    lines = table(RANKING, 24).splitlines()
+    assert len(lines) == 2 + 4 * 9
+    assert lines[2] == "| TTFT [s] | 1 | GPT-4o | 0.1 | 0.3 | +12.5% |"
+    assert lines[3].endswith("| 0.6 |  |")
+    assert lines[4].endswith("| -50.0% |")
+
+
+@pytest.mark.parametrize("buckets", [192, 1, 0])
+def test_the_plots_are_small_pictures(buckets: int) -> None:
+    rng = np.random.default_rng(1)
+    values = np.exp(rng.normal(0, 0.05, (9, 4, buckets)).cumsum(axis=-1))
+    start = datetime(2026, 11, 1, tzinfo=UTC)
+    hour = timedelta(hours=1)
+    series = History(
+        DEFAULT_MODELS, [start + index * hour for index in range(buckets)], hour, values, values
+    )
+    for picture in (image(ranges_plot(RANKING, 24)), image(history_plot(series))):
+        assert picture.size == (720, 480)
+        assert len(picture.convert("RGB").getcolors() or []) > 5
+
+
+def test_a_ranking_of_nothing_can_be_shown() -> None:
+    assert len(table([], 24).splitlines()) == 2
+    assert image(ranges_plot([], 24)).size == (720, 480)

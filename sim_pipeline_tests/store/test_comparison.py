@@ -1,0 +1,184 @@
+"""Models compared: percentiles, ranks and trends as NumPy has them, kept once for each end."""
+
+from datetime import datetime, timedelta
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from sim_pipeline.metrics import METRICS
+from sim_pipeline.store.comparison import (
+    Comparison,
+    History,
+    compare,
+    last_compared,
+    read_history,
+)
+from sim_pipeline.store.postgres import Postgres
+from sim_pipeline_tests.store.windows import HOUR, START, execute, fetch, labels, slice_of, store
+
+MODELS = ("GPT-4o", "Llama-3.1-8B", "日本's 100% {x}")
+DAY = 24 * HOUR
+FIRST = START - 9 * DAY
+LATEST = START - HOUR
+
+
+@pytest.fixture
+def filled(postgres: Postgres) -> Postgres:
+    """Nine days of hourly windows of three models, up to START."""
+    store(postgres, slice_of(MODELS, labels(9 * 24, start=FIRST), seed=3))
+    return postgres
+
+
+def compared(
+    postgres: Postgres, *models: str, latest: datetime = LATEST, interval: timedelta = HOUR
+) -> list[Comparison]:
+    with postgres.engine.begin() as connection:
+        return compare(connection, models or MODELS, latest, interval)
+
+
+def values(llm_name: str, metric: str, since: datetime, until: datetime) -> np.ndarray:
+    """What the fixture stored of the windows that start from since on and before until."""
+    part = slice_of(MODELS, labels(9 * 24, start=FIRST), seed=3)
+    wanted = [
+        name == llm_name and since <= label < until
+        for name, label in zip(part.llm_names, part.timestamps, strict=True)
+    ]
+    return part.values[wanted, METRICS.index(metric)].ravel()
+
+
+def test_percentiles_and_trend_are_those_of_all_values_of_the_period(filled: Postgres) -> None:
+    found = compared(filled)
+    assert len(found) == 2 * len(METRICS) * len(MODELS)
+    for one in found:
+        period = one.hours * HOUR
+        now = values(one.llm_name, one.metric, START - period, START)
+        before = values(one.llm_name, one.metric, START - DAY - period, START - DAY)
+        assert one.points == len(now) == one.hours * 5
+        assert [one.p50, one.p95] == pytest.approx(np.percentile(now, [50, 95]), rel=1e-12)
+        assert one.trend == pytest.approx(np.median(now) / np.median(before) - 1, rel=1e-9)
+
+
+def test_the_best_comes_first(filled: Postgres) -> None:
+    found = compared(filled)
+    for hours in (24, 168):
+        for metric in METRICS:
+            places = [one for one in found if (one.hours, one.metric) == (hours, metric)]
+            assert [one.rank for one in places] == [1, 2, 3]
+            medians = [one.p50 for one in places]
+            assert medians == sorted(medians, reverse=metric in {"TPS", "RPS"})
+
+
+def test_models_that_are_equal_share_a_rank(filled: Postgres) -> None:
+    execute(filled, """UPDATE simulation_results SET "values" = '{1, 2}' WHERE metric = 'TTFT'""")
+    assert {one.rank for one in compared(filled) if one.metric == "TTFT"} == {1}
+
+
+def test_it_is_kept_and_done_again_it_is_replaced(filled: Postgres) -> None:
+    compared(filled, latest=LATEST - HOUR)
+    compared(filled)
+    found = compared(filled, *MODELS[:2])
+    rows = fetch(
+        filled,
+        "SELECT hours, metric, llm_name, rank, points, p50, p95, trend FROM model_comparison"
+        " WHERE compared_at = :at",
+        at=START,
+    )
+    assert {Comparison(*row) for row in rows} == set(found)
+    with filled.engine.connect() as connection:
+        assert last_compared(connection) == START
+    assert fetch(filled, "SELECT count(*) FROM model_comparison") == [(24 + 16,)]
+
+
+def test_what_is_older_than_is_kept_goes(filled: Postgres) -> None:
+    compared(filled, latest=LATEST - 3 * HOUR)
+    compared(filled, latest=LATEST - HOUR)
+    with filled.engine.begin() as connection:
+        compare(connection, MODELS, LATEST, HOUR, keep_from=START - HOUR)
+    kept = fetch(filled, "SELECT DISTINCT compared_at FROM model_comparison ORDER BY 1")
+    assert kept == [(START - HOUR,), (START,)]
+
+
+def test_a_model_without_values_is_not_ranked_and_a_day_before_that_is_not_there_no_trend(
+    postgres: Postgres,
+) -> None:
+    store(postgres, slice_of(["GPT-4o"], labels(3, start=START - 3 * HOUR)))
+    found = compared(postgres)
+    assert {one.llm_name for one in found} == {"GPT-4o"}
+    assert {one.trend for one in found} == {None}
+    assert {one.points for one in found} == {15}
+    assert compared(postgres, "Llama-3.1-8B") == []
+
+
+def test_the_latest_window_is_in_both_periods_however_long_it_is(postgres: Postgres) -> None:
+    week = 7 * DAY
+    store(postgres, slice_of(["GPT-4o"], labels(3, start=START - 3 * week, step=week)))
+    found = compared(postgres, "GPT-4o", latest=START - week, interval=week)
+    assert {(one.hours, one.points) for one in found} == {(24, 5), (168, 5)}
+
+
+def test_nothing_was_compared_in_an_empty_database(postgres: Postgres) -> None:
+    with postgres.engine.connect() as connection:
+        assert last_compared(connection) is None
+
+
+def history(postgres: Postgres, latest: datetime, interval: timedelta) -> History:
+    with postgres.engine.connect() as connection:
+        return read_history(connection, MODELS, latest, interval)
+
+
+def test_the_history_has_a_bucket_an_hour(filled: Postgres) -> None:
+    execute(
+        filled,
+        'DELETE FROM simulation_results WHERE llm_name = :name AND "timestamp" = :at',
+        name=MODELS[1],
+        at=START - 5 * HOUR,
+    )
+    found = history(filled, LATEST, HOUR)
+    assert found.starts == labels(8 * 24, start=START - 8 * DAY)
+    assert found.p50.shape == found.p95.shape == (3, 4, 8 * 24)
+    assert np.argwhere(np.isnan(found.p50)).tolist() == [[1, metric, 187] for metric in range(4)]
+    expected = np.percentile(values(MODELS[2], "TPS", LATEST, START), [50, 95])
+    assert [found.p50[2, 1, -1], found.p95[2, 1, -1]] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "length", "buckets"), [(20, 60, 192), (60, 60, 192), (90, 90, 128), (7, 60, 192)]
+)
+def test_a_bucket_is_a_whole_hour_or_a_window(
+    postgres: Postgres, minutes: int, length: int, buckets: int
+) -> None:
+    interval = timedelta(minutes=minutes)
+    # The latest window ends within an hour, which is left out then.
+    number = (START + timedelta(minutes=50)).timestamp() // interval.total_seconds()
+    latest = datetime.fromtimestamp(number * interval.total_seconds(), START.tzinfo)
+    store(postgres, slice_of(MODELS, [latest - index * interval for index in range(40)]))
+    found = history(postgres, latest, interval)
+    assert (found.length, len(found.starts)) == (timedelta(minutes=length), buckets)
+    assert latest + interval - found.length < found.starts[-1] + found.length <= latest + interval
+    assert np.isfinite(found.p50[..., -3:]).all()
+    assert np.isnan(found.p50[..., 0]).all()
+
+
+def test_both_questions_go_by_the_index(filled: Postgres) -> None:
+    """However long the history is: a scan of the table would read all of it."""
+    with filled.engine.connect() as connection:
+        connection.execute(sa.text("ANALYZE simulation_results"))
+        before = scans(connection)
+        compare(connection, MODELS, LATEST, HOUR)
+        read_history(connection, MODELS, LATEST, HOUR)
+        connection.execute(sa.text("SELECT pg_stat_force_next_flush()"))
+        connection.commit()
+        after = scans(connection)
+    assert after[0] == before[0], "the table was scanned"
+    assert after[1] > before[1]
+
+
+def scans(connection: sa.Connection) -> tuple[int, int]:
+    row = connection.execute(
+        sa.text(
+            "SELECT seq_scan, idx_scan FROM pg_stat_user_tables"
+            " WHERE relname = 'simulation_results'"
+        )
+    ).one()
+    return row.seq_scan, row.idx_scan
