@@ -31,6 +31,9 @@ _KNOWN_WARNINGS = ",".join(
     for beginning in (
         "Handling yaml-defined logging configuration",
         "Parameter `backfill_policy` of function `asset`",
+        "Function `with_source_code_references`",
+        "Class `LocalFileCodeReference`",
+        "Class `CodeReferencesMetadataValue`",
     )
 )
 # How often Dagster looks for failed runs to launch anew. It looks past a run whose failure it sees
