@@ -74,6 +74,7 @@ def test_a_service_simulates_publishes_stops_and_picks_up_where_it_was(
         "{ ... on Schedules { results { name scheduleState { status } } } } }"
     )["schedulesOrError"]["results"]
     assert {one["name"]: one["scheduleState"]["status"] for one in schedules} == {
+        "comparison_schedule": "RUNNING",
         "simulation_schedule": "RUNNING",
         "retention_schedule": "RUNNING",
     }
