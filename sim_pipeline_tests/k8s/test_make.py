@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
+MAKES_OWN = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
 
 # Answers as a cluster would where the object is in EXISTING, a space-separated list.
 KUBECTL = """#!/bin/sh
@@ -35,10 +36,12 @@ class Checkout:
     def make(
         self, *arguments: str, existing: str = "", kubectl: str | None = None
     ) -> subprocess.CompletedProcess[str]:
+        # As in a shell, also where the tests were started by make.
+        shell = {name: value for name, value in os.environ.items() if name not in MAKES_OWN}
         return subprocess.run(
             ["make", *arguments, f"KUBECTL={kubectl or self.directory / 'kubectl'}"],
             cwd=self.directory,
-            env={**os.environ, "CALLS": str(self.directory / "calls"), "EXISTING": existing},
+            env={**shell, "CALLS": str(self.directory / "calls"), "EXISTING": existing},
             capture_output=True,
             text=True,
             check=False,
