@@ -130,6 +130,7 @@ k8s-secrets-production:
 	  $(IN_NAMESPACE) get $$name --output=name >/dev/null || { \
 	    echo "Make $$name first, see docs/operations.md"; exit 2; }; done
 
+# Shorter names of the three.
 k8-render k8-apply k8-delete: k8-%: k8s-%
 
 plots: install ## Draw the plots of docs/simulator.md anew

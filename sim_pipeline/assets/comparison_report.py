@@ -14,7 +14,7 @@ from warnings import catch_warnings, simplefilter
 
 import numpy as np
 
-from sim_pipeline.metrics import METRICS
+from sim_pipeline.metrics import METRICS, UNITS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from sim_pipeline.store.comparison import Comparison, History
 
-UNITS = {"TTFT": "s", "TPS": "tokens/s", "e2e_latency": "s", "RPS": "requests/s"}
 _SIZE = (9.0, 6.0)
 _DPI = 80
 # A plot is kept with each materialization, so that it had better be small: lines on white do with

@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim_pipeline.cadence import DAY
-from sim_pipeline.metrics import METRICS
+from sim_pipeline.metrics import METRICS, UNITS
 from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline.simulator.simulation import Simulation
-
-_UNITS = {"TTFT": "s", "TPS": "tokens/s", "e2e_latency": "s", "RPS": "requests/s"}
 
 
 @dataclass
@@ -58,7 +56,7 @@ class PartitionTally:
             }
             for metric, median in zip(METRICS, typical, strict=True):
                 # Five digits: a person reads it, the table has the values.
-                entries[f"{metric} p50 [{_UNITS[metric]}]"] = float(f"{median:.5g}")
+                entries[f"{metric} p50 [{UNITS[metric]}]"] = float(f"{median:.5g}")
         return entries
 
 
