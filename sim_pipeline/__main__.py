@@ -143,7 +143,7 @@ def _postgres_at_hand(settings: Settings, running: ExitStack) -> None:
 
 
 def _pause(seconds: float) -> bool:
-    """Wait; no stop is asked for but by the signal that ends this process."""
+    """Wait before a server is asked again; only the signal that ends this process stops it."""
     time.sleep(seconds)
     return False
 

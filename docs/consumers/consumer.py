@@ -87,7 +87,7 @@ def pause(seconds: float) -> None:
     """Wait, but not when told to end."""
     until = time.monotonic() + seconds
     while not ending and time.monotonic() < until:
-        time.sleep(0.1)
+        time.sleep(0.1)  # in steps: Python goes on with a sleep that a signal interrupts
 
 
 def main() -> None:

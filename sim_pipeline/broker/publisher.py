@@ -295,6 +295,7 @@ class Publisher:
         _LOGGER.warning(
             "%s; attempt %d of %d in %.1f s", error, failures + 1, self._config.attempts, pause
         )
+        # The back-off itself: a broker that is away cannot tell when it is back.
         time.sleep(pause)
 
     def _drop_session(self) -> None:

@@ -81,6 +81,7 @@ def await_migrations(settings: Settings, patience: float = _PATIENCE_SECONDS) ->
         if now - said >= _SAY_AGAIN_SECONDS:
             logger.info("Waiting: %s", reason)
             said = now
+        # A database tells nobody that it is migrated: it is asked.
         time.sleep(_PAUSE_SECONDS)
     return True
 
