@@ -1,9 +1,15 @@
-"""Dagster's PostgreSQL storage, which announces the partitions of a run together.
+"""Dagster's PostgreSQL storage, with two differences; what it stores is the same.
 
-When a run is made, Dagster writes for each asset and partition of it that it is planned. Its own
-storage takes materializations in batches, but these one by one, with two connections and two
-commits each: of a backfill over a year of days that is most of the time. The rows are the same
-here, written by one statement for many.
+It announces the partitions of a run together. When a run is made, Dagster writes for each asset and
+partition of it that it is planned. Its own storage takes materializations in batches, but these one
+by one, with two connections and two commits each: of a backfill over a year of days that is most of
+the time.
+
+It does not ask which columns there are. Dagster's own storage does, by several queries of
+PostgreSQL's catalog at each look for runs and at each event that changes a run or an asset, since
+an older Dagster may have made the tables. Here they are brought up to date before anything starts.
+SQLAlchemy keeps the catalog queries of the last 128 dialects, each with all that its engine ever
+compiled, and a code server opens an instance, so a dialect, at each tick: 16 MB in two hours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,15 +19,50 @@ from typing import Any
 import dagster as dg
 from dagster._core.storage.event_log import SqlEventLogStorageTable
 from dagster._serdes import ConfigurableClassData
-from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
+from dagster_postgres import (
+    DagsterPostgresStorage,
+    PostgresEventLogStorage,
+    PostgresRunStorage,
+)
 from dagster_postgres.utils import pg_url_from_config
+from sqlalchemy import Connection
 
 # Of one statement: a few MB of text.
 _ROWS = 2_000
 
 
+class MigratedRunStorage(PostgresRunStorage):
+    """The runs, in tables that have this Dagster's columns."""
+
+    def has_run_stats_index_cols(self) -> bool:
+        """Return whether runs have columns for their times."""
+        return True
+
+    def has_backfill_id_column(self) -> bool:
+        """Return whether runs have a column for the backfill that they belong to."""
+        return True
+
+    def has_bulk_actions_selector_cols(self) -> bool:
+        """Return whether backfills have a column for what they are of."""
+        return True
+
+    def has_bulk_action_job_name_column(self) -> bool:
+        """Return whether backfills have a column for the name of their job."""
+        return True
+
+
 class BatchingEventLogStorage(PostgresEventLogStorage):
-    """The event log, which stores planned materializations by the thousand."""
+    """The event log, in tables that have this Dagster's columns.
+
+    It stores planned materializations by the thousand.
+    """
+
+    def has_asset_key_col(self, column_name: str) -> bool:  # noqa: ARG002
+        """Return whether assets have a column, of those that Dagster asks for."""
+        return True
+
+    def _has_asset_key_col_on_connection(self, conn: Connection, column_name: str) -> bool:  # noqa: ARG002
+        return True
 
     def store_event_batch(self, events: Sequence[dg.EventLogEntry]) -> None:
         """Store events that were reported together; nothing of theirs depends on their order."""
@@ -53,10 +94,11 @@ class BatchingEventLogStorage(PostgresEventLogStorage):
 
 
 class BatchingPostgresStorage(DagsterPostgresStorage):
-    """All of Dagster's storage, with that event log; configured as `storage: postgres` is."""
+    """All of Dagster's storage, with these two; configured as `storage: postgres` is."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._run_storage = MigratedRunStorage(self.postgres_url, should_autocreate_tables=False)
         self._event_log_storage = BatchingEventLogStorage(
             self.postgres_url, should_autocreate_tables=False
         )

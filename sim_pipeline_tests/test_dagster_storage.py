@@ -84,6 +84,29 @@ def test_dagster_knows_the_partitions_of_the_run(
         assert record.asset_entry.last_run_id == run.run_id
 
 
+@pytest.mark.parametrize("stock", [True, False])
+def test_only_dagsters_own_storage_asks_for_its_columns_again_and_again(
+    settings: Settings, postgres_server: LocalPostgres, *, stock: bool
+) -> None:
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    with instance_in(postgres_server, stock=stock) as (instance, _):
+        sa.event.listen(sa.Engine, "before_cursor_execute", note)
+        try:
+            run = announce(settings, instance)
+            instance.report_run_failed(run)
+            (record,) = instance.get_run_records(dg.RunsFilter(run_ids=[run.run_id]))
+            (asset,) = instance.get_asset_records([dg.AssetKey("benchmark_feed")])
+        finally:
+            sa.event.remove(sa.Engine, "before_cursor_execute", note)
+    assert record.end_time is not None
+    assert asset.asset_entry.last_run_id == run.run_id
+    assert any("pg_attribute" in statement for statement in statements) == stock
+
+
 def test_opening_the_instance_of_the_service_connects_nowhere(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
