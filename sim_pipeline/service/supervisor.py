@@ -123,7 +123,7 @@ def _start_dagster(settings: Settings, programs: Programs, environment: dict[str
     programs.await_condition(
         lambda: listens(host, int(port)), "the code server to listen", _START_SECONDS
     )
-    programs.start("daemon", "dagster._daemon", "run", *workspace)
+    programs.start("daemon", "sim_pipeline.service.daemon", "run", *workspace)
     programs.start(
         "webserver",
         *("dagster_webserver", *workspace),

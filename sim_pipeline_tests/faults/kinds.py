@@ -103,7 +103,7 @@ def _publishing(site: Site, then: Tap | None = None) -> Iterator[Event]:
 
 def kill_daemon(site: Site, draw: Random) -> None:
     _in_a_run(site, draw)
-    site.kill("dagster._daemon")
+    site.kill("sim_pipeline.service.daemon")
 
 
 def kill_code_server(site: Site, draw: Random) -> None:

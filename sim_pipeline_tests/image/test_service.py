@@ -99,7 +99,7 @@ def test_it_stores_and_publishes_until_it_is_stopped(
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("program", ["dagster_webserver", "dagster._daemon"])
+@pytest.mark.parametrize("program", ["dagster_webserver", "sim_pipeline.service.daemon"])
 def test_it_ends_when_a_process_of_it_dies(service: Container, program: str) -> None:
     (number,) = (pid for pid, line in service.processes().items() if f"-m {program} " in line)
     os.kill(number, signal.SIGKILL)
