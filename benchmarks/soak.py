@@ -14,8 +14,8 @@ A consumer takes and acknowledges all along, and each minute somebody looks at t
 The first sixth of the time warms up. The second sixth, an idle and a busy stretch, is compared
 with the last, an idle and a busy stretch too, over the samples at which no run worker lives, for
 each kind of process and measure: the least of memory, the median of the rest. None may grow by more
-than 5 %, or 4 MiB of memory, or two threads. Run workers are not compared: they come and go, and what they leave
-behind shows with the others.
+than 5 %, or 4 MiB of memory, or two threads. Run workers are not compared: they come and go, and
+what they leave behind shows with the others.
 
 What grows by design, up to a fixed size, and is therefore not limited: PostgreSQL's shared buffers
 (128 MiB), and the files of its cluster that it keeps open. Nothing else is. RabbitMQ keeps a quorum
