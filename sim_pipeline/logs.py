@@ -9,12 +9,18 @@ import logging
 import sys
 
 from concurrent_log_handler import ConcurrentRotatingFileHandler
+from rich.console import Console
+from rich.text import Text
 
 from sim_pipeline.config import Settings, load_settings
 
 _FORMAT = "%(asctime)s %(levelname)-8s %(process)d %(name)s: %(message)s"
 _FILE_BYTES = 20_000_000
 _FILES = 5
+_STYLE = "console_style"
+
+GOOD_NEWS = {_STYLE: "green"}
+"""The `extra` of a record that the console is to set off."""
 
 
 class LogFileHandler(ConcurrentRotatingFileHandler):
@@ -30,6 +36,29 @@ class LogFileHandler(ConcurrentRotatingFileHandler):
         )
         self.setLevel(settings.log_level)
         self.setFormatter(logging.Formatter(_FORMAT))
+
+
+class ConsoleFormatter(logging.Formatter):
+    """Lines for people: the time and, from WARNING on, the level. Colours on a terminal only.
+
+    Rich knows whether stderr is one, and NO_COLOR.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(message)s", "%H:%M:%S")
+        self._console = Console(stderr=True)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as a line of text."""
+        line = super().format(record)
+        style = getattr(record, _STYLE, "")
+        if record.levelno >= logging.WARNING:
+            time, _, message = line.partition(" ")
+            line = f"{time} {record.levelname} {message}"
+            style = "red" if record.levelno >= logging.ERROR else "yellow"
+        with self._console.capture() as captured:
+            self._console.print(Text(line, style), end="", soft_wrap=True)
+        return captured.get()
 
 
 def set_level(settings: Settings) -> logging.Logger:
@@ -48,5 +77,5 @@ def configure(settings: Settings) -> None:
     root.addHandler(file)
     if settings.console_logging:
         console = logging.StreamHandler(sys.stderr)
-        console.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        console.setFormatter(ConsoleFormatter())
         root.addHandler(console)

@@ -1,4 +1,4 @@
-"""The directory a local server lives in: made, with room left, and one owner at a time."""
+"""The directory a local server, or the service, lives in: made, with room, one owner at a time."""
 
 import fcntl
 import os
@@ -68,6 +68,7 @@ class ServiceDirectory:
             os.close(lock)
             raise ServiceError(
                 f"{self._service}: {self._path} is in use by process {owner}: stop that first"
+                f" (Ctrl-C where it runs, or kill {owner})"
             ) from None
         except OSError:
             os.close(lock)

@@ -31,6 +31,16 @@ _HEAD = re.compile(
 )
 # How a process begins to tell of an error that it did not expect.
 _UNCAUGHT = ("Traceback (most recent call last)", "Exception in thread ")
+# What Dagster's daemons say of themselves, over and over, where nothing comes of it for anybody.
+_HOUSEKEEPING = re.compile(
+    r"Instance is configured with the following daemons: "
+    r"|No cursor for event type DagsterEventType\.\w+, ignoring older events"
+    r"|Priority sorting and checking tag concurrency limits for queued runs"
+    r"|Collected \d+ runs for monitoring"
+    r"|Checking run "
+    r"|Received interrupt, shutting down daemon threads"
+    r"|Daemon threads shut down"
+)
 _POLL_SECONDS = 0.2
 # A code server waits for its run workers, and a daemon for its tick, before they go.
 _SHUTDOWN = ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0))
@@ -117,10 +127,13 @@ class Programs:
         self._programs.append(self._run(name, arguments))
 
     def run(self, name: str, *arguments: str, seconds: float) -> bool:
-        """Run a module to its end; tell whether it succeeded within so many seconds."""
+        """Run a module to its end; tell whether it succeeded within so many seconds.
+
+        If a stop was asked for meanwhile, it is not waited for, and has not failed.
+        """
         program = self._run(name, arguments)
         self.await_condition(lambda: program.status is not None, f"{name} to end", seconds)
-        return program.status == 0
+        return program.status == 0 or bool(self._stop)
 
     def await_condition(self, met: Callable[[], bool], what: str, seconds: float) -> None:
         """Wait until a condition is met or a stop was asked for.
@@ -183,7 +196,8 @@ def end_marked(directory: Path) -> None:
 def _relay(name: str, output: IO[str]) -> None:
     """Log a program's lines, each at the level that the line's head, or the last one, names.
 
-    An error that a program did not expect, which has no head, is logged as one.
+    A daemon's housekeeping is DEBUG. An error that a program did not expect, which has no head, is
+    logged as one.
     """
     level, of_a_run = logging.INFO, False
     for line in output:
@@ -193,6 +207,8 @@ def _relay(name: str, output: IO[str]) -> None:
             level = logging.getLevelNamesMapping()[head["level"]]
             of_a_run = head["logger"] == "dagster"
             text = text[head.end() :]
+            if _HOUSEKEEPING.match(text):
+                level = logging.DEBUG
         elif level < logging.ERROR and text.startswith(_UNCAUGHT):
             # Not of the line before, which may be one that nobody is to see.
             level, of_a_run = logging.ERROR, False

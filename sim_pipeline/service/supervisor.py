@@ -11,7 +11,9 @@ import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 
+from sim_pipeline import logs
 from sim_pipeline.config import Settings
+from sim_pipeline.service.directory import ServiceDirectory
 from sim_pipeline.service.first_run import first_run_command
 from sim_pipeline.service.instance import close_abandoned_runs, prepare_instance
 from sim_pipeline.service.local import local_postgres, local_rabbitmq
@@ -60,30 +62,44 @@ def serve(settings: Settings, directory: Path) -> None:
     # Dagster's own files read the environment, and parts of Dagster run in this process too.
     os.environ.update(environment)
     stop = StopRequest()
-    end_marked(directory)
-    require_free("The UI", settings.ui_port, settings.ui_host, "UI_PORT")
+    # Held before anything of this directory's service is taken for left over: it may be running.
+    owned = ServiceDirectory("The service", _dagster_home(directory))
+    owned.take()
     with ExitStack() as running:
-        if settings.local_services:
-            running.enter_context(local_postgres(settings, directory))
-            running.enter_context(local_rabbitmq(settings, directory))
-        elif not await_servers(settings, stop.wait):
-            return
-        migrate_results(settings)
-        logger.info("Migrating Dagster's storage")
-        prepare_instance(directory / "dagster", PROJECT / "dagster.yaml")
-        close_abandoned_runs()
-        programs = running.enter_context(Programs(directory, environment, stop))
-        _start_dagster(settings, programs, environment)
-        if not stop:
-            logger.info(
-                "Ready. UI: http://%s:%s  Log: %s  Stop with Ctrl-C.",
-                settings.ui_host,
-                settings.ui_port,
-                settings.log_file.absolute(),
-            )
-        programs.watch()
+        running.callback(owned.release)
+        end_marked(directory)
+        require_free("The UI", settings.ui_port, settings.ui_host, "UI_PORT")
+        _run_until_stopped(settings, directory, environment, stop, running)
         logger.info("Stopping")
     logger.info("Stopped")
+
+
+def _run_until_stopped(
+    settings: Settings,
+    directory: Path,
+    environment: dict[str, str],
+    stop: StopRequest,
+    running: ExitStack,
+) -> None:
+    """Start everything and watch it; what is to be stopped afterwards is left in `running`."""
+    if settings.local_services:
+        for server in (local_postgres, local_rabbitmq):
+            running.enter_context(server(settings, directory))
+            if stop:
+                return
+    elif not await_servers(settings, stop.wait):
+        return
+    migrate_results(settings)
+    logger.info("Migrating Dagster's storage")
+    prepare_instance(_dagster_home(directory), PROJECT / "dagster.yaml")
+    close_abandoned_runs()
+    if stop:
+        return
+    programs = running.enter_context(Programs(directory, environment, stop))
+    _start_dagster(settings, programs, environment)
+    if not stop:
+        _say_where_things_are(settings, directory)
+    programs.watch()
 
 
 def service_environment(settings: Settings, directory: Path) -> dict[str, str]:
@@ -96,7 +112,7 @@ def service_environment(settings: Settings, directory: Path) -> dict[str, str]:
     return {
         **os.environ,
         **settings.environment(),
-        "DAGSTER_HOME": str(directory / "dagster"),
+        "DAGSTER_HOME": str(_dagster_home(directory)),
         "DAGSTER_EVENT_BATCH_SIZE": str(_EVENT_BATCH_SIZE),
         "DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS": str(_RETRY_LOOK_SECONDS),
         "CODE_SERVER_HOST": "127.0.0.1",
@@ -107,6 +123,10 @@ def service_environment(settings: Settings, directory: Path) -> dict[str, str]:
         # took: Dagster's processes, of many threads, would grow by megabytes for hours.
         "MALLOC_ARENA_MAX": "2",
     }
+
+
+def _dagster_home(directory: Path) -> Path:
+    return directory / "dagster"
 
 
 def _start_dagster(settings: Settings, programs: Programs, environment: dict[str, str]) -> None:
@@ -135,6 +155,14 @@ def _start_dagster(settings: Settings, programs: Programs, environment: dict[str
         logger.warning("The first run was not launched; the schedule's next tick makes up for it")
     server_info = f"http://{settings.ui_host}:{settings.ui_port}/server_info"
     programs.await_condition(lambda: _answers(server_info), "the UI to answer", _START_SECONDS)
+
+
+def _say_where_things_are(settings: Settings, directory: Path) -> None:
+    logger.info("Ready. Ctrl-C stops it", extra=logs.GOOD_NEWS)
+    logger.info("  UI    http://%s:%s", settings.ui_host, settings.ui_port, extra=logs.GOOD_NEWS)
+    if settings.local_services:
+        logger.info("  Data  %s", directory)
+    logger.info("  Log   %s", settings.log_file.absolute())
 
 
 def _answers(url: str) -> bool:

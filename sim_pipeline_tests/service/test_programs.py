@@ -41,3 +41,18 @@ def test_an_unexpected_error_is_told_whatever_was_said_before(
         f"{beginning}\n"
         "  File one\n",
     ) == [("ERROR", beginning, False), ("ERROR", "File one", False)]
+
+
+def test_a_daemons_housekeeping_is_left_out_and_what_comes_of_it_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    head = "2026-11-24 12:00:00 +0000 - dagster.daemon."
+    assert relayed(
+        caplog,
+        f"{head}EventLogConsumerDaemon - WARNING - No cursor for event type "
+        "DagsterEventType.RUN_FAILURE, ignoring older events\n"
+        f"{head}QueuedRunCoordinatorDaemon - INFO - Priority sorting and checking tag concurrency"
+        " limits for queued runs.\n"
+        f"{head}QueuedRunCoordinatorDaemon - INFO - Launched 1 runs.\n"
+        f"{head}MonitoringDaemon - INFO - Collected 1 runs for monitoring\n",
+    ) == [("INFO", "Launched 1 runs.", False)]

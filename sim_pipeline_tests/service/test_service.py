@@ -5,6 +5,8 @@ console says, and which processes there are.
 """
 
 import itertools
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import pytest
 
 from sim_pipeline.config import read_settings
 from sim_pipeline.schedules import WINDOWS_TAG
+from sim_pipeline.service.directory import ServiceDirectory
 from sim_pipeline_tests.queue_reader import drain
 from sim_pipeline_tests.service.whole_service import Service, start_service, write_env_file
 from sim_pipeline_tests.waiting import wait_until
@@ -159,6 +162,42 @@ def test_a_port_in_use_is_one_clear_line(start: Callable[[], Service], directory
     assert f"port {service_port} on 127.0.0.1 is in use" in output
     assert "UI_PORT" in output
     assert not (directory / ".local" / "postgres").exists()
+
+
+def test_a_second_one_in_a_directory_is_refused_and_leaves_the_first_alone(
+    start: Callable[[], Service], directory: Path
+) -> None:
+    owned = ServiceDirectory("The service", directory / ".local" / "dagster")
+    owned.take()
+    with subprocess.Popen(
+        ["sleep", "infinity"], env={**os.environ, "SIM_PIPELINE_SERVICE": str(directory / ".local")}
+    ) as one_of_the_first:
+        second = start()
+        assert second.wait() == 1
+        (output,) = second.lines
+        assert f"{directory / '.local' / 'dagster'} is in use by process {os.getpid()}" in output
+        assert one_of_the_first.poll() is None
+        one_of_the_first.kill()
+    owned.release()
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_an_interrupt_before_anything_is_started_ends_it_without_a_trace(directory: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "sim_pipeline", "run"],
+        cwd=directory,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        imported = itertools.takewhile(
+            lambda line: "sim_pipeline.config" not in line, process.stderr
+        )
+        said = "".join(imported)
+        process.send_signal(signal.SIGINT)
+        said += process.stderr.read()
+    assert process.returncode == -signal.SIGINT
+    assert {line.split(":")[0] for line in said.splitlines()} == {"import time"}
 
 
 def test_it_ends_with_an_error_when_one_of_its_processes_dies(
