@@ -1,0 +1,55 @@
+"""A browser without a window, for the tests and the pictures of the README.
+
+What belongs here: which browser, how it is started and what it is kept from. What is done in it
+stands in the modules beside.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Browser, Playwright, sync_playwright
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_MACOS = (
+    Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"),
+    Path("/Applications/Chromium.app/Contents/MacOS/Chromium"),
+)
+# Whatever a page, or the browser by itself, asks for elsewhere finds no host: names and addresses.
+_THIS_MACHINE_ONLY = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+
+
+class NoBrowserError(RuntimeError):
+    """There is no browser on this machine; the message says what to install."""
+
+
+@contextmanager
+def open_browser() -> Iterator[Browser]:
+    """Start Chromium, or Chrome, that reaches nothing but 127.0.0.1; end it at the end.
+
+    Raises:
+        NoBrowserError: neither is in the PATH, and Playwright has none of its own.
+    """
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(
+            executable_path=_find(playwright),
+            # Chromium refuses to be root with its sandbox.
+            chromium_sandbox=os.geteuid() != 0,
+            args=[_THIS_MACHINE_ONLY],
+        ) as browser,
+    ):
+        yield browser
+
+
+def _find(playwright: Playwright) -> Path:
+    found = [Path(path) for path in map(shutil.which, _NAMES) if path]
+    for path in [*found, *_MACOS, Path(playwright.chromium.executable_path)]:
+        if path.exists():
+            return path
+    raise NoBrowserError(
+        "needs Chromium or Chrome: apt-get install chromium, brew install --cask google-chrome,"
+        " or .venv/bin/playwright install chromium"
+    )
