@@ -17,6 +17,7 @@ from sim_pipeline.cadence import Cadence
 from sim_pipeline.config import Settings
 from sim_pipeline.partitions import Selection, select
 from sim_pipeline.profiles_file import read_profiles
+from sim_pipeline.sent import Sent
 from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline.store.postgres import Postgres
 
@@ -160,10 +161,17 @@ class RunScope(dg.ConfigurableResource):  # type: ignore[type-arg]
         description="Publish again, under the same message ids, what was delivered already",
     )
     _began: datetime = PrivateAttr(default_factory=lambda: datetime.now(UTC))
+    _sent: Sent = PrivateAttr(default_factory=Sent)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
         """Fix the moment that decides which windows have ended, for all steps of the run."""
         self._began = datetime.now(UTC)
+        self._sent = Sent()
+
+    @property
+    def sent(self) -> Sent:
+        """What the run has sent so far, in this attempt of its step and those before."""
+        return self._sent
 
     @field_validator("since", "until")
     @classmethod

@@ -356,6 +356,7 @@ def test_each_partition_of_a_run_says_what_became_of_it(
         ]
         assert said["TTFT p50 [s]"].value == pytest.approx(np.median(medians[there:]), rel=1e-4)
         assert feed[key]["messages sent"].value == 24 - there
+        assert "messages sent again" not in feed[key]
 
 
 def test_a_partition_that_was_complete_has_nothing_to_say_of_its_values(
@@ -367,4 +368,28 @@ def test_a_partition_that_was_complete_has_nothing_to_say_of_its_values(
     assert frames["windows already there"].value == 24
     assert "TTFT p50 [s]" not in frames
     feed = partition_metadata(result, "benchmark_feed")[KEY]
-    assert (feed["messages sent"].value, feed["of the run, sent before"].value) == (24, 24)
+    assert (feed["messages sent"].value, feed["messages sent again"].value) == (24, 24)
+
+
+def test_each_partition_says_how_many_of_its_messages_were_sent_again(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    run(settings, instance, key=KEY, until="2026-11-20T06:00:00Z")
+    tags = range_tags(settings.llm_models, DAY.date(), DAY.date() + timedelta(days=1))
+    result = run(settings, instance, tags=tags, resend=True)
+    feed = partition_metadata(result, "benchmark_feed")
+    assert {said["messages sent"].value for said in feed.values()} == {24}
+    assert {key: said["messages sent again"].value for key, said in feed.items()} == {
+        f"2026-11-{day}|{name}": 6 if f"2026-11-{day}|{name}" == KEY else 0
+        for day in (20, 21)
+        for name in settings.llm_models
+    }
+
+
+def test_a_message_that_another_seed_replaced_is_not_sent_again_but_anew(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    run(settings, instance, key=KEY)
+    reseeded = settings.model_copy(update={"random_seed": 43})
+    feed = partition_metadata(run(reseeded, instance, key=KEY, resend=True), "benchmark_feed")[KEY]
+    assert (feed["messages sent"].value, feed["messages sent again"].value) == (24, 0)

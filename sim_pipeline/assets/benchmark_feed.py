@@ -54,29 +54,33 @@ def build_benchmark_feed(
         scope: RunScope,
         results: ResultsDatabase,
         broker: Broker,
-    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    ) -> None:
         """One message a model and window, confirmed by the broker, in the benchmarking queue.
 
         What is sent is what the table `deliveries` holds as pending for the run's windows. What
         the broker did not confirm stays pending, for the next run over these windows.
         """
         span = scope.selection(context.partition_keys, simulation.cadence).span
-        engine = results.postgres.engine
-        reopened = 0
+        engine, sent = results.postgres.engine, scope.sent
         with faults_handled(results.postgres, context.retry_number):
-            if scope.resend:
+            if scope.resend and not sent.reopened:
                 with engine.begin() as connection:
-                    reopened = reopen(connection, span)
-            sent = publish_pending(engine, broker.config, span, simulation.points)
+                    sent.marks.extend(reopen(connection, span).marks)
+                sent.reopened = True
+            publish_pending(engine, broker.config, span, simulation.points, sent)
         # Of every partition: where nothing was pending, none was sent.
         days, llm_names = days_and_models(context.partition_keys)
+        counts = {"messages sent": sent.messages}
+        if scope.resend:
+            counts["messages sent again"] = sent.again
         add_partition_metadata(
             context.op_execution_context.get_step_execution_context(),
             context.asset_key,
-            {(day, name): {"messages sent": sent[day, name]} for day in days for name in llm_names},
-        )
-        return dg.MaterializeResult(
-            metadata={"of the run, sent before": reopened} if scope.resend else {}
+            {
+                (day, name): {title: count[day, name] for title, count in counts.items()}
+                for day in days
+                for name in llm_names
+            },
         )
 
     return benchmark_feed

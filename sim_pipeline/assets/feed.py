@@ -3,8 +3,8 @@
 Knows no Dagster: `benchmark_feed` calls it.
 """
 
-from collections import Counter
-from datetime import date
+from collections.abc import Collection
+from uuid import UUID
 
 import sqlalchemy as sa
 
@@ -14,7 +14,8 @@ from sim_pipeline.broker.errors import BrokerError
 from sim_pipeline.broker.message import OutgoingMessage, encode
 from sim_pipeline.broker.publisher import Publisher
 from sim_pipeline.metrics import METRICS
-from sim_pipeline.store.ledger import Pending, Span, claim, count_pending
+from sim_pipeline.sent import Sent
+from sim_pipeline.store.ledger import Claim, Pending, Span, claim, count_pending
 
 # Claimed at once, and so held in memory and locked against other feeds: a few seconds' worth, of
 # windows or, where these have many points, of values.
@@ -23,15 +24,16 @@ _CLAIM_VALUES = 500_000
 
 
 def publish_pending(
-    engine: sa.Engine, broker: BrokerConfig, span: Span, points: int
-) -> Counter[tuple[date, str]]:
-    """Send every pending window of a span; return how many messages that were, by day and model.
+    engine: sa.Engine, broker: BrokerConfig, span: Span, points: int, sent: Sent
+) -> None:
+    """Send every pending window of a span.
 
     Args:
         engine: of the results database.
         broker: where to send to; connected to only if anything is pending.
         span: models and labels.
         points: values per metric and window, to know how many windows are many.
+        sent: where to count what was sent, also when this raises.
 
     Raises:
         BrokerError: a message was not confirmed. Those that were are entered as delivered, the
@@ -39,27 +41,28 @@ def publish_pending(
     """
     with engine.connect() as connection:
         progress = Progress("Published", "messages", count_pending(connection, span))
-    sent: Counter[tuple[date, str]] = Counter()
+    before = sent.messages.total()
     limit = max(1, min(_CLAIM_WINDOWS, _CLAIM_VALUES // (len(METRICS) * points)))
     with Publisher(broker) as publisher:
         while True:
-            with claim(engine, span, limit) as claimed:
+            with claim(engine, span, limit, sent.marks) as claimed:
+                done = sent.messages.total() - before
                 if not claimed.pending:
-                    progress.end(sent.total(), sent.total())
-                    return sent
+                    progress.end(done, done)
+                    return
+                progress.report(done, done)
                 messages = [_message(pending) for pending in claimed.pending]
                 try:
                     confirmed = publisher.publish(messages).confirmed
                 except BrokerError as error:
-                    claimed.mark_published(error.confirmed)
+                    _enter(claimed, error.confirmed, sent)
                     raise
-                claimed.mark_published(confirmed)
-                sent.update(
-                    (pending.timestamp.date(), pending.llm_name)
-                    for pending in claimed.pending
-                    if pending.message_id in confirmed
-                )
-                progress.report(sent.total(), sent.total())
+                _enter(claimed, confirmed, sent)
+
+
+def _enter(claimed: Claim, confirmed: Collection[UUID], sent: Sent) -> None:
+    claimed.mark_published(confirmed)
+    sent.count(pending for pending in claimed.pending if pending.message_id in confirmed)
 
 
 def _message(pending: Pending) -> OutgoingMessage:

@@ -87,6 +87,7 @@ _COUNT_PENDING = sa.text(
 )
 
 # In key order, as every writer of these rows takes them: no two wait for each other in a circle.
+# A transaction's id stays with what it wrote (xmin) until that is written anew, locks or no locks.
 _REOPEN = sa.text(
     """
     WITH delivered AS (
@@ -95,9 +96,12 @@ _REOPEN = sa.text(
         AND published_at IS NOT NULL
         ORDER BY llm_name, "timestamp"
         FOR UPDATE
+    ), reopened AS (
+        UPDATE deliveries AS d SET published_at = NULL
+        FROM delivered AS c WHERE d.llm_name = c.llm_name AND d."timestamp" = c."timestamp"
+        RETURNING CAST(d.xmin AS text) AS mark
     )
-    UPDATE deliveries AS d SET published_at = NULL
-    FROM delivered AS c WHERE d.llm_name = c.llm_name AND d."timestamp" = c."timestamp"
+    SELECT mark, count(*) AS entries FROM reopened GROUP BY mark
     """
 )
 
@@ -109,7 +113,9 @@ _GIVE_UP_CLAIM = sa.text("SET LOCAL idle_in_transaction_session_timeout = '10min
 # not asked here, lest PostgreSQL asks it of every pending entry before it sorts them.
 _CLAIM = sa.text(
     """
-    SELECT llm_name, "timestamp", message_id FROM deliveries
+    SELECT llm_name, "timestamp", message_id,
+        CAST(xmin AS text) = ANY(CAST(:marks AS text[])) AS reopened
+    FROM deliveries
     WHERE published_at IS NULL AND llm_name = ANY(:llm_names)
     AND ("timestamp", llm_name) > (:after, :after_name) AND "timestamp" < :until
     ORDER BY "timestamp", llm_name
@@ -259,13 +265,31 @@ def count_pending(connection: sa.Connection, span: Span) -> int:
     )
 
 
-def reopen(connection: sa.Connection, span: Span) -> int:
-    """Make every delivered entry of a span pending again; return how many there were."""
-    result = connection.execute(
+@dataclass(frozen=True)
+class Reopened:
+    """Delivered entries that were made pending again.
+
+    Attributes:
+        entries: how many.
+        marks: by which `claim` recognises them, as long as nothing else has become of them.
+    """
+
+    entries: int
+    marks: tuple[str, ...]
+
+
+def reopen(connection: sa.Connection, span: Span) -> Reopened:
+    """Make every delivered entry of a span pending again.
+
+    Args:
+        connection: to the results database, in a transaction that the caller commits.
+        span: models and labels.
+    """
+    rows = connection.execute(
         _REOPEN,
         {"llm_names": list(span.llm_names), "since": span.since, "until": span.until},
-    )
-    return result.rowcount
+    ).all()
+    return Reopened(sum(row.entries for row in rows), tuple(row.mark for row in rows))
 
 
 @dataclass(frozen=True)
@@ -277,12 +301,15 @@ class Pending:
         timestamp: the window's label, UTC.
         message_id: the id it is sent under.
         values: shape (4, points), in the order of `METRICS`.
+        reopened: whether it was delivered under this id before, and opened again by one of those
+            that the claim was told of.
     """
 
     llm_name: str
     timestamp: datetime
     message_id: UUID
     values: NDArray[np.float64]
+    reopened: bool
 
 
 class Claim:
@@ -310,7 +337,9 @@ class Claim:
 
 
 @contextmanager
-def claim(engine: sa.Engine, span: Span, limit: int) -> Iterator[Claim]:
+def claim(
+    engine: sa.Engine, span: Span, limit: int, marks: Collection[str] = ()
+) -> Iterator[Claim]:
     """Lock up to `limit` pending entries of a span, with the rows that are to be sent.
 
     Entries that another process has locked are passed over, and so are those that lack rows. What
@@ -321,6 +350,7 @@ def claim(engine: sa.Engine, span: Span, limit: int) -> Iterator[Claim]:
         engine: of the results database.
         span: models and labels to look at.
         limit: how many entries at the most, all held in memory with their values.
+        marks: of entries opened again that are to be told from the others.
 
     Raises:
         sqlalchemy.exc.OperationalError: the database can't be reached, or the connection is lost
@@ -328,7 +358,7 @@ def claim(engine: sa.Engine, span: Span, limit: int) -> Iterator[Claim]:
         ValueError: the four metrics of a window have different numbers of values.
     """
     with engine.connect() as connection:
-        pending = _claim(connection, span, limit)
+        pending = _claim(connection, span, limit, marks)
         try:
             yield Claim(connection, pending)
         finally:
@@ -337,7 +367,9 @@ def claim(engine: sa.Engine, span: Span, limit: int) -> Iterator[Claim]:
                 connection.commit()
 
 
-def _claim(connection: sa.Connection, span: Span, limit: int) -> list[Pending]:
+def _claim(
+    connection: sa.Connection, span: Span, limit: int, marks: Collection[str]
+) -> list[Pending]:
     connection.execute(_GIVE_UP_CLAIM)
     pending: list[Pending] = []
     after, after_name = span.since, ""
@@ -350,6 +382,7 @@ def _claim(connection: sa.Connection, span: Span, limit: int) -> list[Pending]:
                 "after_name": after_name,
                 "until": span.until,
                 "limit": wanted,
+                "marks": list(marks),
             },
         ).all()
         texts = connection.execute(
@@ -365,7 +398,9 @@ def _claim(connection: sa.Connection, span: Span, limit: int) -> list[Pending]:
             if None not in rows:
                 label = entry.timestamp.astimezone(UTC)
                 values = _values(entry.llm_name, label, rows)
-                pending.append(Pending(entry.llm_name, label, entry.message_id, values))
+                pending.append(
+                    Pending(entry.llm_name, label, entry.message_id, values, entry.reopened)
+                )
         if len(entries) < wanted:
             break
         after, after_name = entries[-1].timestamp, entries[-1].llm_name

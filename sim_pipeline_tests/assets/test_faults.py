@@ -28,7 +28,7 @@ from sim_pipeline.service.rabbitmq import LocalRabbitMQ
 from sim_pipeline.store.errors import SchemaError, StoreUnreachableError
 from sim_pipeline.store.postgres import Postgres
 from sim_pipeline_tests.exceptions import all_told
-from sim_pipeline_tests.queue_reader import drain
+from sim_pipeline_tests.queue_reader import Received, drain
 from sim_pipeline_tests.store.windows import (
     execute,
     ledger_entries,
@@ -75,6 +75,7 @@ class Run:
         settings: what the run is given.
         instance: of Dagster.
         at: called when a step's event of this type is stored, before the run goes on.
+        scope: what the run is given as its `RunScope`.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Run:
         settings: Settings,
         instance: dg.DagsterInstance,
         at: dict[tuple[str, str], Callable[[], None]] | None = None,
+        **scope: Any,
     ) -> None:
         run_id = str(uuid.uuid4())
         at = at or {}
@@ -96,7 +98,11 @@ class Run:
             build_defs(settings)
             .resolve_job_def(JOB_NAME)
             .execute_in_process(
-                instance=instance, run_id=run_id, partition_key=KEY, raise_on_error=False
+                instance=instance,
+                run_id=run_id,
+                partition_key=KEY,
+                run_config={"resources": {"scope": {"config": scope}}},
+                raise_on_error=False,
             )
             .success
         )
@@ -119,6 +125,18 @@ class Run:
         retried = self.of_type(DagsterEventType.STEP_UP_FOR_RETRY)
         assert self.of_type(DagsterEventType.STEP_RESTARTED) == retried
         return retried
+
+    @property
+    def feed_metadata(self) -> dict[str, Any]:
+        """What the feed says of its partition."""
+        (made,) = (
+            entry.dagster_event.step_materialization_data.materialization
+            for entry in self.entries
+            if entry.dagster_event is not None
+            and entry.dagster_event.is_step_materialization
+            and entry.step_key == FEED
+        )
+        return {name: value.value for name, value in made.metadata.items()}
 
     @property
     def failure(self) -> tuple[str, str]:
@@ -234,6 +252,41 @@ def test_what_was_confirmed_before_the_fault_is_entered_as_delivered(
     assert 0 < len(sent) < WINDOWS
     delivered = {entry[2] for entry in ledger_entries(postgres) if entry[4] is not None}
     assert delivered == sent
+
+
+@pytest.mark.parametrize("resend", [False, True])
+def test_a_feed_that_is_tried_again_counts_what_it_sent_in_all_attempts_and_sends_each_once(
+    settings: Settings,
+    postgres: Postgres,
+    instance: dg.DagsterInstance,
+    rabbitmq_server: LocalRabbitMQ,
+    *,
+    resend: bool,
+) -> None:
+    """The queue refuses messages when it is full; it is emptied between the attempts."""
+    received: list[Received] = []
+    emptied = {(FEED, "STEP_UP_FOR_RETRY"): lambda: received.extend(drain(settings))}
+    with (
+        pika.BlockingConnection(rabbitmq_server.connection_parameters()) as connection,
+        connection.channel() as channel,
+    ):
+        channel.queue_declare(
+            settings.rabbitmq_queue,
+            durable=True,
+            arguments={"x-max-length": WINDOWS - 8, "x-overflow": "reject-publish"},
+        )
+    if resend:
+        assert Run(settings, instance, emptied).success
+        drain(settings)
+        received.clear()
+    run = Run(settings, instance, emptied, resend=resend)
+    received.extend(drain(settings))
+    assert run.retried == [FEED]
+    assert pending_entries(postgres) == []
+    ids = {message.message_id for message in received}
+    assert len(received) == len(ids) == WINDOWS
+    assert run.feed_metadata["messages sent"] == WINDOWS
+    assert run.feed_metadata.get("messages sent again") == (WINDOWS if resend else None)
 
 
 # The database

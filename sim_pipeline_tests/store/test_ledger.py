@@ -65,7 +65,7 @@ def found_ids(
 
 def reopened(postgres: Postgres, span: Span) -> int:
     with postgres.engine.begin() as connection:
-        return reopen(connection, span)
+        return reopen(connection, span).entries
 
 
 @pytest.fixture
@@ -220,6 +220,29 @@ def test_delivered_entries_are_reopened_in_their_span(complete: Postgres) -> Non
     assert reopened(complete, span) == 2
     assert pending_entries(complete) == [("GPT-4o", label) for label in labels(4)[1:3]]
     assert reopened(complete, span) == 0
+
+
+def test_a_claim_tells_what_was_opened_again_from_the_rest(complete: Postgres) -> None:
+    """Of two reopenings, and not once an entry has been replaced."""
+    store(complete, slice_of(["Llama-3.1-8B"], labels(5)[4:]))
+    with complete.engine.begin() as connection:
+        first = reopen(connection, Span(("GPT-4o",), START, START + 3 * HOUR))
+        none = reopen(connection, Span(("another",), START, START + 3 * HOUR))
+    assert (first.entries, none.entries, none.marks) == (3, 0, ())
+    with complete.engine.begin() as connection:
+        second = reopen(connection, Span(MODELS, START + 3 * HOUR, START + 9 * HOUR))
+    store(complete, slice_of(["GPT-4o"], [START + HOUR], version="another"))
+
+    def found(*marks: str) -> set[tuple[str, datetime]]:
+        with claim(complete.engine, SPAN, 100, marks) as claimed:
+            assert len(claimed.pending) == 6
+            return {(one.llm_name, one.timestamp) for one in claimed.pending if one.reopened}
+
+    of_first = {("GPT-4o", START), ("GPT-4o", START + 2 * HOUR)}
+    of_second = {(name, START + 3 * HOUR) for name in MODELS}
+    assert found() == set()
+    assert found(*first.marks) == of_first
+    assert found(*first.marks, *second.marks) == of_first | of_second
 
 
 def test_reopening_waits_for_a_writer_in_the_writers_order(complete: Postgres) -> None:
@@ -394,7 +417,7 @@ GATE = (
     CREATE FUNCTION gate() RETURNS boolean LANGUAGE plpgsql AS
     'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN true; END'
     """,
-    "CREATE VIEW deliveries AS SELECT * FROM entries_behind_the_gate WHERE gate()",
+    "CREATE VIEW deliveries AS SELECT *, xmin FROM entries_behind_the_gate WHERE gate()",
 )
 
 
