@@ -15,6 +15,7 @@ from pydantic import Field, PrivateAttr, field_validator
 from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.cadence import Cadence
 from sim_pipeline.config import Settings
+from sim_pipeline.moment import moment
 from sim_pipeline.partitions import Selection, select
 from sim_pipeline.profiles_file import read_profiles
 from sim_pipeline.sent import Sent
@@ -134,31 +135,45 @@ class SimulationInputs(dg.ConfigurableResource):  # type: ignore[type-arg]
 class RunScope(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Which windows of its partitions a run is for, and what it does with those already there.
 
-    Without any of it a run takes the windows of its partitions that had ended when it began.
+    With the defaults it takes the windows of its partitions that have ended when it begins,
+    simulates what is missing or was made from other inputs, and publishes what is undelivered.
     """
 
-    since: str | None = Field(
-        None,
-        description="ISO 8601 time: leave out the windows that start before it",
-        examples=["2026-11-24T00:00:00Z"],
+    # An empty text stands for no bound: the launchpad fills in defaults, but none that is null.
+    since: str = Field(
+        "",
+        description=(
+            "Only the windows that start then or later: an ISO 8601 time with its zone, such as"
+            " 2026-11-24T00:00:00Z. Empty: from the start of the partitions' first day"
+        ),
     )
-    until: str | None = Field(
-        None, description="ISO 8601 time: leave out the windows that start at or after it"
+    until: str = Field(
+        "",
+        description=(
+            "Only the windows that start before then, written likewise. Empty: to the end of the"
+            " partitions' last day"
+        ),
     )
     replace: bool = Field(
         default=True,
         description=(
-            "Replace, and publish anew, a window that was simulated from other inputs"
-            " (seed, number of points, profile); false leaves it as it is"
+            "Whether to simulate and publish anew the windows that are stored from other inputs"
+            " (seed, number of points, profile). If false they stay as they are"
         ),
     )
     force: bool = Field(
         default=False,
-        description="Simulate and write every window, also those stored under the same inputs",
+        description=(
+            "Whether to simulate and write also the windows that are stored from the same inputs:"
+            " repairs rows that someone changed, and sends nothing again"
+        ),
     )
     resend: bool = Field(
         default=False,
-        description="Publish again, under the same message ids, what was delivered already",
+        description=(
+            "Whether to publish the windows that are delivered once more, under the same message"
+            " ids: for a consumer that lost them. One that drops repeated ids takes no notice"
+        ),
     )
     _began: datetime = PrivateAttr(default_factory=lambda: datetime.now(UTC))
     _sent: Sent = PrivateAttr(default_factory=Sent)
@@ -175,11 +190,8 @@ class RunScope(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @field_validator("since", "until")
     @classmethod
-    def _a_moment(cls, value: str | None) -> str | None:
-        if value is not None and datetime.fromisoformat(value).tzinfo is None:
-            raise ValueError(
-                f"{value!r} has no zone: allowed is an ISO 8601 time such as 2026-11-24T00:00:00Z"
-            )
+    def _a_moment(cls, value: str) -> str:
+        moment(value)
         return value
 
     def selection(self, partition_keys: Sequence[str], cadence: Cadence) -> Selection:
@@ -188,6 +200,6 @@ class RunScope(dg.ConfigurableResource):  # type: ignore[type-arg]
             partition_keys,
             cadence,
             began=self._began,
-            since=datetime.fromisoformat(self.since) if self.since else None,
-            until=datetime.fromisoformat(self.until) if self.until else None,
+            since=moment(self.since),
+            until=moment(self.until),
         )

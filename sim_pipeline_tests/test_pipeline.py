@@ -172,12 +172,16 @@ def test_since_and_until_narrow_a_run(
     assert len(drain(settings)) == 2
 
 
-def test_a_scope_without_a_zone_is_refused_with_what_is_allowed(
-    settings: Settings, instance: dg.DagsterInstance
+@pytest.mark.parametrize("since", ["2026-11-20T05:00:00", "2026-11-20", "yesterday"])
+def test_a_scope_that_is_no_time_with_a_zone_is_refused_with_what_is_allowed(
+    settings: Settings, instance: dg.DagsterInstance, since: str
 ) -> None:
     with pytest.raises(dg.DagsterError) as raised:
-        run(settings, instance, key=KEY, since="2026-11-20T05:00:00")
-    assert "allowed is an ISO 8601 time such as" in str(raised.value.__cause__)
+        run(settings, instance, key=KEY, since=since)
+    assert (
+        f"'{since}' is no time with a zone: allowed is an ISO 8601 time such as"
+        " 2026-11-24T00:00:00Z"
+    ) in str(raised.value.__cause__)
 
 
 def test_todays_partition_holds_the_windows_that_have_ended(
