@@ -19,8 +19,8 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run backfill test test-faults soak bench migrate migrations lint docker-build plots \
-        lock k8s-render k8s-apply k8s-delete k8s-ready k8s-secrets-local k8s-secrets-production \
+.PHONY: help install run backfill test test-ui test-faults soak bench migrate migrations lint docker-build \
+        plots screenshots lock k8s-render k8s-apply k8s-delete k8s-ready k8s-secrets-local k8s-secrets-production \
         k8-render k8-apply k8-delete
 
 help: ## List the targets
@@ -52,6 +52,9 @@ backfill: ## Simulate a stretch of history: make backfill FROM=2026-01-01 TO=202
 
 test: install ## Run the tests against a PostgreSQL and a RabbitMQ of their own
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-ui: install ## Do in a browser what people do in the UI, against the whole service
+	@$(BIN)/python -m pytest sim_pipeline_tests/ui $(ARGS)
 
 test-faults: install ## Kill and cut at random moments, and see nothing lost: FAULT_ROUNDS=100
 	@FAULT_ROUNDS=$${FAULT_ROUNDS:-20} $(BIN)/python -m pytest sim_pipeline_tests/faults $(ARGS)
@@ -135,6 +138,9 @@ k8-render k8-apply k8-delete: k8-%: k8s-%
 
 plots: install ## Draw the plots of docs/simulator.md anew
 	@$(BIN)/python docs/plots.py
+
+screenshots: install ## Take the README's pictures anew, from a service of their own
+	@$(BIN)/python docs/screenshots.py
 
 lock: install ## Resolve the dependencies anew into locks/
 	@for lock in run:--extra=local k8s:--extra=k8s dev:--all-extras; do \
