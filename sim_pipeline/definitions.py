@@ -19,6 +19,7 @@ from sim_pipeline.partitions import build_partitions
 from sim_pipeline.resources import Broker, ResultsDatabase, RunScope, SimulationInputs
 from sim_pipeline.retention import build_retention_job, build_retention_schedule
 from sim_pipeline.schedules import build_simulation_schedule
+from sim_pipeline.what_if.job import build_what_if_job
 
 
 def build_defs(settings: Settings) -> dg.Definitions:
@@ -54,6 +55,9 @@ def build_defs(settings: Settings) -> dg.Definitions:
     )
     comparison = build_comparison_job(model_comparison)
     retention = build_retention_job(event_days=event_days, results_days=results_days)
+    what_if = build_what_if_job(
+        settings.llm_models, seed=settings.random_seed, points=settings.num_data_points
+    )
     results = ResultsDatabase(
         host=settings.postgres_host,
         port=settings.postgres_port,
@@ -66,7 +70,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
     return dg.Definitions(
         assets=dg.with_source_code_references([metric_frames, benchmark_feed, model_comparison]),
         asset_checks=[build_frame_checks(metric_frames)],
-        jobs=[job, comparison, retention],
+        jobs=[job, comparison, retention, what_if],
         schedules=[
             build_simulation_schedule(job, cadence, settings.llm_models, catch_up),
             build_comparison_schedule(comparison, cadence, settings.llm_models),

@@ -161,10 +161,29 @@ def read_profiles(path: Path | None, models: Sequence[str]) -> dict[str, Profile
     """
     if path is None:
         return {name: profile_for(name) for name in models}
-    reader = _Reader(f"from {path.name}")
-    profiles = reader.read(_parse(path), models)
+    return profiles_from(_parse(path), models, str(path), source=f"from {path.name}")
+
+
+def profiles_from(
+    content: object, models: Sequence[str], where: str, *, source: str = ""
+) -> dict[str, Profile]:
+    """Return the profile of each of ``models``, by name, as `read_profiles` does.
+
+    Args:
+        content: what a file would hold, parsed.
+        models: names of the models to simulate. The content may know more.
+        where: what to call it in errors.
+        source: what the profiles that it changes have as their source; by default ``where``.
+
+    Raises:
+        ProfilesFileError: if it has a bad field. The message names every one, its value and what
+            is allowed.
+        ValueError: if a name of ``models`` is not 1 to 50 characters long.
+    """
+    reader = _Reader(source or where)
+    profiles = reader.read(content, models)
     if reader.problems:
-        raise ProfilesFileError(f"{path}:\n  " + "\n  ".join(reader.problems))
+        raise ProfilesFileError(f"{where}:\n  " + "\n  ".join(reader.problems))
     return profiles
 
 

@@ -67,6 +67,37 @@ def ranges_plot(ranking: Sequence[Comparison], hours: int) -> str:
     return _markdown(figure)
 
 
+def changes_plot(
+    llm_names: Sequence[str], now: NDArray[np.float64], then: NDArray[np.float64]
+) -> str:
+    """Draw from p50 to p95 of each model as they are and as they would be, as Markdown.
+
+    Args:
+        llm_names: the models.
+        now: their p50 and p95, shape (models, 4, 2), metrics in the order of `METRICS`.
+        then: the same of a what-if.
+    """
+    figure, axes = _grid()
+    # The first model at the top, and of each the what-if below.
+    heights = np.arange(len(llm_names))[::-1]
+    for place, (axis, metric) in enumerate(zip(axes, METRICS, strict=True)):
+        for percentiles, offset, colour, label in (
+            (now, 0.17, "0.55", "now"),
+            (then, -0.17, "C0", "what if"),
+        ):
+            low, high = percentiles[:, place].T
+            axis.hlines(heights + offset, low, high, color=colour, lw=2)
+            axis.plot(low, heights + offset, "o", color=colour, ms=4, label=label)
+            axis.plot(high, heights + offset, "|", color=colour, ms=7, mew=2)
+        axis.set_yticks(heights, llm_names)
+        axis.set_xlim(left=0)
+        _label(axis, metric)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
+    figure.suptitle("p50 (dot) to p95 (bar)", fontsize=10)
+    return _markdown(figure)
+
+
 def history_plot(history: History) -> str:
     """Draw each model's medians of three hours over the last seven days, as Markdown."""
     from matplotlib.dates import ConciseDateFormatter  # noqa: PLC0415 - see the top

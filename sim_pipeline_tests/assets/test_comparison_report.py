@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sim_pipeline.assets.comparison_report import history_plot, ranges_plot, table
+from sim_pipeline.assets.comparison_report import (
+    changes_plot,
+    history_plot,
+    ranges_plot,
+    table,
+)
 from sim_pipeline.config import DEFAULT_MODELS
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.store.comparison import Comparison, History
@@ -56,3 +61,12 @@ def test_the_plots_are_small_pictures(buckets: int) -> None:
 def test_a_ranking_of_nothing_can_be_shown() -> None:
     assert len(table([], 24).splitlines()) == 2
     assert image(ranges_plot([], 24)).size == (720, 480)
+
+
+@pytest.mark.parametrize("models", [1, 9, 40])
+def test_the_changes_of_some_models_are_a_small_picture(models: int) -> None:
+    names = [f"model {number}" for number in range(models)]
+    now = np.exp(np.random.default_rng(1).normal(0, 0.5, (models, 4, 2))).cumsum(axis=-1)
+    picture = image(changes_plot(names, now, 1.2 * now))
+    assert picture.size[0] == 720
+    assert len(picture.convert("RGB").getcolors() or []) > 5

@@ -1,0 +1,98 @@
+"""The job that answers a what-if: what other inputs would give, over windows that have ended.
+
+It reads nothing but its form, the settings and a profiles file, and writes nothing but the metadata
+of its run: no rows, no ledger entry, no message, no materialization.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import dagster as dg
+from dagster._core.storage.tags import MAX_RETRIES_TAG, MAX_RUNTIME_SECONDS_TAG, PRIORITY_TAG
+
+from sim_pipeline.assets.comparison_report import changes_plot
+from sim_pipeline.metrics import METRICS, UNITS
+from sim_pipeline.profiles_file import ProfilesFileError
+from sim_pipeline.resources import SimulationInputs
+from sim_pipeline.what_if.form import Scenario, WhatIf, WhatIfError, read_form
+from sim_pipeline.what_if.outcome import Outcome, simulate_scenario
+from sim_pipeline.what_if.report import inputs_table, largest_change, metric_table
+
+JOB_NAME = "what_if"
+OP_NAME = "simulate_what_if"
+
+
+def build_what_if_job(llm_names: Sequence[str], *, seed: int, points: int) -> dg.JobDefinition:
+    """Return the job; it runs in one process.
+
+    Args:
+        llm_names: all models.
+        seed: the current one, to start from in the launch form.
+        points: likewise.
+    """
+
+    @dg.op(
+        name=OP_NAME,
+        description="Simulate the same windows from the current inputs and from others; compare",
+    )
+    def simulate_what_if(
+        context: dg.OpExecutionContext, config: WhatIf, simulation: SimulationInputs
+    ) -> None:
+        try:
+            scenario = read_form(config, simulation, llm_names, datetime.now(UTC))
+        except (WhatIfError, ProfilesFileError) as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        outcome = simulate_scenario(scenario)
+        context.log.info("The largest change: %s", largest_change(scenario, outcome))
+        context.add_output_metadata(_metadata(scenario, outcome))
+
+    @dg.job(
+        name=JOB_NAME,
+        executor_def=dg.in_process_executor,
+        description=(
+            "What would another seed, number of points or set of model profiles give? Simulates the"
+            " same windows from these and from the current ones and compares p50 and p95. Writes"
+            " nothing but its run's metadata"
+        ),
+        # The feed's runs come first. It ends within minutes, or does not; a person looks on.
+        tags={PRIORITY_TAG: "-1", MAX_RUNTIME_SECONDS_TAG: "3600", MAX_RETRIES_TAG: "0"},
+        # What the launchpad shows: the form alone, and not the settings of resources.
+        config={
+            "ops": {
+                OP_NAME: {
+                    "config": {
+                        "seed": seed,
+                        "points": points,
+                        "profiles": {},
+                        "profiles_file": "",
+                        "models": list(llm_names),
+                        "since": "",
+                        "until": "",
+                    }
+                }
+            }
+        },
+    )
+    def what_if() -> None:
+        simulate_what_if()
+
+    return what_if
+
+
+def _metadata(scenario: Scenario, outcome: Outcome) -> dict[str, dg.MetadataValue]:
+    cadence, windows = scenario.cadence, scenario.windows
+    plot = changes_plot(scenario.llm_names, outcome.now.percentiles, outcome.then.percentiles)
+    return {
+        "largest change": dg.MetadataValue.text(largest_change(scenario, outcome)),
+        "inputs": dg.MetadataValue.md(inputs_table(scenario, outcome)),
+        "since": dg.MetadataValue.text(cadence.start_of(windows.start).isoformat()),
+        "until": dg.MetadataValue.text(cadence.start_of(windows.stop).isoformat()),
+        "windows of each model": dg.MetadataValue.int(len(windows)),
+        **{
+            f"{metric} [{UNITS[metric]}]": dg.MetadataValue.md(
+                metric_table(scenario, outcome, metric)
+            )
+            for metric in METRICS
+        },
+        "plot": dg.MetadataValue.md(plot),
+    }

@@ -1,0 +1,67 @@
+"""What came of a what-if, for people: Markdown tables."""
+
+import numpy as np
+
+from sim_pipeline.metrics import METRICS, UNITS
+from sim_pipeline.what_if.form import Scenario
+from sim_pipeline.what_if.outcome import PERCENTILES, Outcome
+
+
+def inputs_table(scenario: Scenario, outcome: Outcome) -> str:
+    """Return the inputs of both sides, with the digest of all that the numbers depend on."""
+    now, then = scenario.now, scenario.then
+    rows = (
+        ("seed", now.seed, then.seed),
+        ("points", now.points, then.points),
+        ("profiles", now.source, then.source),
+        ("digest", outcome.now.digest, outcome.then.digest),
+    )
+    return "\n".join(
+        [
+            "| input | now | what if |",
+            "|---|---|---|",
+            *(f"| {name} | {before} | {after} |" for name, before, after in rows),
+        ]
+    )
+
+
+def metric_table(scenario: Scenario, outcome: Outcome, metric: str) -> str:
+    """Return p50 and p95 of each model by one metric: now, what if, and the change."""
+    place = METRICS.index(metric)
+    lines = [
+        "| model | p50 now | p50 what if | change | p95 now | p95 what if | change |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for llm_name, now, then, change in zip(
+        scenario.llm_names,
+        outcome.now.percentiles[:, place],
+        outcome.then.percentiles[:, place],
+        outcome.change[:, place],
+        strict=True,
+    ):
+        cells = (
+            f"{before:.4g} | {after:.4g} | {_percent(share)}"
+            for before, after, share in zip(now, then, change, strict=True)
+        )
+        lines.append(f"| {llm_name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def largest_change(scenario: Scenario, outcome: Outcome) -> str:
+    """Say in one line which percentile of which model and metric changes most."""
+    if outcome.now.digest == outcome.then.digest:
+        return "none: the inputs are the same"
+    # By its logarithm: to a half is as much as to the double.
+    sizes = np.abs(np.log1p(outcome.change))
+    model, metric, percentile = np.unravel_index(np.argmax(sizes), sizes.shape)
+    place = model, metric, percentile
+    name = METRICS[metric]
+    return (
+        f"{scenario.llm_names[model]} {name} p{PERCENTILES[percentile]}:"
+        f" {outcome.now.percentiles[place]:.4g} to {outcome.then.percentiles[place]:.4g}"
+        f" {UNITS[name]}, {_percent(outcome.change[place])}"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{share:+.1%}" if share else "none"

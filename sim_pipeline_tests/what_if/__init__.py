@@ -1,0 +1,1 @@
+"""Tests of the what-if: its form, what it simulates, and what a run of its job leaves behind."""

@@ -1,0 +1,247 @@
+"""A run of the what-if: what it says, and that it leaves nothing else behind."""
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pika
+import pytest
+from dagster._core.storage.tags import MAX_RETRIES_TAG, PRIORITY_TAG
+
+from sim_pipeline.config import Settings
+from sim_pipeline.definitions import build_defs
+from sim_pipeline.jobs import JOB_NAME as SIMULATION
+from sim_pipeline.metrics import METRICS, UNITS
+from sim_pipeline.run_history import remove_history
+from sim_pipeline.service.rabbitmq import LocalRabbitMQ
+from sim_pipeline.store.postgres import Postgres
+from sim_pipeline.what_if.form import WhatIf
+from sim_pipeline.what_if.job import JOB_NAME, OP_NAME
+from sim_pipeline_tests.store.windows import fetch
+
+STRETCH = {"since": "2026-11-20T00:00:00Z", "until": "2026-11-21T00:00:00Z"}
+TITLES = [f"{metric} [{UNITS[metric]}]" for metric in METRICS]
+
+
+@pytest.fixture
+def offline(clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> Settings:  # noqa: ARG001
+    """Settings that name servers which nothing listens at: a what-if needs none."""
+    return Settings(
+        postgres_port=9, rabbitmq_port=9, llm_models="GPT-4o,Llama-3.1-8B", _env_file=None
+    )
+
+
+@pytest.fixture
+def ephemeral() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def what_if(
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    *,
+    raise_on_error: bool = True,
+    **form: Any,
+) -> dg.ExecuteInProcessResult:
+    return (
+        build_defs(settings)
+        .resolve_job_def(JOB_NAME)
+        .execute_in_process(
+            instance=instance,
+            run_config={"ops": {OP_NAME: {"config": STRETCH | form}}},
+            raise_on_error=raise_on_error,
+        )
+    )
+
+
+def said(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    (event,) = (event for event in result.all_events if event.is_successful_output)
+    return {name: value.value for name, value in event.step_output_data.metadata.items()}
+
+
+def cells(table: str) -> dict[str, list[str]]:
+    """Return the rows of a Markdown table, but for its head, by their first cell."""
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines()]
+    return {first: rest for first, *rest in rows[2:]}
+
+
+def test_the_same_inputs_give_the_same_numbers_and_no_change(
+    offline: Settings, ephemeral: dg.DagsterInstance
+) -> None:
+    found = said(what_if(offline, ephemeral, seed=42, points=5))
+    assert found["largest change"] == "none: the inputs are the same"
+    assert list(found)[:5] == [
+        "largest change",
+        "inputs",
+        "since",
+        "until",
+        "windows of each model",
+    ]
+    assert (found["since"], found["until"]) == (
+        "2026-11-20T00:00:00+00:00",
+        "2026-11-21T00:00:00+00:00",
+    )
+    assert found["windows of each model"] == 24
+    inputs = cells(found["inputs"])
+    assert list(inputs) == ["seed", "points", "profiles", "digest"]
+    assert all(now == then for now, then in inputs.values())
+    for title in TITLES:
+        rows = cells(found[title])
+        assert list(rows) == ["GPT-4o", "Llama-3.1-8B"]
+        for p50, p50_then, change, p95, p95_then, change95 in rows.values():
+            assert (p50, p95) == (p50_then, p95_then)
+            assert (change, change95) == ("none", "none")
+            assert 0 < float(p50) < float(p95)
+    assert found["plot"].startswith("![plot](data:image/png;base64,")
+
+
+def test_another_seed_gives_other_numbers_the_same_each_time(
+    offline: Settings, ephemeral: dg.DagsterInstance
+) -> None:
+    first = said(what_if(offline, ephemeral, seed=7))
+    assert said(what_if(offline, ephemeral, seed=7)) == first
+    for title in TITLES:
+        for row in cells(first[title]).values():
+            assert row[0] != row[1]
+    assert cells(first["inputs"])["seed"] == ["42", "7"]
+    current, digest = cells(first["inputs"])["digest"]
+    other = said(what_if(offline.model_copy(update={"random_seed": 7}), ephemeral, seed=42))
+    assert cells(other["inputs"])["digest"] == [digest, current]
+
+
+def test_a_busier_model_is_slower_and_the_others_are_as_they_were(
+    offline: Settings, ephemeral: dg.DagsterInstance
+) -> None:
+    found = said(what_if(offline, ephemeral, profiles={"models": {"GPT-4o": {"rho": 0.8}}}))
+    for metric, title in zip(METRICS, TITLES, strict=True):
+        rows = cells(found[title])
+        assert {rows["Llama-3.1-8B"][2], rows["Llama-3.1-8B"][5]} == {"none"}
+        p50 = float(rows["GPT-4o"][2].removesuffix("%"))
+        assert (p50 < -5) if metric == "TPS" else (p50 > 5)
+    assert re.fullmatch(
+        r"GPT-4o \w+ p\d\d: [\d.]+ to [\d.]+ \S+, [+-]\d+\.\d%", found["largest change"]
+    )
+
+
+def test_the_current_side_is_what_the_feed_stores(
+    settings: Settings, postgres: Postgres, ephemeral: dg.DagsterInstance
+) -> None:
+    build_defs(settings).resolve_job_def(SIMULATION).execute_in_process(
+        instance=ephemeral, partition_key="2026-11-20|GPT-4o"
+    )
+    stored = fetch(
+        postgres,
+        "SELECT metric, percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY value)"
+        ' FROM simulation_results CROSS JOIN unnest("values") AS value GROUP BY metric',
+    )
+    found = said(what_if(settings, ephemeral, seed=7, models=["GPT-4o"]))
+    assert {metric: (f"{p50:.4g}", f"{p95:.4g}") for metric, (p50, p95) in stored} == {
+        metric: (row[0], row[3])
+        for metric, title in zip(METRICS, TITLES, strict=True)
+        for row in cells(found[title]).values()
+    }
+
+
+def messages(settings: Settings, server: LocalRabbitMQ) -> int:
+    with pika.BlockingConnection(server.connection_parameters()) as connection:
+        declared = connection.channel().queue_declare(settings.rabbitmq_queue, passive=True)
+        return int(declared.method.message_count)
+
+
+def test_nothing_is_written_but_the_runs_own_metadata(
+    settings: Settings,
+    postgres: Postgres,
+    rabbitmq_server: LocalRabbitMQ,
+    instance: dg.DagsterInstance,
+) -> None:
+    build_defs(settings).resolve_job_def(SIMULATION).execute_in_process(
+        instance=instance, partition_key="2026-11-20|GPT-4o"
+    )
+
+    def state() -> list[Any]:
+        tables = [
+            name
+            for (name,) in fetch(
+                postgres, "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
+            )
+        ]
+        assert {"simulation_results", "deliveries", "model_comparison"} <= set(tables)
+        return [
+            [fetch(postgres, f"SELECT * FROM {table} ORDER BY 1") for table in tables],
+            fetch(postgres, "SELECT last_value FROM simulation_results_id_seq"),
+            messages(settings, rabbitmq_server),
+            {
+                key.to_user_string(): len(instance.fetch_materializations(key, limit=1000).records)
+                for key in instance.get_asset_keys()
+            },
+        ]
+
+    before = state()
+    assert before[2] == 24
+    result = what_if(settings, instance, seed=7)
+    assert state() == before
+    kinds = {event.event_type for event in result.all_events}
+    assert not {kind for kind in kinds if kind.value.startswith(("ASSET_", "HANDLED_OUTPUT"))}
+
+
+@pytest.mark.parametrize(
+    ("form", "fault"),
+    [
+        ({"points": 0}, "points is 0: must be an integer in [1, 10000]"),
+        (
+            {"profiles_file": "/nowhere/p.toml"},
+            (
+                "profiles_file: /nowhere/p.toml: cannot be read: [Errno 2] No such file or"
+                " directory: '/nowhere/p.toml'"
+            ),
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_form_is_why_the_run_fails_and_nothing_is_simulated(
+    offline: Settings, ephemeral: dg.DagsterInstance, form: dict[str, Any], fault: str
+) -> None:
+    result = what_if(offline, ephemeral, raise_on_error=False, **form)
+    (failure,) = (event for event in result.all_events if event.is_step_failure)
+    assert failure.step_failure_data.user_failure_data is not None
+    assert failure.step_failure_data.user_failure_data.description == fault
+    assert not [event for event in result.all_events if event.is_successful_output]
+
+
+def test_the_launchpad_starts_from_the_current_settings_and_shows_every_field(
+    offline: Settings,
+) -> None:
+    job = build_defs(offline).resolve_job_def(JOB_NAME)
+    assert job.run_config == {
+        "ops": {
+            OP_NAME: {
+                "config": {
+                    "seed": 42,
+                    "points": 5,
+                    "profiles": {},
+                    "profiles_file": "",
+                    "models": ["GPT-4o", "Llama-3.1-8B"],
+                    "since": "",
+                    "until": "",
+                }
+            }
+        }
+    }
+    assert set(job.run_config["ops"][OP_NAME]["config"]) == set(WhatIf.model_fields)
+
+
+def test_it_starts_after_the_feeds_runs_and_is_not_launched_anew(offline: Settings) -> None:
+    tags = build_defs(offline).resolve_job_def(JOB_NAME).tags
+    assert int(tags[PRIORITY_TAG]) < 0
+    assert tags[MAX_RETRIES_TAG] == "0"
+
+
+def test_its_runs_are_removed_as_others_are(
+    offline: Settings, instance: dg.DagsterInstance
+) -> None:
+    run_id = what_if(offline, instance).run_id
+    remove_history(instance, datetime.now(UTC) + timedelta(hours=1))
+    assert instance.get_run_by_id(run_id) is None
+    assert instance.all_logs(run_id) == []
