@@ -3,8 +3,12 @@
 import re
 from pathlib import Path
 
+import pytest
+from pydantic import BaseModel
+
 from sim_pipeline.config import Settings, variable_name
 from sim_pipeline.resources import RunScope
+from sim_pipeline.what_if.form import WhatIf
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,15 +32,19 @@ def test_every_setting_and_no_other_is_in_the_table() -> None:
     assert names == {variable_name(name) for name in Settings.model_fields}
 
 
-def test_every_field_of_a_runs_scope_is_in_the_table() -> None:
-    table = README.partition("under `resources: scope: config`")[2].partition("## ")[0]
+@pytest.mark.parametrize(
+    ("heading", "form"),
+    [("`resources: scope: config`", RunScope), ("## What if", WhatIf)],
+)
+def test_every_field_of_a_launch_form_is_in_its_table(heading: str, form: type[BaseModel]) -> None:
+    table = README.partition(heading)[2].partition("## ")[0]
     names = {
         name
         for row in table.splitlines()
         if row.startswith("| `")
         for name in re.findall(r"`(\w+)`", row.split("|")[1])
     }
-    assert names == set(RunScope.model_fields)
+    assert names == set(form.model_fields)
 
 
 def test_every_make_target_it_names_exists() -> None:

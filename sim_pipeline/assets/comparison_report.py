@@ -82,7 +82,7 @@ def changes_plot(
     heights = np.arange(len(llm_names))[::-1]
     for place, (axis, metric) in enumerate(zip(axes, METRICS, strict=True)):
         for percentiles, offset, colour, label in (
-            (now, 0.17, "0.55", "now"),
+            (now, 0.17, "0.55", "current"),
             (then, -0.17, "C0", "what if"),
         ):
             low, high = percentiles[:, place].T

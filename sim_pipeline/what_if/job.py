@@ -43,7 +43,7 @@ def build_what_if_job(llm_names: Sequence[str], *, seed: int, points: int) -> dg
         except (WhatIfError, ProfilesFileError) as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         outcome = simulate_scenario(scenario)
-        context.log.info("The largest change: %s", largest_change(scenario, outcome))
+        context.log.info("Largest change: %s", largest_change(scenario, outcome))
         context.add_output_metadata(_metadata(scenario, outcome))
 
     @dg.job(
@@ -83,16 +83,17 @@ def _metadata(scenario: Scenario, outcome: Outcome) -> dict[str, dg.MetadataValu
     cadence, windows = scenario.cadence, scenario.windows
     plot = changes_plot(scenario.llm_names, outcome.now.percentiles, outcome.then.percentiles)
     return {
+        # In the run's log the first few are in sight.
         "largest change": dg.MetadataValue.text(largest_change(scenario, outcome)),
-        "inputs": dg.MetadataValue.md(inputs_table(scenario, outcome)),
-        "since": dg.MetadataValue.text(cadence.start_of(windows.start).isoformat()),
-        "until": dg.MetadataValue.text(cadence.start_of(windows.stop).isoformat()),
-        "windows of each model": dg.MetadataValue.int(len(windows)),
+        "plot": dg.MetadataValue.md(plot),
         **{
             f"{metric} [{UNITS[metric]}]": dg.MetadataValue.md(
                 metric_table(scenario, outcome, metric)
             )
             for metric in METRICS
         },
-        "plot": dg.MetadataValue.md(plot),
+        "inputs": dg.MetadataValue.md(inputs_table(scenario, outcome)),
+        "since": dg.MetadataValue.text(cadence.start_of(windows.start).isoformat()),
+        "until": dg.MetadataValue.text(cadence.start_of(windows.stop).isoformat()),
+        "windows of each model": dg.MetadataValue.int(len(windows)),
     }

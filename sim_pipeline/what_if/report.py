@@ -18,7 +18,7 @@ def inputs_table(scenario: Scenario, outcome: Outcome) -> str:
     )
     return "\n".join(
         [
-            "| input | now | what if |",
+            "| input | current | what if |",
             "|---|---|---|",
             *(f"| {name} | {before} | {after} |" for name, before, after in rows),
         ]
@@ -26,10 +26,10 @@ def inputs_table(scenario: Scenario, outcome: Outcome) -> str:
 
 
 def metric_table(scenario: Scenario, outcome: Outcome, metric: str) -> str:
-    """Return p50 and p95 of each model by one metric: now, what if, and the change."""
+    """Return p50 and p95 of each model by one metric: current, what if, and the change."""
     place = METRICS.index(metric)
     lines = [
-        "| model | p50 now | p50 what if | change | p95 now | p95 what if | change |",
+        "| model | p50 current | p50 what if | change | p95 current | p95 what if | change |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for llm_name, now, then, change in zip(
@@ -50,7 +50,7 @@ def metric_table(scenario: Scenario, outcome: Outcome, metric: str) -> str:
 def largest_change(scenario: Scenario, outcome: Outcome) -> str:
     """Say in one line which percentile of which model and metric changes most."""
     if outcome.now.digest == outcome.then.digest:
-        return "none: the inputs are the same"
+        return "none, the inputs are the same"
     # By its logarithm: to a half is as much as to the double.
     sizes = np.abs(np.log1p(outcome.change))
     model, metric, percentile = np.unravel_index(np.argmax(sizes), sizes.shape)

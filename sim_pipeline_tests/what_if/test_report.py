@@ -55,4 +55,4 @@ def test_the_largest_change_is_so_by_its_ratio() -> None:
 
 def test_that_nothing_differs_is_said() -> None:
     side = outcome().now
-    assert largest_change(SCENARIO, Outcome(side, side)) == "none: the inputs are the same"
+    assert largest_change(SCENARIO, Outcome(side, side)) == "none, the inputs are the same"
