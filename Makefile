@@ -44,11 +44,10 @@ run: ## Run the whole service until Ctrl-C: servers, UI, daemon, schedule
 	@exec $(BIN)/python -m sim_pipeline run
 
 backfill: LOCK = run
-backfill: ## Simulate a stretch of history: make backfill FROM=2026-01-01 TO=2026-02-01 [MODELS=A,B]
-	@test -n "$(FROM)" && test -n "$(TO)" || { \
-	  echo 'say from when to when: make backfill FROM=2026-01-01 TO=2026-02-01 [MODELS=A,B]'; exit 2; }
+backfill: ## Simulate history, the last eight days or more: [FROM=2026-01-01] [TO=2026-02-01] [MODELS=A,B]
 	@$(MAKE) --no-print-directory install LOCK=$(LOCK)
-	@exec $(BIN)/python -m sim_pipeline backfill --from "$(FROM)" --to "$(TO)" --models "$(MODELS)"
+	@exec $(BIN)/python -m sim_pipeline backfill --models "$(MODELS)" \
+	  $(if $(FROM),--from "$(FROM)") $(if $(TO),--to "$(TO)")
 
 test: install ## Run the tests against a PostgreSQL and a RabbitMQ of their own
 	@$(BIN)/python -m pytest $(ARGS)

@@ -44,13 +44,15 @@ def main(arguments: list[str] | None = None) -> int:
     backfill = commands.add_parser("backfill", help="simulate a stretch of history")
     backfill.add_argument(
         "--from",
-        required=True,
         dest="since",
         metavar="FROM",
-        help="ISO 8601 date or time, UTC: the first window",
+        help="ISO 8601 date or time, UTC: the first window; by default eight days before TO",
     )
     backfill.add_argument(
-        "--to", required=True, dest="until", metavar="TO", help="the same: no window from there on"
+        "--to",
+        dest="until",
+        metavar="TO",
+        help="the same: no window from there on; by default the end of the latest window",
     )
     backfill.add_argument(
         "--models", default="", metavar="A,B", help="comma-separated; all of them by default"

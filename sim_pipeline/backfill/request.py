@@ -8,13 +8,18 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import Final
 
 from sim_pipeline.cadence import Cadence
+from sim_pipeline.store.comparison import HISTORY
 
 _TIME = (
     "an ISO 8601 date or time, UTC unless it names its zone,"
     " such as 2026-01-01 or 2026-01-01T06:00:00Z"
 )
+
+DEFAULT_LENGTH: Final = HISTORY
+"""What is simulated where nothing else is asked for: what a comparison of the models looks at."""
 
 
 class RequestError(ValueError):
@@ -73,8 +78,8 @@ def days_of(windows: range, cadence: Cadence) -> Iterator[tuple[date, int]]:
 
 
 def read_request(
-    since: str,
-    until: str,
+    since: str | None,
+    until: str | None,
     models: str,
     *,
     known: tuple[str, ...],
@@ -84,8 +89,9 @@ def read_request(
     """Read what was written behind FROM, TO and MODELS.
 
     Args:
-        since: ISO 8601; without a zone it is UTC.
-        until: the same; excluded.
+        since: ISO 8601; without a zone it is UTC. None for `DEFAULT_LENGTH` before `until`, or for
+            the first window if that is later.
+        until: the same; excluded. None for the end of the latest window that has ended.
         models: comma-separated names; empty for all.
         known: the models there are.
         cadence: the windows of the feed.
@@ -95,8 +101,12 @@ def read_request(
         RequestError: names every bad value, and what is allowed.
     """
     wrong: list[str] = []
-    first = _moment("FROM", since, wrong)
+    until = iso(cadence.start_of(cadence.window_at(now))) if until is None else until
     end = _moment("TO", until, wrong)
+    if since is None:
+        long = end is not None and end - cadence.start > DEFAULT_LENGTH
+        since = iso(end - DEFAULT_LENGTH if end is not None and long else cadence.start)
+    first = _moment("FROM", since, wrong)
     llm_names = _models(models, known, wrong)
     if first is not None and first < cadence.start:
         wrong.append(

@@ -13,7 +13,9 @@ HOURLY = Cadence(3600, START)
 NOW = datetime(2026, 11, 24, 11, 30, tzinfo=UTC)
 
 
-def read(since: str, until: str, models: str = "", cadence: Cadence = HOURLY) -> Request:
+def read(
+    since: str | None, until: str | None, models: str = "", cadence: Cadence = HOURLY
+) -> Request:
     return read_request(since, until, models, known=KNOWN, cadence=cadence, now=NOW)
 
 
@@ -32,6 +34,15 @@ def test_a_time_is_utc_unless_it_names_its_zone(text: str, moment: datetime) -> 
     assert request.since == moment
     assert request.since.utcoffset() == timedelta(0)
     assert read("2026-01-01", text).until == moment
+
+
+def test_without_dates_the_last_eight_days_are_meant() -> None:
+    latest = NOW.replace(minute=0)
+    assert read(None, None) == Request(KNOWN, latest - timedelta(days=8), latest)
+    assert read("2026-11-01", None) == Request(KNOWN, datetime(2026, 11, 1, tzinfo=UTC), latest)
+    february = datetime(2026, 2, 1, tzinfo=UTC)
+    assert read(None, "2026-02-01").since == february - timedelta(days=8)
+    assert read(None, "2026-01-05").since == START
 
 
 @pytest.mark.parametrize("models", ["", "  ", ","])
