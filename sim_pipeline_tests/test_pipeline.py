@@ -16,6 +16,7 @@ from sim_pipeline.definitions import build_defs
 from sim_pipeline.jobs import JOB_NAME
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.partitions import range_tags
+from sim_pipeline.resources import RunScope
 from sim_pipeline.service.rabbitmq import LocalRabbitMQ
 from sim_pipeline.store.postgres import Postgres
 from sim_pipeline_tests.queue_reader import drain
@@ -281,6 +282,15 @@ def test_resources_show_no_password(settings: Settings, rabbitmq_server: LocalRa
     assert "POSTGRES_PASSWORD" in shown
     assert settings.postgres_password.get_secret_value() not in shown
     assert rabbitmq_server.password not in shown
+
+
+def test_the_launchpad_fills_in_every_field_of_a_runs_scope_and_describes_it() -> None:
+    shape: Any = RunScope.to_config_schema().as_field().config_type
+    assert set(shape.fields) == set(RunScope.model_fields)
+    for name, field in shape.fields.items():
+        assert field.description, name
+        assert field.default_provided, name
+        assert field.default_value is not None, name
 
 
 def test_a_profiles_file_brings_models_and_incidents_of_ones_own(

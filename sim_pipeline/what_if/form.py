@@ -17,8 +17,8 @@ from sim_pipeline.simulator.arguments import RUN_RANGES
 from sim_pipeline.simulator.profiles import Profile
 
 MAX_VALUES: Final = 1_000_000
-"""How many values of a metric a what-if may simulate: windows of a model times points. Each of its
-two sides then takes a minute at the most, and 32 MB."""
+"""How many values of a metric a side of a what-if may have: windows of all models times points. A
+side then takes a minute or two of a slow core, and 32 MB."""
 
 DEFAULT_LENGTH: Final = timedelta(hours=24)
 
