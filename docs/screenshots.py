@@ -64,7 +64,7 @@ def take(page: Page, origin: str, first_day: str, last_day: str) -> None:
 
     open_graph(page, origin)
     for asset in ("metric_frames", "benchmark_feed"):
-        expect(graph_node(page, asset)).to_contain_text("All filled")
+        expect(graph_node(page, asset)).to_contain_text("100% filled")
     expect(graph_node(page, "model_comparison")).to_contain_text("Materialized")
     save(page, "graph")
 

@@ -41,6 +41,9 @@ _HOUSEKEEPING = re.compile(
     r"|Received interrupt, shutting down daemon threads"
     r"|Daemon threads shut down"
 )
+# Of a backfill, the daemon names all partitions several times; these lines say how far it is.
+_BACKFILL_DAEMON = "dagster.daemon.BackfillDaemon"
+_OF_A_BACKFILL = re.compile(r"Submitted run |Asset backfill \w+ completed ")
 _POLL_SECONDS = 0.2
 # A code server waits for its run workers, and a daemon for its tick, before they go.
 _SHUTDOWN = ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0))
@@ -207,7 +210,8 @@ def _relay(name: str, output: IO[str]) -> None:
             level = logging.getLevelNamesMapping()[head["level"]]
             of_a_run = head["logger"] == "dagster"
             text = text[head.end() :]
-            if _HOUSEKEEPING.match(text):
+            detail = head["logger"] == _BACKFILL_DAEMON and not _OF_A_BACKFILL.match(text)
+            if _HOUSEKEEPING.match(text) or (detail and level == logging.INFO):
                 level = logging.DEBUG
         elif level < logging.ERROR and text.startswith(_UNCAUGHT):
             # Not of the line before, which may be one that nobody is to see.

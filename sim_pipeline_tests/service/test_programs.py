@@ -56,3 +56,21 @@ def test_a_daemons_housekeeping_is_left_out_and_what_comes_of_it_told(
         f"{head}QueuedRunCoordinatorDaemon - INFO - Launched 1 runs.\n"
         f"{head}MonitoringDaemon - INFO - Collected 1 runs for monitoring\n",
     ) == [("INFO", "Launched 1 runs.", False)]
+
+
+def test_of_a_backfill_what_names_all_partitions_is_left_out_and_errors_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    head = "2026-11-24 12:00:00 +0000 - dagster.daemon.BackfillDaemon - "
+    assert relayed(
+        caplog,
+        f"{head}INFO - Asset partitions to request:\n"
+        "- metric_frames: {2026-11-18|GPT-4o, 2026-11-18|GPT-4o-mini}\n"
+        f"{head}INFO - Submitted run 1aad for assets/checks benchmark_feed\n"
+        f"{head}INFO - Overall backfill status:\n"
+        "**Materialized assets:**\n"
+        f"{head}ERROR - Backfill failed\n",
+    ) == [
+        ("INFO", "Submitted run 1aad for assets/checks benchmark_feed", False),
+        ("ERROR", "Backfill failed", False),
+    ]
