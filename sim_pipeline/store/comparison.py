@@ -1,11 +1,13 @@
-"""How the models compare: percentiles and ranks, computed where the rows are, and their history.
+"""How the models compare: percentiles and ranks of what is read of them, and their history.
 
-Every question reads a model's rows of one metric by the index on llm_name, metric and timestamp,
-over eight days at the most, however long the history is.
+All comes from one look at eight days of results, `sampling` says at which of their values. A model
+is read at a time, so that memory does not grow with their number.
 """
 
+from bisect import bisect_left, insort
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -14,78 +16,26 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from sim_pipeline.metrics import METRICS
+from sim_pipeline.store.sampling import Sampling, Series, read_series
+from sim_pipeline.store.tables import model_comparison
 
 PERIODS: Final = (24, 168)
 """The lengths of what is compared [h]: a day and seven days."""
 HISTORY: Final = timedelta(days=8)
-"""How far back `read_history` looks."""
+"""How far back the history goes; the longest period of a day earlier begins there, too."""
 LOWER_IS_BETTER: Final = frozenset({"TTFT", "e2e_latency"})
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_QUANTILES = np.array([0.50, 0.95])
 
-# A window belongs to the periods that its end lies in: so the latest one does, however long it is.
-_PERCENTILES = """
-    SELECT m.llm_name, k.metric, p.hours, d.hours AS earlier, s.points, s.p[1] AS p50, s.p[2] AS p95
-    FROM unnest(CAST(:llm_names AS text[])) AS m (llm_name)
-    CROSS JOIN unnest(CAST(:metrics AS text[])) AS k (metric)
-    CROSS JOIN unnest(CAST(:periods AS integer[])) AS p (hours)
-    CROSS JOIN (VALUES (0), (24)) AS d (hours)
-    CROSS JOIN LATERAL (
-        SELECT count(*) AS points,
-            percentile_cont(ARRAY[0.50, 0.95]) WITHIN GROUP (ORDER BY value) AS p
-        FROM simulation_results AS r CROSS JOIN LATERAL unnest(r."values") AS value
-        WHERE r.llm_name = m.llm_name AND r.metric = k.metric
-        AND r."timestamp" > CAST(:latest AS timestamptz) - make_interval(hours => d.hours + p.hours)
-        AND r."timestamp" <= CAST(:latest AS timestamptz) - make_interval(hours => d.hours)
-    ) AS s
-    WHERE s.points > 0
-"""
-
-# In the order of the key, so that two that compare at once wait for each other and nothing else.
-_COMPARE = sa.text(
-    f"""
-    WITH percentiles AS ({_PERCENTILES}), compared AS (
-        SELECT now.*, now.p50 / nullif(before.p50, 0) - 1 AS trend, rank() OVER (
-            PARTITION BY now.hours, now.metric
-            ORDER BY CASE WHEN now.metric = ANY(:lower) THEN now.p50 ELSE -now.p50 END
-        ) AS rank
-        FROM percentiles AS now LEFT JOIN percentiles AS before
-        ON before.llm_name = now.llm_name AND before.metric = now.metric
-        AND before.hours = now.hours AND before.earlier = 24
-        WHERE now.earlier = 0
-    )
-    INSERT INTO model_comparison AS c
-        (compared_at, hours, metric, llm_name, rank, points, p50, p95, trend)
-    SELECT CAST(:compared_at AS timestamptz), hours, metric, llm_name, rank, points, p50, p95, trend
-    FROM compared ORDER BY hours, metric, llm_name
-    ON CONFLICT (compared_at, hours, metric, llm_name) DO UPDATE
-    SET rank = excluded.rank, points = excluded.points, p50 = excluded.p50, p95 = excluded.p95,
-        trend = excluded.trend
-    RETURNING hours, metric, llm_name, rank, points, p50, p95, trend
-    """
-)
+# Two that compare at once meet here, before either has locked a row; nobody who reads is kept.
+_ONE_AT_A_TIME = sa.text(f"LOCK TABLE {model_comparison.name} IN SHARE ROW EXCLUSIVE MODE")
 
 _FORGET = sa.text(
     "DELETE FROM model_comparison WHERE compared_at = :compared_at OR compared_at < :before"
 )
 
 _LAST_COMPARED = sa.text("SELECT max(compared_at) FROM model_comparison")
-
-_HISTORY = sa.text(
-    """
-    SELECT m.place AS model, k.place AS metric, h.bucket, h.p[1] AS p50, h.p[2] AS p95
-    FROM unnest(CAST(:llm_names AS text[])) WITH ORDINALITY AS m (llm_name, place)
-    CROSS JOIN unnest(CAST(:metrics AS text[])) WITH ORDINALITY AS k (metric, place)
-    CROSS JOIN LATERAL (
-        SELECT floor(extract(epoch FROM r."timestamp") / :bucket) AS bucket,
-            percentile_cont(ARRAY[0.50, 0.95]) WITHIN GROUP (ORDER BY value) AS p
-        FROM simulation_results AS r CROSS JOIN LATERAL unnest(r."values") AS value
-        WHERE r.llm_name = m.llm_name AND r.metric = k.metric
-        AND r."timestamp" >= :since AND r."timestamp" < :until
-        GROUP BY 1
-    ) AS h
-    """
-)
 
 
 @dataclass(frozen=True)
@@ -144,71 +94,113 @@ def compare(
     llm_names: Sequence[str],
     latest: datetime,
     interval: timedelta,
-    *,
-    keep_from: datetime | None = None,
-) -> list[Comparison]:
-    """Rank the models by each metric over each of `PERIODS`, and store it under the latest end.
-
-    What was stored under it before is replaced.
+    sampled: Sampling,
+) -> tuple[list[Comparison], History]:
+    """Rank the models by each metric over each of `PERIODS`, and follow them over `HISTORY`.
 
     Args:
-        connection: to the results database, in a transaction that the caller commits.
+        connection: to the results database, in a transaction.
         llm_names: the models.
         latest: label of the latest window to compare.
         interval: length of a window.
-        keep_from: remove comparisons from before it; None keeps all.
+        sampled: which values to read.
 
     Returns:
-        By period, metric, rank and model; nothing of a model that has no value in a period.
+        The ranking by period, metric, rank and model, with nothing of a model that has no value in
+        a period; and the history up to the end of the latest whole bucket.
     """
-    compared_at = latest + interval
+    length = max(interval, timedelta(hours=1))
+    stop = (latest + interval - _EPOCH) // length
+    buckets = range(stop - HISTORY // length, stop)
+    edges = np.array([*buckets, stop]) * length.total_seconds()
+    since = min(_EPOCH + buckets.start * length, latest - HISTORY)
+    percentiles = np.full((2, len(llm_names), len(METRICS), len(buckets)), np.nan)
+    unranked = []
+    for model, llm_name in enumerate(llm_names):
+        read = read_series(connection, llm_name, since, latest + interval, sampled)
+        for place, (metric, series) in enumerate(read.items()):
+            unranked += _over_periods(llm_name, metric, series, latest)
+            parts = np.split(series.values, np.searchsorted(series.starts, edges))[1:-1]
+            for bucket, part in enumerate(parts):
+                if len(part):
+                    percentiles[:, model, place, bucket] = _percentiles(part)
+    starts = [_EPOCH + bucket * length for bucket in buckets]
+    history = History(tuple(llm_names), starts, length, percentiles[0], percentiles[1])
+    return _ranked(unranked), history
+
+
+def keep(
+    connection: sa.Connection,
+    ranking: Sequence[Comparison],
+    compared_at: datetime,
+    *,
+    keep_from: datetime | None = None,
+) -> None:
+    """Store a ranking, in the place of what was stored under the same end.
+
+    Args:
+        connection: to the results database, in a transaction that the caller commits soon: until
+            then another one that keeps a ranking waits.
+        ranking: what to store.
+        compared_at: end of the latest window that was compared.
+        keep_from: remove rankings from before it; None keeps all.
+    """
+    connection.execute(_ONE_AT_A_TIME)
     connection.execute(_FORGET, {"compared_at": compared_at, "before": keep_from or _EPOCH})
-    rows = connection.execute(
-        _COMPARE,
-        {
-            "llm_names": list(llm_names),
-            "metrics": list(METRICS),
-            "periods": list(PERIODS),
-            "lower": sorted(LOWER_IS_BETTER),
-            "latest": latest,
-            "compared_at": compared_at,
-        },
+    if ranking:
+        connection.execute(
+            sa.insert(model_comparison),
+            [{"compared_at": compared_at, **vars(one)} for one in ranking],
+        )
+
+
+def _over_periods(llm_name: str, metric: str, series: Series, latest: datetime) -> list[Comparison]:
+    """Compare a series with itself a day earlier, over each period; the rank is still to come."""
+    found = []
+    for hours in PERIODS:
+        now, before = (_before(series, latest - days * timedelta(days=1), hours) for days in (0, 1))
+        if len(now):
+            p50, p95 = _percentiles(now).tolist()
+            earlier = float(_percentiles(before)[0]) if len(before) else 0.0
+            trend = p50 / earlier - 1 if earlier else None
+            found.append(Comparison(hours, metric, llm_name, 0, len(now), p50, p95, trend))
+    return found
+
+
+def _before(series: Series, latest: datetime, hours: int) -> NDArray[np.float64]:
+    """Return the values of some hours that end with a window.
+
+    A window belongs to the period that its end lies in: so the latest one does, however long it is.
+    """
+    bounds = latest - timedelta(hours=hours), latest
+    first, stop = np.searchsorted(series.starts, [at.timestamp() for at in bounds], side="right")
+    return series.values[first:stop]
+
+
+def _percentiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return p50 and p95 as PostgreSQL's percentile_cont has them: NaN is above all else."""
+    ordered = np.sort(values)
+    places = _QUANTILES * (len(ordered) - 1)
+    below, above = np.floor(places).astype(np.intp), np.ceil(places).astype(np.intp)
+    result: NDArray[np.float64] = ordered[below] + (ordered[above] - ordered[below]) * (
+        places - below
     )
-    found = [Comparison(**row._mapping) for row in rows]  # noqa: SLF001 - public, despite its name
+    return result
+
+
+def _ranked(unranked: Sequence[Comparison]) -> list[Comparison]:
+    scores: dict[tuple[int, str], list[float]] = defaultdict(list)
+    for one in unranked:
+        insort(scores[one.hours, one.metric], _score(one))
+    found = [
+        replace(one, rank=1 + bisect_left(scores[one.hours, one.metric], _score(one)))
+        for one in unranked
+    ]
     return sorted(
         found, key=lambda one: (one.hours, METRICS.index(one.metric), one.rank, one.llm_name)
     )
 
 
-def read_history(
-    connection: sa.Connection, llm_names: Sequence[str], latest: datetime, interval: timedelta
-) -> History:
-    """Return the models' percentiles over the `HISTORY` that ends with a window.
-
-    Only whole buckets are in it.
-
-    Args:
-        connection: to the results database.
-        llm_names: the models.
-        latest: label of the latest window.
-        interval: length of a window.
-    """
-    length = max(interval, timedelta(hours=1))
-    stop = (latest + interval - _EPOCH) // length
-    first = stop - HISTORY // length
-    rows = connection.execute(
-        _HISTORY,
-        {
-            "llm_names": list(llm_names),
-            "metrics": list(METRICS),
-            "bucket": length.total_seconds(),
-            "since": _EPOCH + first * length,
-            "until": _EPOCH + stop * length,
-        },
-    ).all()
-    percentiles = np.full((2, len(llm_names), len(METRICS), stop - first), np.nan)
-    for row in rows:
-        place = (row.model - 1, row.metric - 1, int(row.bucket) - first)
-        percentiles[(slice(None), *place)] = row.p50, row.p95
-    starts = [_EPOCH + bucket * length for bucket in range(first, stop)]
-    return History(tuple(llm_names), starts, length, percentiles[0], percentiles[1])
+def _score(one: Comparison) -> float:
+    """Return what is the less the better it is."""
+    return one.p50 if one.metric in LOWER_IS_BETTER else -one.p50

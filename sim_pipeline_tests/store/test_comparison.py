@@ -1,21 +1,26 @@
 """Models compared: percentiles, ranks and trends as NumPy has them, kept once for each end."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
-import sqlalchemy as sa
 
 from sim_pipeline.metrics import METRICS
-from sim_pipeline.store.comparison import (
-    Comparison,
-    History,
-    compare,
-    last_compared,
-    read_history,
-)
+from sim_pipeline.store.comparison import Comparison, History, compare, keep, last_compared
 from sim_pipeline.store.postgres import Postgres
-from sim_pipeline_tests.store.windows import HOUR, START, execute, fetch, labels, slice_of, store
+from sim_pipeline.store.sampling import sampling
+from sim_pipeline_tests.store.windows import (
+    HOUR,
+    START,
+    execute,
+    fetch,
+    labels,
+    sessions_waiting,
+    slice_of,
+    store,
+)
+from sim_pipeline_tests.waiting import wait_until
 
 MODELS = ("GPT-4o", "Llama-3.1-8B", "日本's 100% {x}")
 DAY = 24 * HOUR
@@ -34,7 +39,25 @@ def compared(
     postgres: Postgres, *models: str, latest: datetime = LATEST, interval: timedelta = HOUR
 ) -> list[Comparison]:
     with postgres.engine.begin() as connection:
-        return compare(connection, models or MODELS, latest, interval)
+        ranking, _ = compare(
+            connection, models or MODELS, latest, interval, sampling(interval, points=5)
+        )
+        return ranking
+
+
+def history(postgres: Postgres, latest: datetime, interval: timedelta) -> History:
+    with postgres.engine.begin() as connection:
+        return compare(connection, MODELS, latest, interval, sampling(interval, points=5))[1]
+
+
+def kept(postgres: Postgres, at: datetime) -> set[Comparison]:
+    rows = fetch(
+        postgres,
+        "SELECT hours, metric, llm_name, rank, points, p50, p95, trend FROM model_comparison"
+        " WHERE compared_at = :at",
+        at=at,
+    )
+    return {Comparison(*row) for row in rows}
 
 
 def values(llm_name: str, metric: str, since: datetime, until: datetime) -> np.ndarray:
@@ -75,28 +98,47 @@ def test_models_that_are_equal_share_a_rank(filled: Postgres) -> None:
 
 
 def test_it_is_kept_and_done_again_it_is_replaced(filled: Postgres) -> None:
-    compared(filled, latest=LATEST - HOUR)
-    compared(filled)
-    found = compared(filled, *MODELS[:2])
-    rows = fetch(
-        filled,
-        "SELECT hours, metric, llm_name, rank, points, p50, p95, trend FROM model_comparison"
-        " WHERE compared_at = :at",
-        at=START,
-    )
-    assert {Comparison(*row) for row in rows} == set(found)
-    with filled.engine.connect() as connection:
+    ranking, fewer = compared(filled), compared(filled, *MODELS[:2])
+    with filled.engine.begin() as connection:
+        keep(connection, ranking, START - HOUR)
+        keep(connection, ranking, START)
         assert last_compared(connection) == START
-    assert fetch(filled, "SELECT count(*) FROM model_comparison") == [(24 + 16,)]
+    assert kept(filled, START) == set(ranking)
+    with filled.engine.begin() as connection:
+        keep(connection, fewer, START)
+    assert kept(filled, START) == set(fewer)
+    assert kept(filled, START - HOUR) == set(ranking)
+    with filled.engine.begin() as connection:
+        keep(connection, [], START)
+        assert last_compared(connection) == START - HOUR
 
 
 def test_what_is_older_than_is_kept_goes(filled: Postgres) -> None:
-    compared(filled, latest=LATEST - 3 * HOUR)
-    compared(filled, latest=LATEST - HOUR)
+    ranking = compared(filled)
     with filled.engine.begin() as connection:
-        compare(connection, MODELS, LATEST, HOUR, keep_from=START - HOUR)
-    kept = fetch(filled, "SELECT DISTINCT compared_at FROM model_comparison ORDER BY 1")
-    assert kept == [(START - HOUR,), (START,)]
+        keep(connection, ranking, START - 3 * HOUR)
+        keep(connection, ranking, START - HOUR)
+        keep(connection, ranking, START, keep_from=START - HOUR)
+    times = fetch(filled, "SELECT DISTINCT compared_at FROM model_comparison ORDER BY 1")
+    assert times == [(START - HOUR,), (START,)]
+
+
+def test_two_that_keep_theirs_at_once_take_turns(filled: Postgres) -> None:
+    """Whatever rows they remove: without turns, each could hold one that the other waits for."""
+    first, second = compared(filled), compared(filled, *MODELS[:2])
+    with filled.engine.begin() as connection:
+        keep(connection, first, START)
+        with ThreadPoolExecutor(1) as executor:
+            other = executor.submit(keep_alone, filled, second)
+            wait_until(lambda: bool(sessions_waiting(filled)), "the other one to wait")
+            connection.commit()
+            other.result(timeout=60)
+    assert kept(filled, START) == set(second)
+
+
+def keep_alone(postgres: Postgres, ranking: list[Comparison]) -> None:
+    with postgres.engine.begin() as connection:
+        keep(connection, ranking, START, keep_from=START)
 
 
 def test_a_model_without_values_is_not_ranked_and_a_day_before_that_is_not_there_no_trend(
@@ -120,11 +162,6 @@ def test_the_latest_window_is_in_both_periods_however_long_it_is(postgres: Postg
 def test_nothing_was_compared_in_an_empty_database(postgres: Postgres) -> None:
     with postgres.engine.connect() as connection:
         assert last_compared(connection) is None
-
-
-def history(postgres: Postgres, latest: datetime, interval: timedelta) -> History:
-    with postgres.engine.connect() as connection:
-        return read_history(connection, MODELS, latest, interval)
 
 
 def test_the_history_has_a_bucket_an_hour(filled: Postgres) -> None:
@@ -160,25 +197,36 @@ def test_a_bucket_is_a_whole_hour_or_a_window(
     assert np.isnan(found.p50[..., 0]).all()
 
 
-def test_both_questions_go_by_the_index(filled: Postgres) -> None:
-    """However long the history is: a scan of the table would read all of it."""
-    with filled.engine.connect() as connection:
-        connection.execute(sa.text("ANALYZE simulation_results"))
-        before = scans(connection)
-        compare(connection, MODELS, LATEST, HOUR)
-        read_history(connection, MODELS, LATEST, HOUR)
-        connection.execute(sa.text("SELECT pg_stat_force_next_flush()"))
-        connection.commit()
-        after = scans(connection)
-    assert after[0] == before[0], "the table was scanned"
-    assert after[1] > before[1]
+def test_a_value_that_is_none_is_above_all_others(filled: Postgres) -> None:
+    execute(
+        filled,
+        """
+        UPDATE simulation_results SET "values" = '{NaN, 2, 1, Infinity, 1}'
+        WHERE metric = 'TTFT' AND "timestamp" = :at
+        """,
+        at=LATEST,
+    )
+    found = history(filled, LATEST, HOUR)
+    assert found.p50[:, 0, -1].tolist() == [2, 2, 2]
+    assert np.isnan(found.p95[:, 0, -1]).all()
+    assert {
+        one.metric for one in compared(filled) if not np.isfinite([one.p50, one.p95]).all()
+    } == (set())
 
 
-def scans(connection: sa.Connection) -> tuple[int, int]:
-    row = connection.execute(
-        sa.text(
-            "SELECT seq_scan, idx_scan FROM pg_stat_user_tables"
-            " WHERE relname = 'simulation_results'"
-        )
-    ).one()
-    return row.seq_scan, row.idx_scan
+def test_what_came_late_and_what_was_replaced_is_in_the_next(filled: Postgres) -> None:
+    late = START - 30 * HOUR
+    gone = 'DELETE FROM simulation_results WHERE "timestamp" = :at'
+    execute(filled, gone, at=late)
+    before = compared(filled)
+    assert {one.points for one in before} == {24 * 5, 167 * 5}
+    replaced = labels(24, start=START - DAY)
+    part = slice_of(MODELS, [late, *replaced], version="another seed", seed=9)
+    store(filled, part)
+    after = compared(filled)
+    assert {one.points for one in after} == {24 * 5, 168 * 5}
+    for one in after:
+        if one.hours == 24:
+            first = 25 * MODELS.index(one.llm_name) + 1
+            now = part.values[first : first + 24, METRICS.index(one.metric)]
+            assert [one.p50, one.p95] == pytest.approx(np.percentile(now, [50, 95]), rel=1e-12)
