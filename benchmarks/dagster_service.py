@@ -192,9 +192,9 @@ class DagsterService:
             yield connection.channel()
 
     def clear(self) -> None:
-        """Remove the results, the ledger and the queue."""
+        """Remove the results, the ledger, the comparisons and the queue."""
         with self.results.engine.begin() as connection:
-            connection.execute(sa.text("TRUNCATE simulation_results, deliveries"))
+            connection.execute(sa.text("TRUNCATE simulation_results, deliveries, model_comparison"))
         with self.channel() as channel:
             channel.queue_delete(self.broker.queue)
 

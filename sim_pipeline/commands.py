@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from alembic import command
+from alembic.operations.ops import MigrationScript
+from alembic.runtime.migration import MigrationContext
 from rich.console import Console
 
 from sim_pipeline import logs
@@ -68,13 +70,13 @@ def main(arguments: list[str] | None = None) -> int:
     revision = commands.add_parser("revision", help="write a migration from the tables' changes")
     revision.add_argument("message", help="what it does, in a few words")
     parsed = parser.parse_args(arguments)
-    made = ensure_env_file(Path.cwd())
     try:
+        made = ensure_env_file(Path.cwd())
         settings = load_settings()
         read_profiles(settings.model_profiles_file, settings.llm_models)
         if parsed.command != "backfill":  # which needs the webserver only
             require_programs(settings)
-    except (SettingsError, ProfilesFileError) as error:
+    except (SettingsError, ProfilesFileError, ServiceError) as error:
         parser.exit(2, f"{error}\n")
     request = _request(parser, parsed, settings) if parsed.command == "backfill" else None
     logs.configure(settings)
@@ -130,7 +132,21 @@ def _revision(settings: Settings, message: str) -> None:
         _postgres_at_hand(settings, running)
         migrate_results(settings)
         postgres = results_database(settings)
-        command.revision(alembic_config(postgres), message, autogenerate=True)
+        command.revision(
+            alembic_config(postgres),
+            message,
+            autogenerate=True,
+            process_revision_directives=_tell_if_empty,
+        )
+    logger.info("Read it, and correct it; `make migrate` and `make run` then apply it")
+
+
+def _tell_if_empty(
+    _context: MigrationContext, _revision: object, directives: list[MigrationScript]
+) -> None:
+    operations = directives[0].upgrade_ops
+    if operations is not None and operations.is_empty():
+        logger.warning("The tables are as the migrations make them: the new one is empty")
 
 
 def _postgres_at_hand(settings: Settings, running: ExitStack) -> None:

@@ -299,12 +299,19 @@ def read_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
         overrides: values by field name that win over both (tests, and commands with options).
 
     Raises:
-        SettingsError: names every bad variable, its value and what is allowed.
+        SettingsError: names every bad variable, its value and what is allowed; or says why `.env`
+            can't be read.
     """
     try:
         return Settings(**(overrides or {}))
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
+    except OSError as error:
+        raise SettingsError(
+            f"{error.filename or '.env'} cannot be read: {error.strerror}"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f".env is no text in UTF-8: {error.reason} at {error.start}") from None
 
 
 @lru_cache(maxsize=1)

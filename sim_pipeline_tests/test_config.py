@@ -138,6 +138,15 @@ def test_an_env_file_is_read_and_the_environment_wins(
     assert (settings.random_seed, settings.num_data_points) == (7, 11)
 
 
+def test_a_file_that_is_no_text_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_bytes(b"RANDOM_SEED=\xff\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        SettingsError, match=r"^\.env is no text in UTF-8: invalid start byte at 12$"
+    ):
+        read_settings()
+
+
 def test_the_sample_is_valid_and_sets_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     defaults = read_settings()
     sample = Path(__file__).parents[1] / ".env.sample"

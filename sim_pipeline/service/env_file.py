@@ -5,6 +5,8 @@ import re
 import secrets
 from pathlib import Path
 
+from sim_pipeline.service.errors import ServiceError
+
 _EMPTY_PASSWORD = re.compile(r"^(\w+_PASSWORD)=$", flags=re.MULTILINE)
 
 
@@ -15,6 +17,9 @@ def ensure_env_file(directory: Path) -> Path | None:
 
     Returns:
         The file, if it was made.
+
+    Raises:
+        ServiceError: the directory can't be written.
     """
     sample, file = directory / ".env.sample", directory / ".env"
     if file.exists() or not sample.exists():
@@ -22,7 +27,10 @@ def ensure_env_file(directory: Path) -> Path | None:
     text = _EMPTY_PASSWORD.sub(
         lambda match: f"{match[1]}={secrets.token_urlsafe(24)}", sample.read_text(encoding="utf-8")
     )
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise ServiceError(f"{file} cannot be made: {error.strerror}") from error
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(text)
     return file

@@ -124,6 +124,7 @@ def test_the_migrations_come_before_the_rest_is_waited_for(checkout: Checkout) -
     # It runs beside the apply that it feeds.
     kinds.remove("create secret generic credentials")
     assert kinds == [
+        "version",
         "apply",
         "get secret credentials",
         "apply",
@@ -168,7 +169,20 @@ def test_production_wants_its_secrets_first(checkout: Checkout) -> None:
 
 def test_delete_removes_the_overlay(checkout: Checkout) -> None:
     assert checkout.make("k8s-delete", "OVERLAY=production").returncode == 0
-    assert checkout.calls == ["delete --kustomize k8s/overlays/production --ignore-not-found"]
+    assert checkout.calls == [
+        "version",
+        "delete --kustomize k8s/overlays/production --ignore-not-found",
+    ]
+
+
+@pytest.mark.parametrize("target", ["k8s-apply", "k8s-delete"])
+def test_a_cluster_that_does_not_answer_is_told_before_anything_is_done(
+    checkout: Checkout, target: str
+) -> None:
+    done = checkout.make(target, kubectl="false")
+    assert done.returncode == 2
+    assert done.stdout.startswith("No cluster answers; kubectl talks to what ")
+    assert not checkout.credentials.exists()
 
 
 def test_the_file_of_passwords_is_not_committed() -> None:
