@@ -32,6 +32,7 @@ _HEAD = re.compile(
 # How a process begins to tell of an error that it did not expect.
 _UNCAUGHT = ("Traceback (most recent call last)", "Exception in thread ")
 # What Dagster's daemons say of themselves, over and over, where nothing comes of it for anybody.
+# That a schedule does not catch up is said of Dagster's ticks: each of ours looks back by itself.
 _HOUSEKEEPING = re.compile(
     r"Instance is configured with the following daemons: "
     r"|No cursor for event type DagsterEventType\.\w+, ignoring older events"
@@ -40,6 +41,7 @@ _HOUSEKEEPING = re.compile(
     r"|Checking run "
     r"|Received interrupt, shutting down daemon threads"
     r"|Daemon threads shut down"
+    r"|\w+ has no partition set, so not trying to catch up"
 )
 # Of a backfill, the daemon names all partitions several times; these lines say how far it is.
 _BACKFILL_DAEMON = "dagster.daemon.BackfillDaemon"

@@ -54,7 +54,9 @@ def test_a_daemons_housekeeping_is_left_out_and_what_comes_of_it_told(
         f"{head}QueuedRunCoordinatorDaemon - INFO - Priority sorting and checking tag concurrency"
         " limits for queued runs.\n"
         f"{head}QueuedRunCoordinatorDaemon - INFO - Launched 1 runs.\n"
-        f"{head}MonitoringDaemon - INFO - Collected 1 runs for monitoring\n",
+        f"{head}MonitoringDaemon - INFO - Collected 1 runs for monitoring\n"
+        f"{head}SchedulerDaemon - WARNING - simulation_schedule has no partition set, so not trying"
+        " to catch up\n",
     ) == [("INFO", "Launched 1 runs.", False)]
 
 
