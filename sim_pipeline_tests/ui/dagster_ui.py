@@ -10,7 +10,8 @@ from playwright.sync_api import Locator, Page, expect
 def open_graph(page: Page, origin: str) -> None:
     """Go to the graph of all assets from the page that the UI opens with."""
     page.goto(origin)
-    page.get_by_role("navigation").get_by_role("link", name="Lineage").click()
+    # By where it leads: its name is also in that of an icon beside.
+    page.get_by_role("navigation").locator('a[href="/asset-groups"]').click()
 
 
 def open_graph_of(page: Page, origin: str, assets: Sequence[str]) -> None:
@@ -58,6 +59,11 @@ def materialize_all(page: Page, days: str, models: Sequence[str]) -> str:
     page.get_by_role("region", name="Notifications").get_by_role("link", name="View").click()
     expect(page).to_have_url(re.compile("/runs/"))
     return page.url.rpartition("/")[2]
+
+
+def run_end(page: Page) -> Locator:
+    """Return how the run that is shown ended, once it has."""
+    return page.get_by_text(re.compile("^(Success|Failure|Canceled)$")).first
 
 
 def backfill_status(page: Page) -> Locator:
