@@ -101,4 +101,4 @@ def page(
                 f"The page as it was: {picture}\n"
                 f"What was done on it: .venv/bin/playwright show-trace {trace}"
             )
-    assert watch.faults == []
+    assert not watch.faults, "\n".join(watch.faults)
