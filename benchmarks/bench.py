@@ -33,7 +33,7 @@ from benchmarks.machine import (
 )
 
 # Modules of this package, in the order they run: those that take longest come last.
-BENCHMARKS = ("simulate", "store", "publish", "tick", "curves", "status", "backfill")
+BENCHMARKS = ("simulate", "store", "publish", "tick", "comparison", "curves", "status", "backfill")
 _INTERRUPTED = 128 + signal.SIGINT
 
 

@@ -63,8 +63,8 @@ def build_model_comparison(
         """The models ranked by each metric, over the 24 hours and the 7 days before the latest end.
 
         Each comparison is kept in the table `model_comparison`: p50, p95, and how p50 moved
-        against the same period a day earlier. Of a feed with more than 300 values of a model,
-        metric and hour it looks at so many, evenly spaced.
+        against the same period a day earlier. It looks at every value; of windows shorter than a
+        minute, and of more than 300 values of a model, metric and hour, at evenly spaced ones.
         """
         interval = timedelta(seconds=simulation.interval_seconds)
         sampled = sampling(interval, simulation.points)

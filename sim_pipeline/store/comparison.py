@@ -1,9 +1,10 @@
 """How the models compare: percentiles and ranks of what is read of them, and their history.
 
-All comes from one look at eight days of results, `sampling` says at which of their values. A model
-is read at a time, so that memory does not grow with their number.
+All of it comes from one look at eight days of results; `sampling` says at which of their values.
+One model is read at a time, so that memory does not grow with their number.
 """
 
+import math
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Sequence
@@ -182,9 +183,10 @@ def _percentiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
     ordered = np.sort(values)
     places = _QUANTILES * (len(ordered) - 1)
     below, above = np.floor(places).astype(np.intp), np.ceil(places).astype(np.intp)
-    result: NDArray[np.float64] = ordered[below] + (ordered[above] - ordered[below]) * (
-        places - below
-    )
+    low, high = ordered[below], ordered[above]
+    # Where both are the same, nothing is added: the difference of two infinities is no number.
+    step = np.subtract(high, low, out=np.zeros_like(low), where=high != low)
+    result: NDArray[np.float64] = low + step * (places - below)
     return result
 
 
@@ -202,5 +204,7 @@ def _ranked(unranked: Sequence[Comparison]) -> list[Comparison]:
 
 
 def _score(one: Comparison) -> float:
-    """Return what is the less the better it is."""
+    """Return what is the less the better it is; a median that is NaN is the worst."""
+    if math.isnan(one.p50):
+        return math.inf
     return one.p50 if one.metric in LOWER_IS_BETTER else -one.p50

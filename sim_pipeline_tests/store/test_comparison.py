@@ -9,7 +9,7 @@ import pytest
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.store.comparison import Comparison, History, compare, keep, last_compared
 from sim_pipeline.store.postgres import Postgres
-from sim_pipeline.store.sampling import sampling
+from sim_pipeline.store.sampling import VALUES_PER_HOUR, sampling
 from sim_pipeline_tests.store.windows import (
     HOUR,
     START,
@@ -19,6 +19,7 @@ from sim_pipeline_tests.store.windows import (
     sessions_waiting,
     slice_of,
     store,
+    table_reads,
 )
 from sim_pipeline_tests.waiting import wait_until
 
@@ -97,6 +98,30 @@ def test_models_that_are_equal_share_a_rank(filled: Postgres) -> None:
     assert {one.rank for one in compared(filled) if one.metric == "TTFT"} == {1}
 
 
+def test_a_median_that_is_none_comes_last(filled: Postgres) -> None:
+    for metric in ("TTFT", "TPS"):
+        execute(
+            filled,
+            """
+            UPDATE simulation_results SET "values" = '{NaN}'
+            WHERE llm_name = :name AND metric = :metric
+            """,
+            name=MODELS[0],
+            metric=metric,
+        )
+    found = [one for one in compared(filled) if one.metric in {"TTFT", "TPS"}]
+    assert [one.rank for one in found] == [1, 2, 3] * 4
+    assert {one.llm_name for one in found if one.rank == len(MODELS)} == {MODELS[0]}
+
+
+def test_values_that_are_infinite_have_infinite_percentiles(filled: Postgres) -> None:
+    execute(
+        filled, """UPDATE simulation_results SET "values" = '{Infinity}' WHERE metric = 'RPS'"""
+    )
+    found = [one for one in compared(filled) if one.metric == "RPS"]
+    assert {(one.p50, one.p95) for one in found} == {(np.inf, np.inf)}
+
+
 def test_it_is_kept_and_done_again_it_is_replaced(filled: Postgres) -> None:
     ranking, fewer = compared(filled), compared(filled, *MODELS[:2])
     with filled.engine.begin() as connection:
@@ -139,6 +164,27 @@ def test_two_that_keep_theirs_at_once_take_turns(filled: Postgres) -> None:
 def keep_alone(postgres: Postgres, ranking: list[Comparison]) -> None:
     with postgres.engine.begin() as connection:
         keep(connection, ranking, START, keep_from=START)
+
+
+def test_rows_are_read_once_and_none_that_is_older_than_eight_days(filled: Postgres) -> None:
+    with filled.engine.connect() as connection:
+        before = table_reads(connection)
+        compare(connection, MODELS, LATEST, HOUR, sampling(HOUR, points=5))
+        scans, by_index = np.subtract(table_reads(connection), before)
+    # The first one starts eight days before the latest one does.
+    assert (scans, by_index) == (0, len(MODELS) * len(METRICS) * (8 * 24 + 1))
+
+
+def test_of_windows_of_a_second_evenly_spaced_ones_are_compared(postgres: Postgres) -> None:
+    second = timedelta(seconds=1)
+    part = slice_of(MODELS[:1], labels(7_200, start=START - 2 * HOUR, step=second), seed=3)
+    store(postgres, part)
+    found = compared(postgres, MODELS[0], latest=START - second, interval=second)
+    for one in found:
+        read = part.values[::60, METRICS.index(one.metric)]
+        assert one.points == read.size == 2 * VALUES_PER_HOUR
+        assert [one.p50, one.p95] == pytest.approx(np.percentile(read, [50, 95]), rel=1e-12)
+    assert found == compared(postgres, MODELS[0], latest=START - second, interval=second)
 
 
 def test_a_model_without_values_is_not_ranked_and_a_day_before_that_is_not_there_no_trend(

@@ -4,12 +4,19 @@ from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
-import sqlalchemy as sa
 
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.store.postgres import Postgres
 from sim_pipeline.store.sampling import VALUES_PER_HOUR, Sampling, Series, read_series, sampling
-from sim_pipeline_tests.store.windows import HOUR, START, execute, labels, slice_of, store
+from sim_pipeline_tests.store.windows import (
+    HOUR,
+    START,
+    execute,
+    labels,
+    slice_of,
+    store,
+    table_reads,
+)
 
 MODEL = "日本's 100% {x}"
 SECOND = timedelta(seconds=1)
@@ -150,16 +157,3 @@ def test_no_more_is_read_than_there_are_slots(
     for series in found.values():
         assert len(starts(series)) == windows
         assert len(series.values) <= 2 * VALUES_PER_HOUR
-
-
-def table_reads(connection: sa.Connection) -> tuple[int, int]:
-    """Return how often the table was scanned, and how many rows the indexes gave."""
-    connection.execute(sa.text("SELECT pg_stat_force_next_flush()"))
-    connection.commit()
-    row = connection.execute(
-        sa.text(
-            "SELECT seq_scan, idx_tup_fetch FROM pg_stat_user_tables"
-            " WHERE relname = 'simulation_results'"
-        )
-    ).one()
-    return row.seq_scan, row.idx_tup_fetch

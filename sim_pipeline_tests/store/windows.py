@@ -118,3 +118,16 @@ def sessions_waiting(postgres: Postgres) -> list[int]:
             " WHERE datname = current_database() AND wait_event_type = 'Lock' ORDER BY pid"
         )
         return [pid for (pid,) in cursor.fetchall()]
+
+
+def table_reads(connection: sa.Connection) -> tuple[int, int]:
+    """How often the results were scanned, and how many of their rows the indexes gave."""
+    connection.execute(sa.text("SELECT pg_stat_force_next_flush()"))
+    connection.commit()
+    row = connection.execute(
+        sa.text(
+            "SELECT seq_scan, idx_tup_fetch FROM pg_stat_user_tables"
+            " WHERE relname = 'simulation_results'"
+        )
+    ).one()
+    return row.seq_scan, row.idx_tup_fetch
