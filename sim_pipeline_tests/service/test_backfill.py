@@ -160,7 +160,7 @@ def test_without_a_service_it_says_how_to_start_one(directory: Path) -> None:  #
     [
         (["--from", "soon", "--to", "2026-01-02"], "FROM='soon': allowed is an ISO 8601"),
         (["--from", SINCE.isoformat(), "--to", TO.isoformat(), "--models", "X"], "unknown is 'X'"),
-        (["--from", SINCE.isoformat()], "--to"),
+        (["--to", "soon"], "TO='soon': allowed is an ISO 8601"),
     ],
 )
 def test_a_wrong_argument_is_refused(
