@@ -90,9 +90,12 @@ def test_the_code_location_tells_its_health_under_the_name_that_is_asked_for(
     words = command(container, host="127.0.0.1", port=port)
     with (
         running(words, {**environment, "PYTHONPATH": str(PROJECT)}, tmp_path),
-        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+        # By itself it would look again later and later, up to two minutes.
+        grpc.insecure_channel(
+            f"127.0.0.1:{port}", options=[("grpc.max_reconnect_backoff_ms", 1_000)]
+        ) as channel,
     ):
-        grpc.channel_ready_future(channel).result(timeout=60)
+        grpc.channel_ready_future(channel).result(timeout=120)
         answer = health_pb2_grpc.HealthStub(channel).Check(
             health_pb2.HealthCheckRequest(service=name), timeout=30
         )
