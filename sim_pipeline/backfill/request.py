@@ -104,8 +104,9 @@ def read_request(
     until = iso(cadence.start_of(cadence.window_at(now))) if until is None else until
     end = _moment("TO", until, wrong)
     if since is None:
-        long = end is not None and end - cadence.start > DEFAULT_LENGTH
-        since = iso(end - DEFAULT_LENGTH if end is not None and long else cadence.start)
+        since = iso(cadence.start)
+        if end is not None and end - cadence.start > DEFAULT_LENGTH:
+            since = iso(end - DEFAULT_LENGTH)
     first = _moment("FROM", since, wrong)
     llm_names = _models(models, known, wrong)
     if first is not None and first < cadence.start:
