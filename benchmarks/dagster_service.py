@@ -149,7 +149,7 @@ class DagsterService:
         for name in self._locations:
             self._stop_schedules(name)
         # Only now, so that no schedule ticks before.
-        self.programs.start("daemon", "dagster._daemon", "run", *workspace)
+        self.programs.start("daemon", "sim_pipeline.service.daemon", "run", *workspace)
 
     def start_code_server(self, name: str, module: str, port: int) -> None:
         """Start a code server and wait until it serves: its definitions are loaded then."""
