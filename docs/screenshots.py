@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, ViewportSize, expect
 
 from benchmarks.service_under_test import ServiceUnderTest
-from sim_pipeline_tests.ui.browser import open_browser
+from sim_pipeline_tests.ui.browser import open_browser, open_context
 from sim_pipeline_tests.ui.dagster_ui import (
     backfill_status,
     graph_node,
@@ -22,7 +22,6 @@ from sim_pipeline_tests.ui.dagster_ui import (
     open_graph,
     show_markdown,
 )
-from sim_pipeline_tests.ui.watch import Watch
 
 IMAGES = Path(__file__).parent / "img"
 MODELS = ("GPT-4o", "Claude-3.5-Sonnet", "Gemini-1.5-Flash", "Llama-3.1-70B")
@@ -35,7 +34,6 @@ VIEWPORT: ViewportSize = {"width": 1280, "height": 640}
 SCALE = 1.5
 # A dialog with a table is to be seen whole, and a plot pixel by pixel.
 DIALOG_VIEWPORT: ViewportSize = {"width": 1280, "height": 1280}
-PATIENCE_MS = 60_000
 BACKFILL_MS = 900_000
 
 
@@ -106,24 +104,14 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="sim_pipeline-screenshots-") as directory,
         open_browser() as browser,
         ServiceUnderTest(Path(directory), settings) as service,
-        browser.new_context(
-            viewport=VIEWPORT, device_scale_factor=SCALE, locale="en-US", timezone_id="UTC"
-        ) as for_pages,
-        browser.new_context(
-            viewport=DIALOG_VIEWPORT, locale="en-US", timezone_id="UTC"
-        ) as for_dialogs,
     ):
-        expect.set_options(timeout=PATIENCE_MS)
         origin = f"http://127.0.0.1:{service.settings.ui_port}"
-        watches = []
-        for context in (for_pages, for_dialogs):
-            context.set_default_timeout(PATIENCE_MS)
-            watches.append(Watch(context, origin))
         first_day, last_day = start.date().isoformat(), last.date().isoformat()
-        take_backfill_and_graph(for_pages.new_page(), origin, first_day, last_day)
-        take_comparison(for_dialogs.new_page(), origin)
-        faults = [fault for watch in watches for fault in watch.faults]
-        if faults:
+        with open_context(browser, origin, VIEWPORT, SCALE) as (context, for_pages):
+            take_backfill_and_graph(context.new_page(), origin, first_day, last_day)
+        with open_context(browser, origin, DIALOG_VIEWPORT) as (context, for_dialogs):
+            take_comparison(context.new_page(), origin)
+        if faults := [*for_pages.faults, *for_dialogs.faults]:
             raise RuntimeError("\n".join(["wrong on the pages:", *faults]))
 
 

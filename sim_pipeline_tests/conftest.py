@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from sim_pipeline.config import Settings, read_settings, variable_name
+from sim_pipeline.config import Settings, read_settings
 from sim_pipeline.service.ports import free_port
 from sim_pipeline.service.postgres import LocalPostgres
 from sim_pipeline.service.rabbitmq import LocalRabbitMQ
@@ -19,6 +19,7 @@ from sim_pipeline.store.migrate import upgrade
 from sim_pipeline.store.postgres import Postgres
 from sim_pipeline_tests.dagster_storage import instance_in
 from sim_pipeline_tests.databases import database_in
+from sim_pipeline_tests.environment import clear_settings
 
 
 def pytest_configure() -> None:
@@ -90,8 +91,7 @@ def postgres(postgres_server: LocalPostgres, migrated_database: str) -> Iterator
 @pytest.fixture
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Leave nothing of the developer's own settings: no variable, no .env, logs in tmp_path."""
-    for field in Settings.model_fields:
-        monkeypatch.delenv(variable_name(field), raising=False)
+    clear_settings(monkeypatch)
     monkeypatch.chdir(tmp_path)
 
 
@@ -120,6 +120,13 @@ def settings(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     return read_settings()
+
+
+@pytest.fixture
+def ephemeral() -> Iterator[dg.DagsterInstance]:
+    """An instance of Dagster that keeps everything in memory."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The graph as a whole: runs of the job against a real database and a real broker."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,8 @@ KEY = "2026-11-20|GPT-4o"
 
 
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
+def instance(ephemeral: dg.DagsterInstance) -> dg.DagsterInstance:
+    return ephemeral
 
 
 def run(

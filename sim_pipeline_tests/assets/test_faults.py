@@ -51,9 +51,8 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
+def instance(ephemeral: dg.DagsterInstance) -> dg.DagsterInstance:
+    return ephemeral
 
 
 @pytest.fixture
@@ -155,6 +154,19 @@ class Run:
         return str(failed.step_key), description
 
 
+def declare_bounded(settings: Settings, server: LocalRabbitMQ, length: int) -> None:
+    """Declare the queue so that it refuses messages once it holds so many."""
+    with (
+        pika.BlockingConnection(server.connection_parameters()) as connection,
+        connection.channel() as channel,
+    ):
+        channel.queue_declare(
+            settings.rabbitmq_queue,
+            durable=True,
+            arguments={"x-max-length": length, "x-overflow": "reject-publish"},
+        )
+
+
 def through(proxy: TcpProxy, settings: Settings, server: str) -> Settings:
     """Return the settings of a run that reaches a server through the proxy."""
     return settings.model_copy(update={f"{server}_host": proxy.host, f"{server}_port": proxy.port})
@@ -236,15 +248,7 @@ def test_what_was_confirmed_before_the_fault_is_entered_as_delivered(
     instance: dg.DagsterInstance,
     rabbitmq_server: LocalRabbitMQ,
 ) -> None:
-    with (
-        pika.BlockingConnection(rabbitmq_server.connection_parameters()) as connection,
-        connection.channel() as channel,
-    ):
-        channel.queue_declare(
-            settings.rabbitmq_queue,
-            durable=True,
-            arguments={"x-max-length": 5, "x-overflow": "reject-publish"},
-        )
+    declare_bounded(settings, rabbitmq_server, 5)
     run = Run(settings, instance)
     assert run.retried == [FEED, FEED]
     assert "it is full" in run.failure[1]
@@ -266,15 +270,7 @@ def test_a_feed_that_is_tried_again_counts_what_it_sent_in_all_attempts_and_send
     """The queue refuses messages when it is full; it is emptied between the attempts."""
     received: list[Received] = []
     emptied = {(FEED, "STEP_UP_FOR_RETRY"): lambda: received.extend(drain(settings))}
-    with (
-        pika.BlockingConnection(rabbitmq_server.connection_parameters()) as connection,
-        connection.channel() as channel,
-    ):
-        channel.queue_declare(
-            settings.rabbitmq_queue,
-            durable=True,
-            arguments={"x-max-length": WINDOWS - 8, "x-overflow": "reject-publish"},
-        )
+    declare_bounded(settings, rabbitmq_server, WINDOWS - 8)
     if resend:
         assert Run(settings, instance, emptied).success
         drain(settings)

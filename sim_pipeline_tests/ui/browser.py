@@ -10,13 +10,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, Playwright, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Playwright,
+    ViewportSize,
+    expect,
+    sync_playwright,
+)
+
+from sim_pipeline_tests.ui.watch import Watch
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _MACOS = (
     Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"),
     Path("/Applications/Chromium.app/Contents/MacOS/Chromium"),
 )
+# On a machine with much else to do a page takes seconds.
+_PATIENCE_MS = 60_000
 # Whatever a page, or the browser by itself, asks for elsewhere finds no host: names and addresses.
 _THIS_MACHINE_ONLY = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
@@ -42,6 +53,29 @@ def open_browser() -> Iterator[Browser]:
         ) as browser,
     ):
         yield browser
+
+
+@contextmanager
+def open_context(
+    browser: Browser, origin: str, viewport: ViewportSize, scale: float = 1.0
+) -> Iterator[tuple[BrowserContext, Watch]]:
+    """Begin to use the UI as somebody whose browser knows nothing of it yet, in English and UTC.
+
+    Args:
+        browser: the browser.
+        origin: scheme, host and port of the UI.
+        viewport: size of a page.
+        scale: pixels of the screen for one of the page.
+
+    Yields:
+        What pages are opened in, and what is watched on them.
+    """
+    expect.set_options(timeout=_PATIENCE_MS)
+    with browser.new_context(
+        viewport=viewport, device_scale_factor=scale, locale="en-US", timezone_id="UTC"
+    ) as context:
+        context.set_default_timeout(_PATIENCE_MS)
+        yield context, Watch(context, origin)
 
 
 def _find(playwright: Playwright) -> Path:

@@ -6,20 +6,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, ViewportSize
 
-from sim_pipeline.config import Settings, variable_name
+from sim_pipeline_tests.environment import clear_settings
 from sim_pipeline_tests.service.whole_service import Service, start_service, write_env_file
-from sim_pipeline_tests.ui.browser import NoBrowserError, open_browser
-from sim_pipeline_tests.ui.watch import Watch
+from sim_pipeline_tests.ui.browser import NoBrowserError, open_browser, open_context
 
 MODELS = ("GPT-4o", "Llama-3.1-8B")
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-# On a machine with much else to do a page takes seconds.
-_PATIENCE_MS = 60_000
 _failed = pytest.StashKey[bool]()
-
-expect.set_options(timeout=_PATIENCE_MS)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -62,8 +57,7 @@ def service(
         },
     )
     with pytest.MonkeyPatch.context() as start:
-        for field in Settings.model_fields:
-            start.delenv(variable_name(field), raising=False)
+        clear_settings(start)
         start.chdir(directory)
         service = start_service(directory)
     service.read_until("Ready.")
@@ -85,12 +79,9 @@ def page(
 
     Of a test that fails, a picture and a trace are kept.
     """
-    with browser.new_context(
-        viewport={"width": 1280, "height": 800}, locale="en-US", timezone_id="UTC"
-    ) as context:
-        context.set_default_timeout(_PATIENCE_MS)
+    viewport: ViewportSize = {"width": 1280, "height": 800}
+    with open_context(browser, origin, viewport) as (context, watch):
         context.tracing.start(screenshots=True, snapshots=True)
-        watch = Watch(context, origin)
         page = context.new_page()
         yield page
         if request.node.stash[_failed] or watch.faults:

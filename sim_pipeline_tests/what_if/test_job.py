@@ -1,7 +1,6 @@
 """A run of the what-if: what it says, and that it leaves nothing else behind."""
 
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -31,12 +30,6 @@ def offline(clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> Setting
     return Settings(
         postgres_port=9, rabbitmq_port=9, llm_models="GPT-4o,Llama-3.1-8B", _env_file=None
     )
-
-
-@pytest.fixture
-def ephemeral() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 def what_if(

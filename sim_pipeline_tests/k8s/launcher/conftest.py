@@ -12,7 +12,7 @@ import pytest
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 
-from sim_pipeline.config import Settings, read_settings, variable_name
+from sim_pipeline.config import read_settings
 from sim_pipeline.dagster_storage import create_tables
 from sim_pipeline.service.ports import free_port, listens
 from sim_pipeline.service.postgres import LocalPostgres
@@ -20,6 +20,7 @@ from sim_pipeline.service.rabbitmq import LocalRabbitMQ
 from sim_pipeline.store.migrate import upgrade
 from sim_pipeline_tests.certificates import Authority
 from sim_pipeline_tests.databases import database_in
+from sim_pipeline_tests.environment import clear_settings
 from sim_pipeline_tests.k8s.conftest import rendered
 from sim_pipeline_tests.k8s.launcher.api_server import HOST, ApiServer, Cluster
 from sim_pipeline_tests.k8s.launcher.installation import MODELS, Installation
@@ -94,8 +95,7 @@ def installation(
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         stack.enter_context(_default_configuration_kept())
         api_server = stack.enter_context(ApiServer(cluster, authority.server_context(HOST)))
-        for field in Settings.model_fields:
-            patch.delenv(variable_name(field), raising=False)
+        clear_settings(patch)
         patch.chdir(directory)
         for name, value in _environment_of(cluster, "daemon").items():
             patch.setenv(name, value)
