@@ -73,6 +73,7 @@ _LOAD_SECONDS = 30.0
 _SETTLE_SECONDS = 300.0
 _SETTLE_LOOK_SECONDS = 1.0
 _OVERTIME = timedelta(minutes=20)
+_MOST_MINUTES = 10_080  # a week
 _PREFETCH = 500
 
 _LAUNCH = """
@@ -107,8 +108,10 @@ _FAILED = ("FAILURE", "CANCELED")
 
 def main() -> int:
     """Soak the service and print what came of it; return the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=60.0)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.soak", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--minutes", type=_minutes, default=60.0, help="how long, 60 by default")
     parser.add_argument("--json", type=Path, help="file to write samples and results to")
     arguments = parser.parse_args()
     duration = timedelta(minutes=arguments.minutes)
@@ -155,6 +158,18 @@ def main() -> int:
     passed = not faults and all(result.passed for result in results)
     print("PASS" if passed else "FAIL")
     return 0 if passed else 1
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    if not 0 < minutes <= _MOST_MINUTES:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: allowed is a number of minutes above 0, {_MOST_MINUTES} at most"
+        )
+    return minutes
 
 
 class Consumer:
