@@ -139,7 +139,9 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     for draw in (week, load_law, ttft, history):
         # Without the version of matplotlib, the same figure is the same file.
-        draw().savefig(IMAGES / f"{draw.__name__}.png", dpi=110, metadata={"Software": None})
+        file = IMAGES / f"{draw.__name__}.png"
+        draw().savefig(file, dpi=110, metadata={"Software": None})
+        print(f"Drew {file.relative_to(IMAGES.parents[1])}")
 
 
 if __name__ == "__main__":
