@@ -77,6 +77,7 @@ soak: install ## Run the service for SOAK_MINUTES (60), idle and busy: nothing m
 migrations: install ## Write a migration from the tables' changes: msg="add a column"
 	@test -n "$(msg)" || { echo 'Say what it does: make migrations msg="add a column"'; exit 2; }
 	@$(BIN)/python -m sim_pipeline revision "$(msg)"
+	@$(BIN)/ruff check --quiet --fix-only migrations/versions && $(BIN)/ruff format --quiet migrations/versions
 
 bench: install ## Run every benchmark, or some: ARGS="store publish", ARGS=--quick to try them
 	@$(BIN)/python -m benchmarks.bench $(ARGS)

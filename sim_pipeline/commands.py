@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shlex
 import signal
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from alembic import command
 from alembic.operations.ops import MigrationScript
 from alembic.runtime.migration import MigrationContext
+from alembic.script import Script
 from rich.console import Console
 
 from sim_pipeline import logs
@@ -30,6 +32,7 @@ from sim_pipeline.service.waiting import await_database
 from sim_pipeline.store.migrate import alembic_config
 
 logger = logging.getLogger("sim_pipeline")
+_ROOT = Path(__file__).parents[1]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -131,22 +134,27 @@ def _revision(settings: Settings, message: str) -> None:
     with ExitStack() as running:
         _postgres_at_hand(settings, running)
         migrate_results(settings)
-        postgres = results_database(settings)
-        command.revision(
-            alembic_config(postgres),
+        written = command.revision(
+            alembic_config(results_database(settings)),
             message,
             autogenerate=True,
-            process_revision_directives=_tell_if_empty,
+            process_revision_directives=_drop_if_empty,
         )
-    logger.info("Read it, and correct it; `make migrate` and `make run` then apply it")
+    if not isinstance(written, Script):
+        raise ServiceError(
+            "No migration was written: sim_pipeline/store/tables.py says what the newest one does."
+            " Change a table first; for what is no table, such as a view, take"
+            f" `.venv/bin/alembic revision -m {shlex.quote(message)}` and fill it in"
+        )
+    logger.info("Wrote %s: read it, then run `make migrate`", Path(written.path).relative_to(_ROOT))
 
 
-def _tell_if_empty(
+def _drop_if_empty(
     _context: MigrationContext, _revision: object, directives: list[MigrationScript]
 ) -> None:
-    operations = directives[0].upgrade_ops
-    if operations is not None and operations.is_empty():
-        logger.warning("The tables are as the migrations make them: the new one is empty")
+    """Have Alembic write no migration that does nothing."""
+    if all(script.upgrade_ops is None or script.upgrade_ops.is_empty() for script in directives):
+        directives.clear()
 
 
 def _postgres_at_hand(settings: Settings, running: ExitStack) -> None:

@@ -1,4 +1,7 @@
-"""`migrate`, with Dagster's storage and without: where it is taken from, and what is missing."""
+"""`migrate`, with Dagster's storage and without: where it is taken from, and what is missing.
+
+And `revision`: what it will not write.
+"""
 
 import subprocess
 import sys
@@ -9,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from sim_pipeline.service.postgres import LocalPostgres
+from sim_pipeline.store.migrate import MIGRATIONS
 from sim_pipeline.store.postgres import Postgres
 from sim_pipeline_tests.databases import database_in
 
@@ -37,8 +41,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def migrate(*options: str) -> subprocess.CompletedProcess[str]:
+    return command("migrate", *options)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "sim_pipeline", "migrate", *options],
+        [sys.executable, "-m", "sim_pipeline", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -94,3 +102,16 @@ def test_a_database_that_is_missing_ends_it_at_once(monkeypatch: pytest.MonkeyPa
     assert done.returncode == 1
     assert 'database "nothing_of_this_name" does not exist' in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_no_migration_is_written_where_the_tables_have_not_changed() -> None:
+    before = sorted(MIGRATIONS.rglob("*.py"))
+    done = command("revision", "don't")
+    try:
+        assert done.returncode == 1
+        assert "No migration was written: sim_pipeline/store/tables.py" in done.stderr
+        assert """alembic revision -m 'don'"'"'t'`""" in done.stderr
+        assert sorted(MIGRATIONS.rglob("*.py")) == before
+    finally:
+        for file in set(MIGRATIONS.rglob("*.py")).difference(before):
+            file.unlink()
