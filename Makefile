@@ -69,6 +69,8 @@ test-ui: install ## Do in a browser what people do in the UI, against the whole 
 	@$(BIN)/python -m pytest sim_pipeline_tests/ui $(ARGS)
 
 test-faults: install ## Kill and cut at random moments, and see nothing lost: FAULT_ROUNDS=100
+	@case "$${FAULT_ROUNDS:-20}" in 0*|*[!0-9]*) \
+	  echo "FAULT_ROUNDS=$$FAULT_ROUNDS: allowed is a whole number from 1 on"; exit 2;; esac
 	@FAULT_ROUNDS=$${FAULT_ROUNDS:-20} $(BIN)/python -m pytest sim_pipeline_tests/faults $(ARGS)
 
 soak: install ## Run the service for SOAK_MINUTES (60), idle and busy: nothing may grow
