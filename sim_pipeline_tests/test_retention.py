@@ -21,8 +21,6 @@ from sim_pipeline_tests.store.windows import (
     stored_rows,
 )
 
-NOW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-
 
 def retain(settings: Settings, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     return build_defs(settings).resolve_job_def(JOB_NAME).execute_in_process(instance=instance)
@@ -55,9 +53,15 @@ def old_run(instance: dg.DagsterInstance, storage: Postgres, days: int) -> str:
     return run_id
 
 
-def stored_hours(postgres: Postgres, settings: Settings, days: int) -> None:
-    """Store every window of the last days, each delivered a minute after its end."""
-    labels = [NOW - hours * HOUR for hours in range(1, 24 * days + 1)]
+@pytest.fixture
+def now() -> datetime:
+    """The full hour in which the test begins; it may be another one when the job runs."""
+    return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+def stored_hours(postgres: Postgres, settings: Settings, days: int, now: datetime) -> None:
+    """Store every window of the days before now, each delivered a minute after its end."""
+    labels = [now - hours * HOUR for hours in range(1, 24 * days + 1)]
     store(postgres, slice_of(settings.llm_models, labels))
     execute(
         postgres,
@@ -66,9 +70,13 @@ def stored_hours(postgres: Postgres, settings: Settings, days: int) -> None:
 
 
 def test_by_default_old_runs_go_and_results_stay(
-    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance, storage: Postgres
+    settings: Settings,
+    postgres: Postgres,
+    instance: dg.DagsterInstance,
+    storage: Postgres,
+    now: datetime,
 ) -> None:
-    stored_hours(postgres, settings, 2)
+    stored_hours(postgres, settings, 2, now)
     execute(postgres, "UPDATE deliveries SET published_at = published_at - interval '5 years'")
     gone, kept = old_run(instance, storage, 31), old_run(instance, storage, 29)
     events = fetch(storage, "SELECT count(*) FROM event_logs WHERE run_id = :id", id=gone)[0][0]
@@ -86,38 +94,52 @@ def test_by_default_old_runs_go_and_results_stay(
 
 
 def test_results_go_when_asked_for_and_a_tick_misses_none_of_them(
-    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance, now: datetime
 ) -> None:
     settings = settings.model_copy(update={"results_retention_days": 2, "event_retention_days": 0})
-    stored_hours(postgres, settings, 4)
+    stored_hours(postgres, settings, 4, now)
     execute(
         postgres,
         'UPDATE deliveries SET published_at = NULL WHERE llm_name = :name AND "timestamp" = :t',
         name=settings.llm_models[0],
-        t=NOW - 90 * HOUR,
+        t=now - 90 * HOUR,
     )
+    published = fetch(postgres, "SELECT published_at FROM deliveries")
+
+    def delivered_before(moment: datetime) -> int:
+        return sum(at is not None and at < moment for (at,) in published)
+
+    age = timedelta(days=2)
+    began = datetime.now(UTC)
     result = retain(settings, instance)
     removed = metadata(result, "remove_old_results")
-    assert removed["windows removed"] in range(2 * 2 * 24 - 2 * 2, 2 * 2 * 24)
+    assert delivered_before(began - age) > 0
+    assert removed["windows removed"] in range(
+        delivered_before(began - age), delivered_before(datetime.now(UTC) - age) + 1
+    )
     assert removed["rows removed"] == 4 * int(str(removed["windows removed"]))
     assert metadata(result, "remove_old_runs") == {}
     entries = {entry[:2] for entry in ledger_entries(postgres)}
     assert {(row[1], row[3]) for row in stored_rows(postgres)} == entries
-    assert (settings.llm_models[0], NOW - 90 * HOUR) in entries, "it is still to be sent"
+    assert (settings.llm_models[0], now - 90 * HOUR) in entries, "it is still to be sent"
     missing = missing_windows(
         postgres.engine,
         Cadence(settings.simulation_interval, settings.simulation_start),
         settings.llm_models,
-        since=NOW - timedelta(hours=settings.catch_up_hours),
-        now=NOW,
+        since=datetime.now(UTC) - timedelta(hours=settings.catch_up_hours),
+        now=now,
     )
     assert missing is None
 
 
 def test_without_days_all_is_kept(
-    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance, storage: Postgres
+    settings: Settings,
+    postgres: Postgres,
+    instance: dg.DagsterInstance,
+    storage: Postgres,
+    now: datetime,
 ) -> None:
-    stored_hours(postgres, settings, 1)
+    stored_hours(postgres, settings, 1, now)
     execute(postgres, "UPDATE deliveries SET published_at = published_at - interval '5 years'")
     run_id = old_run(instance, storage, 4000)
     result = retain(settings.model_copy(update={"event_retention_days": 0}), instance)
