@@ -31,21 +31,24 @@ help: ## List the targets
 	@echo 'Those that need it make .venv first. PYTHON=python3.12 names the Python to make it with.'
 
 install: $(STAMP) ## Make .venv with the locked dependencies
-	@:
+	@$(if $(filter 0-install,$(MAKELEVEL)-$(MAKECMDGOALS)),echo '$(VENV) holds what locks/$(LOCK).txt names',:)
 
 $(STAMP): locks/$(LOCK).txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
 	  found="$$($(PYTHON) -c 'import sys; print(sys.version.split()[0])' 2>/dev/null)"; \
-	  echo "Python 3.11 to 3.13 is needed; $(PYTHON) is $${found:-no Python}."; \
-	  echo 'Name another one behind the same command, such as PYTHON=python3.12'; exit 2; }
+	  { echo "Python 3.11 to 3.13 is needed; $(PYTHON) is $${found:-no Python}."; \
+	  echo 'Name another one behind the same command, such as PYTHON=python3.12'; } >&2; exit 2; }
 	@echo "Installing into $(VENV) (a minute or two the first time)"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
-	  echo '$(VENV) was not made, see above. On Debian and Ubuntu the package python3-venv is needed'; exit 1; }
+	  echo '$(VENV) was not made, see above. On Debian and Ubuntu the package python3-venv is needed' >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/$(LOCK).txt && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . || { \
-	  echo 'Not installed: pip says above why. It needs a package index: PyPI, or what `pip config` names.'; \
-	  echo 'The same command again goes on from there'; exit 1; }
+	  { echo 'Not installed: pip says above why. It needs a package index: PyPI, or what `pip config` names.'; \
+	  echo 'The same command again goes on from there'; } >&2; exit 1; }
 	@touch $@
+
+locks/%.txt:
+	@echo 'LOCK=$*: allowed is one of dev, k8s, run' >&2; exit 2
 
 run: LOCK = run
 run: ## Run the whole service until Ctrl-C: servers, UI, daemon, schedule
@@ -70,14 +73,14 @@ test-ui: install ## Do in a browser what people do in the UI, against the whole 
 
 test-faults: install ## Kill and cut at random moments, and see nothing lost: FAULT_ROUNDS=100
 	@case "$${FAULT_ROUNDS:-20}" in 0*|*[!0-9]*) \
-	  echo "FAULT_ROUNDS=$$FAULT_ROUNDS: allowed is a whole number from 1 on"; exit 2;; esac
+	  echo "FAULT_ROUNDS=$$FAULT_ROUNDS: allowed is a whole number from 1 on" >&2; exit 2;; esac
 	@FAULT_ROUNDS=$${FAULT_ROUNDS:-20} $(BIN)/python -m pytest sim_pipeline_tests/faults $(ARGS)
 
 soak: install ## Run the service for SOAK_MINUTES (60), idle and busy: nothing may grow
 	@exec $(BIN)/python -u -m benchmarks.soak --minutes $(SOAK_MINUTES) $(if $(SOAK_JSON),--json $(SOAK_JSON))
 
 migrations: install ## Write a migration from the tables' changes: msg="add a column"
-	@test -n "$(msg)" || { echo 'Say what it does: make migrations msg="add a column"'; exit 2; }
+	@test -n "$(msg)" || { echo 'Say what it does: make migrations msg="add a column"' >&2; exit 2; }
 	@$(BIN)/python -m sim_pipeline revision "$(msg)"
 	@$(BIN)/ruff check --quiet --fix-only migrations/versions && $(BIN)/ruff format --quiet migrations/versions
 
@@ -97,8 +100,8 @@ lint: install ## Check style, types and the code location
 ##@ Ship
 docker-build: ## Build the image simulation-service:latest: [PIP_CONF=file] [CA_FILE=file]
 	@command -v docker >/dev/null || { \
-	  echo 'docker, which builds the image, is not installed: https://docs.docker.com/engine/install'; exit 2; }
-	@for file in $(PIP_CONF) $(CA_FILE); do test -r "$$file" || { echo "$$file cannot be read"; exit 2; }; done
+	  echo 'docker, which builds the image, is not installed: https://docs.docker.com/engine/install' >&2; exit 2; }
+	@for file in $(PIP_CONF) $(CA_FILE); do test -r "$$file" || { echo "$$file cannot be read" >&2; exit 2; }; done
 	@echo 'Building simulation-service:latest (some minutes the first time)'
 	@DOCKER_BUILDKIT=1 docker build --tag simulation-service:latest \
 	  --build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
@@ -118,10 +121,10 @@ k8s-apply: k8s-reachable ## Install or upgrade in the cluster that kubectl talks
 	@$(KUBECTL) apply --kustomize $(KUBERNETES)
 	@echo "Waiting for the migrations, then for the pods"
 	@$(IN_NAMESPACE) wait --for=condition=complete --timeout=15m job/migrate || { \
-	  echo 'Not migrated. See: kubectl --namespace sim-pipeline logs job/migrate'; exit 1; }
+	  echo 'Not migrated. See: kubectl --namespace sim-pipeline logs job/migrate' >&2; exit 1; }
 	@for name in code-location daemon webserver; do \
 	  $(IN_NAMESPACE) rollout status --timeout=10m deployment/$$name || { \
-	    echo "Not ready. See: kubectl --namespace sim-pipeline describe pods"; exit 1; }; done
+	    echo "Not ready. See: kubectl --namespace sim-pipeline describe pods" >&2; exit 1; }; done
 	@case $(OVERLAY) in local) echo 'The UI is at http://127.0.0.1:3000 while this runs:'; \
 	  echo '  kubectl --namespace sim-pipeline port-forward service/webserver 3000:3000';; esac
 
@@ -130,13 +133,13 @@ k8s-delete: k8s-reachable ## Remove it all from the cluster: namespace, Secrets 
 
 k8s-ready:
 	@command -v $(KUBECTL) >/dev/null || { \
-	  echo '$(KUBECTL) is not installed; 1.33 or newer is needed: https://kubernetes.io/docs/tasks/tools'; exit 2; }
+	  echo '$(KUBECTL) is not installed; 1.33 or newer is needed: https://kubernetes.io/docs/tasks/tools' >&2; exit 2; }
 	@test -f $(KUBERNETES)/kustomization.yaml || { \
-	  echo "OVERLAY=$(OVERLAY): allowed is one of" $(notdir $(wildcard k8s/overlays/*)); exit 2; }
+	  echo "OVERLAY=$(OVERLAY): allowed is one of" $(notdir $(wildcard k8s/overlays/*)) >&2; exit 2; }
 
 k8s-reachable: k8s-ready
 	@$(KUBECTL) version >/dev/null || { \
-	  echo 'No cluster answers; kubectl talks to what `kubectl config current-context` names'; exit 1; }
+	  echo 'No cluster answers; kubectl talks to what `kubectl config current-context` names' >&2; exit 1; }
 
 # The cluster's own Secret wins where this checkout has no file: its servers know no other passwords.
 k8s-secrets-local:
@@ -148,11 +151,11 @@ k8s-secrets-local:
 	  --from-env-file=$(CREDENTIALS) --output=yaml | $(KUBECTL) apply --server-side --filename -; }
 
 k8s-secrets-production:
-	@! grep -rlE '[.=]example\.com|192\.0\.2\.[1-9]' $(KUBERNETES) || { \
-	  echo 'These files still hold placeholders, see docs/operations.md'; exit 2; }
+	@! grep -rlE '[.=]example\.com|192\.0\.2\.[1-9]' $(KUBERNETES) >&2 || { \
+	  echo 'These files still hold placeholders, see docs/operations.md' >&2; exit 2; }
 	@for name in secret/credentials secret/oauth2-proxy configmap/server-ca; do \
 	  $(IN_NAMESPACE) get $$name --output=name >/dev/null || { \
-	    echo "Make $$name first, see docs/operations.md"; exit 2; }; done
+	    echo "Make $$name first, see docs/operations.md" >&2; exit 2; }; done
 
 # Shorter names of the three.
 k8-render k8-apply k8-delete: k8-%: k8s-%
@@ -172,3 +175,7 @@ lock: install ## Resolve the dependencies into locks/
 	done
 	@$(COMPILE) locks/tools.in --output-file locks/tools.txt
 	@$(COMPILE) locks/kubectl.in --no-deps --output-file locks/kubectl.txt
+	@echo 'Resolved. Look at git diff --stat locks, then make install'
+
+.DEFAULT:
+	@echo 'There is no target $@: make help lists all' >&2; exit 2

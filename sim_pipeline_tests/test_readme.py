@@ -1,7 +1,6 @@
 """What the README shows is true: its tables, links and targets name what there is."""
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -52,19 +51,3 @@ def test_every_make_target_it_names_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"\bmake ([a-z0-9-]+)", README):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
-
-
-def test_make_help_lists_every_target_for_people() -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    declared = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", makefile, flags=re.MULTILINE)
-    assert declared is not None
-    parts_of_others = {"k8s-ready", "k8s-reachable", "k8s-secrets-local", "k8s-secrets-production"}
-    shorter_names = {"k8-render", "k8-apply", "k8-delete"}
-    targets = set(declared[1].replace("\\", "").split()) - parts_of_others - shorter_names
-    shown = subprocess.run(
-        ["make", "--no-print-directory", "--directory", str(ROOT)],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert set(re.findall(r"^  ([a-z0-9-]+) +\S", shown, flags=re.MULTILINE)) == targets

@@ -93,7 +93,7 @@ def test_the_settings_of_pip_are_those_given(build: Build, tmp_path: Path) -> No
 def test_a_file_of_settings_that_is_not_there_is_named(build: Build, tmp_path: Path) -> None:
     done = make_image(build.engine, tmp_path / "missing", build.ca_file)
     assert done.returncode != 0
-    assert f"{tmp_path / 'missing'} cannot be read" in done.stdout
+    assert f"{tmp_path / 'missing'} cannot be read" in done.stderr
 
 
 def test_it_runs_as_a_user_of_a_fixed_number(build: Build, config: dict[str, Any]) -> None:

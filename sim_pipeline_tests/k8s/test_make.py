@@ -3,7 +3,6 @@
 There is no cluster: in place of kubectl stands a program that notes what it is told.
 """
 
-import os
 import re
 import shutil
 import stat
@@ -13,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).parents[2]
-MAKES_OWN = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
+from sim_pipeline_tests.make import PROJECT, make
 
 # Answers as a cluster would where the object is in EXISTING, a space-separated list.
 KUBECTL = """#!/bin/sh
@@ -36,15 +34,12 @@ class Checkout:
     def make(
         self, *arguments: str, existing: str = "", kubectl: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        # As in a shell, also where the tests were started by make.
-        shell = {name: value for name, value in os.environ.items() if name not in MAKES_OWN}
-        return subprocess.run(
-            ["make", *arguments, f"KUBECTL={kubectl or self.directory / 'kubectl'}"],
-            cwd=self.directory,
-            env={**shell, "CALLS": str(self.directory / "calls"), "EXISTING": existing},
-            capture_output=True,
-            text=True,
-            check=False,
+        return make(
+            *arguments,
+            f"KUBECTL={kubectl or self.directory / 'kubectl'}",
+            directory=self.directory,
+            CALLS=str(self.directory / "calls"),
+            EXISTING=existing,
         )
 
     @property
@@ -77,13 +72,13 @@ def checkout(tmp_path: Path) -> Checkout:
 def test_without_kubectl_it_says_what_is_missing(checkout: Checkout, target: str) -> None:
     done = checkout.make(target, kubectl="no-such-kubectl")
     assert done.returncode == 2
-    assert "no-such-kubectl is not installed; 1.33 or newer is needed: https://" in done.stdout
+    assert "no-such-kubectl is not installed; 1.33 or newer is needed: https://" in done.stderr
 
 
 def test_an_overlay_that_does_not_exist_is_named(checkout: Checkout) -> None:
     done = checkout.make("k8s-apply", "OVERLAY=staging")
     assert done.returncode == 2
-    assert "OVERLAY=staging: allowed is one of local production" in done.stdout
+    assert "OVERLAY=staging: allowed is one of local production" in done.stderr
     assert not (checkout.directory / "calls").exists()
 
 
@@ -145,7 +140,7 @@ def fill_in(overlay: Path) -> None:
 def test_production_wants_its_placeholders_replaced_first(checkout: Checkout) -> None:
     done = checkout.make("k8s-apply", "OVERLAY=production")
     assert done.returncode == 2
-    *files, message = done.stdout.splitlines()[-6:]
+    *files, message, _, _ = done.stderr.splitlines()[-8:]
     assert message == "These files still hold placeholders, see docs/operations.md"
     assert {Path(file).name for file in files} == {
         "ingress.yaml",
@@ -160,7 +155,7 @@ def test_production_wants_its_secrets_first(checkout: Checkout) -> None:
     fill_in(checkout.directory / "k8s" / "overlays" / "production")
     done = checkout.make("k8s-apply", "OVERLAY=production", existing="secret/credentials")
     assert done.returncode == 2
-    assert "Make secret/oauth2-proxy first, see docs/operations.md" in done.stdout
+    assert "Make secret/oauth2-proxy first, see docs/operations.md" in done.stderr
     assert not any("--kustomize" in call for call in checkout.calls)
     everything = "secret/credentials secret/oauth2-proxy configmap/server-ca"
     assert checkout.make("k8s-apply", "OVERLAY=production", existing=everything).returncode == 0
@@ -181,7 +176,7 @@ def test_a_cluster_that_does_not_answer_is_told_before_anything_is_done(
 ) -> None:
     done = checkout.make(target, kubectl="false")
     assert done.returncode == 2
-    assert done.stdout.startswith("No cluster answers; kubectl talks to what ")
+    assert done.stderr.startswith("No cluster answers; kubectl talks to what ")
     assert not checkout.credentials.exists()
 
 
