@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from dotenv.parser import parse_stream
 from pydantic import (
     AfterValidator,
     AwareDatetime,
@@ -23,6 +24,8 @@ from pydantic import (
     field_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_ENV_FILE = Path(".env")
 
 MODEL_NAME_LIMIT = 50
 # A partition key is "day|model", and the command line of a shell expands square brackets.
@@ -125,7 +128,7 @@ class Settings(BaseSettings):
     """The pipeline's configuration, one field an environment variable (upper case outside)."""
 
     model_config = SettingsConfigDict(
-        env_file=".env",
+        env_file=_ENV_FILE,
         env_file_encoding="utf-8",
         extra="ignore",
         frozen=True,
@@ -292,6 +295,27 @@ def _explain(error: ValidationError) -> str:
     return "\n".join([f"{count}:", *lines])
 
 
+def _check_env_file() -> None:
+    """Refuse a `.env` of which a line would be passed over, and its setting be the default.
+
+    The message names lines by their numbers only, for one may hold a password.
+    """
+    if not _ENV_FILE.is_file():
+        return
+    lines = []
+    with _ENV_FILE.open(encoding="utf-8") as file:
+        for statement in parse_stream(file):
+            if statement.error or (statement.key is not None and statement.value is None):
+                text = statement.original.string
+                blank = text[: len(text) - len(text.lstrip())]
+                lines.append(str(statement.original.line + len(blank.splitlines())))
+    if lines:
+        raise SettingsError(
+            f".env cannot be read at line{'s' if len(lines) > 1 else ''} {', '.join(lines)}:"
+            " allowed is NAME=value, with quotes at both ends of the value or none, or a # comment"
+        )
+
+
 def read_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     """Read and validate the configuration from the environment and `.env`.
 
@@ -303,6 +327,7 @@ def read_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
             can't be read.
     """
     try:
+        _check_env_file()
         return Settings(**(overrides or {}))
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None

@@ -147,6 +147,38 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         read_settings()
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("RANDOM_SEED=7\nPOSTGRES_PASSWORD hunter2\n", "line 2"),
+        ("# mine\n\nPOSTGRES_PASSWORD='hunter2\n", "line 3"),
+        ("RANDOM_SEED\n", "line 1"),
+        ("RANDOM_SEED 7\nNUM_DATA_POINTS=9\nUI_PORT: 3000\n", "lines 1, 3"),
+    ],
+)
+def test_a_line_of_the_file_that_sets_nothing_is_refused_by_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, lines: str
+) -> None:
+    (tmp_path / ".env").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        SettingsError, match=rf"^\.env cannot be read at {lines}: allowed is NAME="
+    ) as e:
+        read_settings()
+    assert "hunter" not in str(e.value)
+
+
+def test_comments_blank_lines_quotes_and_empty_values_are_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = '# mine\n\nexport RANDOM_SEED=7 # lucky\nMODEL_PROFILES_FILE=\nLLM_MODELS_STR="A,\nB"\n'
+    (tmp_path / ".env").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    settings = read_settings()
+    assert (settings.random_seed, settings.llm_models) == (7, ("A", "B"))
+    assert settings.model_profiles_file is None
+
+
 def test_the_sample_is_valid_and_sets_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     defaults = read_settings()
     sample = Path(__file__).parents[1] / ".env.sample"
