@@ -1,4 +1,4 @@
-"""`python -m dagster._daemon`, which lets go of its garbage as it comes.
+"""`dagster-daemon`, which lets go of its garbage as it comes.
 
 Python looks for cycles among the objects that have lived long once a quarter more of them has come.
 Of the daemon's, nearly all belong to its modules; what its looks leave behind in cycles adds up to

@@ -157,7 +157,7 @@ def test_the_programs_of_a_cluster_run_in_it_each_alone(run: Run, tmp_path: Path
         assert migration.wait() == 0, migration.lines
     with (
         start("dagster", "api", "grpc", "-h", "127.0.0.1", "-p", code_port, *code) as location,
-        start("dagster-daemon", "run", *workspace) as daemon,
+        start("python", "-m", "sim_pipeline.service.daemon", "run", *workspace) as daemon,
         start("dagster-webserver", "-h", "127.0.0.1", "-p", ui_port, *workspace) as webserver,
     ):
         webserver.await_line("Serving dagster-webserver")
