@@ -1,23 +1,32 @@
-"""A moment as a person writes it into a launch form."""
+"""A moment as a person writes it: in a launch form, or behind FROM and TO."""
 
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Final
+
+ALLOWED: Final = (
+    "an ISO 8601 date or time, UTC unless it names its zone,"
+    " such as 2026-01-01 or 2026-01-01T06:00:00Z"
+)
+"""What `moment` reads, for people."""
 
 
-def moment(text: str) -> datetime | None:
-    """Return the moment that an ISO 8601 time with its zone names, None for an empty text.
+def moment(text: str) -> datetime:
+    """Return the moment, in UTC, that a date or time names.
 
     Raises:
-        ValueError: it is no such time; the message names it and what is allowed.
+        ValueError: it names none; the message has it and what is allowed.
     """
-    if not text:
-        return None
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
-        found = None
-    if found is None or found.tzinfo is None:
-        raise ValueError(
-            f"{text!r} is no time with a zone: allowed is an ISO 8601 time such as"
-            " 2026-11-24T00:00:00Z, or nothing"
-        )
-    return found
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r}: allowed is {ALLOWED}") from None
+
+
+def moment_or_none(text: str) -> datetime | None:
+    """Return the same, or None for an empty text, which in a form stands for no bound.
+
+    Raises:
+        ValueError: see `moment`.
+    """
+    return moment(text) if text else None

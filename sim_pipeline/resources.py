@@ -15,7 +15,7 @@ from pydantic import Field, PrivateAttr, field_validator
 from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.cadence import Cadence
 from sim_pipeline.config import Settings
-from sim_pipeline.moment import moment
+from sim_pipeline.moment import ALLOWED, moment_or_none
 from sim_pipeline.partitions import Selection, select
 from sim_pipeline.profiles_file import read_profiles
 from sim_pipeline.sent import Sent
@@ -143,8 +143,8 @@ class RunScope(dg.ConfigurableResource):  # type: ignore[type-arg]
     since: str = Field(
         "",
         description=(
-            "Only the windows that start then or later: an ISO 8601 time with its zone, such as"
-            " 2026-11-24T00:00:00Z. Empty: from the start of the partitions' first day"
+            f"Only the windows that start then or later: {ALLOWED}."
+            " Empty: from the start of the partitions' first day"
         ),
     )
     until: str = Field(
@@ -191,7 +191,7 @@ class RunScope(dg.ConfigurableResource):  # type: ignore[type-arg]
     @field_validator("since", "until")
     @classmethod
     def _a_moment(cls, value: str) -> str:
-        moment(value)
+        moment_or_none(value)
         return value
 
     def selection(self, partition_keys: Sequence[str], cadence: Cadence) -> Selection:
@@ -200,6 +200,6 @@ class RunScope(dg.ConfigurableResource):  # type: ignore[type-arg]
             partition_keys,
             cadence,
             began=self._began,
-            since=moment(self.since),
-            until=moment(self.until),
+            since=moment_or_none(self.since),
+            until=moment_or_none(self.until),
         )

@@ -171,15 +171,13 @@ def test_since_and_until_narrow_a_run(
     assert len(drain(settings)) == 2
 
 
-@pytest.mark.parametrize("since", ["2026-11-20T05:00:00", "2026-11-20", "yesterday"])
-def test_a_scope_that_is_no_time_with_a_zone_is_refused_with_what_is_allowed(
-    settings: Settings, instance: dg.DagsterInstance, since: str
+def test_a_scope_that_is_no_time_is_refused_with_what_is_allowed(
+    settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     with pytest.raises(dg.DagsterError) as raised:
-        run(settings, instance, key=KEY, since=since)
+        run(settings, instance, key=KEY, since="yesterday")
     assert (
-        f"'{since}' is no time with a zone: allowed is an ISO 8601 time such as"
-        " 2026-11-24T00:00:00Z"
+        "'yesterday': allowed is an ISO 8601 date or time, UTC unless it names its zone, such as"
     ) in str(raised.value.__cause__)
 
 

@@ -9,6 +9,7 @@ from sim_pipeline.assets.columns import column_schema
 from sim_pipeline.assets.comparison_report import history_plot, ranges_plot, table
 from sim_pipeline.assets.faults import faults_handled
 from sim_pipeline.assets.usual_range import STRETCH, deviations
+from sim_pipeline.metrics import METRICS, UNITS
 from sim_pipeline.resources import ResultsDatabase, SimulationInputs
 from sim_pipeline.store import ledger
 from sim_pipeline.store.comparison import PERIODS, compare, keep
@@ -62,7 +63,7 @@ def build_model_comparison(
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         """The models ranked by each metric, over the 24 hours and the 7 days before the latest end.
 
-        Each comparison is kept in the table `model_comparison`: p50, p95, and how p50 moved
+        Each comparison is kept in the table `model_comparison`: p50, p95, and the change of p50
         against the same period a day earlier. It looks at every value; of windows shorter than a
         minute, and of more than 300 values of a model, metric and hour, at evenly spaced ones.
         """
@@ -82,14 +83,15 @@ def build_model_comparison(
             ranking, history = compare(connection, llm_names, latest, interval, sampled)
             keep(connection, ranking, latest + interval, keep_from=keep_from)
         found = deviations(history)
-        day, week = PERIODS
         return dg.MaterializeResult(
             metadata={
                 "compared at": dg.MetadataValue.timestamp(latest + interval),
                 "compared": str(sampled),
-                "last 24 hours": dg.MetadataValue.md(table(ranking, day)),
-                "last 24 hours, plot": dg.MetadataValue.md(ranges_plot(ranking, day)),
-                "last 7 days": dg.MetadataValue.md(table(ranking, week)),
+                **{
+                    f"{metric} [{UNITS[metric]}]": dg.MetadataValue.md(table(ranking, metric))
+                    for metric in METRICS
+                },
+                "last 24 hours, plot": dg.MetadataValue.md(ranges_plot(ranking, min(PERIODS))),
                 "last 7 days, plot": dg.MetadataValue.md(history_plot(history)),
             },
             check_results=[

@@ -11,12 +11,8 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 from sim_pipeline.cadence import Cadence
+from sim_pipeline.moment import moment
 from sim_pipeline.store.comparison import HISTORY
-
-_TIME = (
-    "an ISO 8601 date or time, UTC unless it names its zone,"
-    " such as 2026-01-01 or 2026-01-01T06:00:00Z"
-)
 
 DEFAULT_LENGTH: Final = HISTORY
 """What is simulated where nothing else is asked for: what a comparison of the models looks at."""
@@ -136,10 +132,9 @@ def iso(moment: datetime) -> str:
 
 def _moment(name: str, text: str, wrong: list[str]) -> datetime | None:
     try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        wrong.append(f"{name}={text!r}: allowed is {_TIME}")
+        return moment(text)
+    except ValueError as error:
+        wrong.append(f"{name}={error}")
         return None
 
 

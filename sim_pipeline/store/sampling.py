@@ -89,7 +89,7 @@ class Sampling:
     def __str__(self) -> str:
         """What is compared, for people."""
         if self.complete:
-            return "every value"
+            return f"every value of windows of {self.slot // _SECOND} seconds"
         return (
             f"the first window of every {self.slot // _SECOND} seconds, and of a window at most"
             f" {self.values} values, evenly spaced"

@@ -10,7 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from sim_pipeline.cadence import Cadence
-from sim_pipeline.moment import moment
+from sim_pipeline.moment import ALLOWED, moment_or_none
 from sim_pipeline.profiles_file import ProfilesFileError, profiles_from, read_profiles
 from sim_pipeline.resources import SimulationInputs
 from sim_pipeline.simulator.arguments import RUN_RANGES
@@ -62,9 +62,9 @@ class WhatIf(dg.Config):
     since: str = Field(
         "",
         description=(
-            "Only the windows that start then or later: an ISO 8601 time with its zone, such as"
-            " 2026-11-24T00:00:00Z. Empty: the 24 hours that end with the last window, or as many"
-            f" windows as are allowed: {MAX_VALUES:,} values of a metric, all models together"
+            f"Only the windows that start then or later: {ALLOWED}. Empty: the 24 hours that end"
+            " with the last window, or as many windows as are allowed:"
+            f" {MAX_VALUES:,} values of a metric, all models together"
         ),
     )
     until: str = Field(
@@ -209,9 +209,9 @@ class _Reader:
 
     def _moment(self, field: str) -> datetime | None:
         try:
-            return moment(getattr(self._form, field))
+            return moment_or_none(getattr(self._form, field))
         except ValueError as error:
-            self._problems.append(f"{field}: {error}")
+            self._problems.append(f"{field} is {error}")
             return None
 
     def _windows(

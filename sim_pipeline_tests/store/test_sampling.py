@@ -64,7 +64,7 @@ def test_every_value_is_read_as_long_as_there_are_few(
 
 
 def test_what_is_read_is_said() -> None:
-    assert str(sampling(HOUR, 5)) == "every value"
+    assert str(sampling(HOUR, 5)) == "every value of windows of 3600 seconds"
     assert str(sampling(10 * SECOND, 5)) == (
         "the first window of every 60 seconds, and of a window at most 5 values, evenly spaced"
     )
