@@ -13,11 +13,13 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, ViewportSize, expect
 
 from benchmarks.service_under_test import ServiceUnderTest
+from sim_pipeline.metrics import UNITS
 from sim_pipeline_tests.ui.browser import open_browser, open_context
 from sim_pipeline_tests.ui.dagster_ui import (
     backfill_status,
     graph_node,
     materialize_all,
+    metadata,
     open_events,
     open_graph,
     show_markdown,
@@ -76,10 +78,9 @@ def take_backfill_and_graph(page: Page, origin: str, first_day: str, last_day: s
 def take_comparison(page: Page, origin: str) -> None:
     """Take pictures of a table and a plot of the latest comparison."""
     open_events(page, origin, "model_comparison")
-    table = show_markdown(page, "last 24 hours")
-    expect(table.get_by_role("table")).to_be_visible()
+    table = metadata(page, f"TTFT [{UNITS['TTFT']}], last 24 hours").get_by_role("table")
+    expect(table.get_by_role("row")).to_have_count(1 + len(MODELS))
     save(table, "comparison")
-    table.get_by_role("button", name="Close").click()
     plot = show_markdown(page, "last 7 days, plot").get_by_role("img", name="plot")
     expect(plot).to_have_js_property("complete", value=True)
     save(plot, "comparison_plot")

@@ -90,7 +90,8 @@ def test_a_run_stores_the_ranking_and_shows_it(
     assert len(rows) == 4 * 2
     assert {points for *_, points in rows} == {24 * settings.num_data_points}
     for metric, rank, llm_name, _ in rows:
-        assert f"| {llm_name} | {rank} | " in shown[f"{metric} [{UNITS[metric]}]"]
+        title = f"{metric} [{UNITS[metric]}], last 24 hours"
+        assert f"| {rank} | {llm_name} | " in shown[title]
     for plot in ("last 24 hours, plot", "last 7 days, plot"):
         assert shown[plot].startswith("![plot](data:image/png;base64,")
         assert len(shown[plot]) < 60_000

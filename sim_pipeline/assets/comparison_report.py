@@ -15,7 +15,6 @@ from warnings import catch_warnings, simplefilter
 import numpy as np
 
 from sim_pipeline.metrics import METRICS, UNITS
-from sim_pipeline.store.comparison import PERIODS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,27 +34,20 @@ _COLOURS = 64
 _STEP = timedelta(hours=3)
 
 
-def table(ranking: Sequence[Comparison], metric: str) -> str:
-    """Return a metric's ranking over each period, side by side, as a Markdown table.
+def table(ranking: Sequence[Comparison], hours: int, metric: str) -> str:
+    """Return a metric's ranking over a period as a Markdown table.
 
-    The models stand in the order of the shortest period that each has a place in. The UI shows a
-    text of less than 1,000 characters as it is, others only when asked to: this is one up to a
-    dozen models.
+    The UI shows a text of less than 1,000 characters as it is, others only when asked to: this is
+    one up to a dozen models.
     """
-    places = {(one.hours, one.llm_name): one for one in ranking if one.metric == metric}
-    periods = "".join(f" {hours} h: rank | p50 | p95 | change |" for hours in PERIODS)
-    lines = [f"| model |{periods}", f"|---|{'---:|' * 4 * len(PERIODS)}"]
-    for llm_name in dict.fromkeys(name for _, name in sorted(places, key=lambda at: at[0])):
-        cells = [_cells(places.get((hours, llm_name))) for hours in PERIODS]
-        lines.append(f"| {llm_name} |{''.join(cells)}")
+    lines = ["| rank | model | p50 | p95 | against the day before |", "|---:|---|---:|---:|---:|"]
+    for one in ranking:
+        if (one.hours, one.metric) == (hours, metric):
+            trend = "" if one.trend is None else f"{one.trend:+.1%}"
+            lines.append(
+                f"| {one.rank} | {one.llm_name} | {one.p50:.4g} | {one.p95:.4g} | {trend} |"
+            )
     return "\n".join(lines)
-
-
-def _cells(place: Comparison | None) -> str:
-    if place is None:
-        return " | | | |"
-    trend = "" if place.trend is None else f"{place.trend:+.1%}"
-    return f" {place.rank} | {place.p50:.4g} | {place.p95:.4g} | {trend} |"
 
 
 def ranges_plot(ranking: Sequence[Comparison], hours: int) -> str:

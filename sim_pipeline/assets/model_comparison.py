@@ -83,16 +83,20 @@ def build_model_comparison(
             ranking, history = compare(connection, llm_names, latest, interval, sampled)
             keep(connection, ranking, latest + interval, keep_from=keep_from)
         found = deviations(history)
+        day, week = PERIODS
         return dg.MaterializeResult(
             metadata={
                 "compared at": dg.MetadataValue.timestamp(latest + interval),
                 "compared": str(sampled),
-                **{
-                    f"{metric} [{UNITS[metric]}]": dg.MetadataValue.md(table(ranking, metric))
-                    for metric in METRICS
-                },
-                "last 24 hours, plot": dg.MetadataValue.md(ranges_plot(ranking, min(PERIODS))),
+                "last 24 hours, plot": dg.MetadataValue.md(ranges_plot(ranking, day)),
                 "last 7 days, plot": dg.MetadataValue.md(history_plot(history)),
+                **{
+                    f"{metric} [{UNITS[metric]}], {period}": dg.MetadataValue.md(
+                        table(ranking, hours, metric)
+                    )
+                    for metric in METRICS
+                    for hours, period in ((day, "last 24 hours"), (week, "last 7 days"))
+                },
             },
             check_results=[
                 dg.AssetCheckResult(

@@ -63,11 +63,12 @@ def test_a_partition_materialized_from_the_dialog_shows_its_numbers_and_the_comp
     expect(metadata(page, "messages sent")).to_have_text(str(WINDOWS_A_DAY))
 
     open_events(page, origin, "model_comparison")
-    for metric in METRICS:
-        table = metadata(page, f"{metric} [{UNITS[metric]}]").get_by_role("table")
-        # The heading, and a line of each model that has numbers in a period.
-        expect(table.get_by_role("row")).to_have_count(1 + len(MODELS))
     for period in ("last 24 hours", "last 7 days"):
+        for metric in METRICS:
+            title = f"{metric} [{UNITS[metric]}], {period}"
+            # The heading, and a line of each model that has numbers in the period.
+            rows = metadata(page, title).get_by_role("table").get_by_role("row")
+            expect(rows).to_have_count(1 + len(MODELS))
         dialog = show_markdown(page, f"{period}, plot")
         plot = dialog.get_by_role("img", name="plot")
         expect(plot).to_have_js_property("complete", value=True)
