@@ -25,7 +25,9 @@ from dagster_postgres import (
     PostgresRunStorage,
 )
 from dagster_postgres.utils import pg_url_from_config
-from sqlalchemy import Connection
+from sqlalchemy import Connection, make_url
+
+from sim_pipeline.store.postgres import session_parameters
 
 # Of one statement: a few MB of text.
 _ROWS = 2_000
@@ -107,9 +109,24 @@ class BatchingPostgresStorage(DagsterPostgresStorage):
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> "BatchingPostgresStorage":
-        """Make it from the configuration of `dagster.yaml`."""
+        """Make it from the configuration of `dagster.yaml`.
+
+        Its sessions are set up as those of the results database are: Dagster's timestamps have no
+        zone, so one session in another zone would be hours off.
+        """
         autocreate = config_value.get("should_autocreate_tables", True)
-        return cls(pg_url_from_config(config_value), autocreate, inst_data)
+        return cls(_url(config_value), autocreate, inst_data)
+
+
+def _url(config_value: Mapping[str, Any]) -> str:
+    """Return the address of the storage, with what its sessions rely on."""
+    parts = config_value.get("postgres_db")
+    if parts is not None and ":" in parts["hostname"]:
+        # Dagster puts the host into the address as it is.
+        hostname = f"[{parts['hostname'].strip('[]')}]"
+        config_value = {**config_value, "postgres_db": {**parts, "hostname": hostname}}
+    url = make_url(pg_url_from_config(config_value))
+    return url.update_query_dict(session_parameters()).render_as_string(hide_password=False)
 
 
 def create_tables(instance: dg.DagsterInstance) -> None:

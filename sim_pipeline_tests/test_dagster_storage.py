@@ -1,6 +1,6 @@
 """What Dagster stores when a run is made is the same, by the row or by the batch."""
 
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from sim_pipeline.jobs import JOB_NAME
 from sim_pipeline.partitions import range_tags
 from sim_pipeline.service.ports import free_port
 from sim_pipeline.service.postgres import LocalPostgres
-from sim_pipeline.store.postgres import Postgres
+from sim_pipeline.store.postgres import SESSION_SETTINGS, Postgres
 from sim_pipeline_tests.dagster_storage import instance_in
 
 DAYS = date(2026, 11, 1), date(2026, 11, 5)
@@ -115,6 +115,44 @@ def test_opening_the_instance_of_the_service_connects_nowhere(
     monkeypatch.setenv("POSTGRES_PORT", str(free_port()))
     with dg.DagsterInstance.from_config(str(Path(__file__).parents[1])) as instance:
         assert isinstance(instance.event_log_storage, dagster_storage.BatchingEventLogStorage)
+
+
+@pytest.mark.parametrize("zone", ["Asia/Shanghai", "America/Los_Angeles"])
+def test_times_are_in_utc_whatever_the_databases_zone_is(
+    settings: Settings, postgres_server: LocalPostgres, zone: str
+) -> None:
+    with instance_in(postgres_server) as (instance, database):
+        with database.engine.connect().execution_options(
+            isolation_level="AUTOCOMMIT"
+        ) as connection:
+            connection.exec_driver_sql(
+                f"ALTER DATABASE {database.database} SET timezone = '{zone}'"
+            )
+        run = announce(settings, instance)
+        (record,) = instance.get_run_records(dg.RunsFilter(run_ids=[run.run_id]))
+        assert abs(datetime.now(UTC) - record.create_timestamp) < timedelta(minutes=5)
+
+
+def test_sessions_are_set_up_as_those_of_the_results(postgres_server: LocalPostgres) -> None:
+    with instance_in(postgres_server) as (instance, _):
+        storage = instance.event_log_storage
+        assert isinstance(storage, dagster_storage.BatchingEventLogStorage)
+        with storage.index_connection() as connection:
+            found = {
+                name: connection.exec_driver_sql(f"SHOW {name}").scalar_one().partition(",")[0]
+                for name in SESSION_SETTINGS
+            }
+    assert found == SESSION_SETTINGS
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_the_storages_host_may_be_an_ipv6_address(host: str) -> None:
+    parts = {"username": "u@", "password": "p:w", "hostname": host, "port": "1", "db_name": "d"}
+    storage = dagster_storage.BatchingPostgresStorage.from_config_value(
+        None, {"postgres_db": parts, "should_autocreate_tables": False}
+    )
+    url = sa.make_url(storage.postgres_url)
+    assert (url.host, url.port, url.username, url.password) == ("::1", 1, "u@", "p:w")
 
 
 def test_tables_are_made_only_for_the_storage_that_is_ours(

@@ -16,7 +16,9 @@ from sim_pipeline.service.instance import upgrade_storage
 from sim_pipeline.service.waiting import Pause, await_database
 from sim_pipeline.store.errors import StoreError
 from sim_pipeline.store.migrate import upgrade
+from sim_pipeline.store.postgres import Postgres
 from sim_pipeline.store.refusals import explained
+from sim_pipeline.store.server_facts import ids_running_out, unmet_requirements
 
 logger = logging.getLogger(__name__)
 
@@ -25,15 +27,41 @@ def migrate_results(settings: Settings) -> None:
     """Bring the results database to this version's schema.
 
     Raises:
-        ServiceError: it can't be reached, or refuses.
+        ServiceError: it can't be reached, refuses, or is not fit for the pipeline.
     """
     postgres = results_database(settings)
+    require_fit(postgres)
     logger.info("Migrating %s", postgres)
     try:
         with explained(postgres):
             upgrade(postgres)
+            with postgres.engine.connect() as connection:
+                warning = ids_running_out(connection)
     except StoreError as error:
         raise ServiceError(str(error)) from error
+    if warning:
+        logger.warning("%s", warning)
+
+
+def require_fit(postgres: Postgres, *, temporary_tables: bool = True) -> None:
+    """Refuse a database that the pipeline can't work with.
+
+    Args:
+        postgres: the database.
+        temporary_tables: whether the role must be allowed to make temporary tables.
+
+    Raises:
+        ServiceError: names each thing that is wrong, or says why the database can't be asked.
+    """
+    try:
+        with explained(postgres), postgres.engine.connect() as connection:
+            unmet = unmet_requirements(connection, temporary_tables=temporary_tables)
+    except StoreError as error:
+        raise ServiceError(str(error)) from error
+    finally:
+        postgres.engine.dispose()
+    if unmet:
+        raise ServiceError(f"{postgres} is not fit for this pipeline: {'; '.join(unmet)}")
 
 
 def migrate_dagster(settings: Settings, pause: Pause) -> None:
@@ -74,5 +102,6 @@ def migrate_dagster(settings: Settings, pause: Pause) -> None:
             database=url.database or settings.dagster_postgres_db,
         )
         await_database(postgres, pause)
+        require_fit(postgres, temporary_tables=False)
         logger.info("Migrating Dagster's storage, %s", postgres)
         upgrade_storage(instance)

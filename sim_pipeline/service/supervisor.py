@@ -9,15 +9,17 @@ import os
 import urllib.error
 import urllib.request
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from sim_pipeline import logs
 from sim_pipeline.config import Settings
+from sim_pipeline.resources import results_database
 from sim_pipeline.service.directory import ServiceDirectory
 from sim_pipeline.service.first_run import first_run_command
 from sim_pipeline.service.instance import close_abandoned_runs, prepare_instance
 from sim_pipeline.service.local import local_postgres, local_rabbitmq
-from sim_pipeline.service.migration import migrate_results
+from sim_pipeline.service.migration import migrate_results, require_fit
 from sim_pipeline.service.ports import free_port, listens, require_free
 from sim_pipeline.service.programs import Programs, StopRequest, end_marked
 from sim_pipeline.service.waiting import await_servers
@@ -90,6 +92,10 @@ def _run_until_stopped(
     elif not await_servers(settings, stop.wait):
         return
     migrate_results(settings)
+    require_fit(
+        replace(results_database(settings), database=settings.dagster_postgres_db),
+        temporary_tables=False,
+    )
     logger.info("Migrating Dagster's storage")
     prepare_instance(_dagster_home(directory), PROJECT / "dagster.yaml")
     close_abandoned_runs()

@@ -30,6 +30,7 @@ _ENTRIES = sa.text(
     """
     SELECT count(*) AS stored, count(published_at) AS published FROM deliveries
     WHERE llm_name = ANY(:llm_names) AND "timestamp" >= :since AND "timestamp" < :until
+    AND extract(epoch FROM "timestamp") % :interval = 0
     """
 )
 
@@ -77,15 +78,22 @@ def complete_windows(
     }
 
 
-def ledger_entries(connection: sa.Connection, span: Span) -> Entries:
-    """Count the ledger's entries of a span: a glance, which looks at no row of results.
+def ledger_entries(connection: sa.Connection, span: Span, interval: timedelta) -> Entries:
+    """Count the ledger's entries of a span's windows; reads no row of results.
 
     Args:
         connection: to the results database.
         span: models and labels.
+        interval: length of a window, whole seconds. Entries of another interval, between the
+            windows, are not counted.
     """
     row = connection.execute(
         _ENTRIES,
-        {"llm_names": list(span.llm_names), "since": span.since, "until": span.until},
+        {
+            "llm_names": list(span.llm_names),
+            "since": span.since,
+            "until": span.until,
+            "interval": interval // timedelta(seconds=1),
+        },
     ).one()
     return Entries(row.stored, row.published)

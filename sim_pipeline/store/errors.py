@@ -33,6 +33,12 @@ class StoreAccessRefusedError(StoreError):
     retryable = False
 
 
+class StoreUnfitError(StoreError):
+    """The server, the database or a pooler before it is not what the pipeline needs."""
+
+    retryable = False
+
+
 class SchemaError(StoreError):
     """A table, a view or a column is missing: the migrations have not been run."""
 

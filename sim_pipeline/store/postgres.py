@@ -3,10 +3,12 @@
 SQLAlchemy with psycopg2 serves the small questions; ADBC moves values in bulk, in and out.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlencode
 
 import sqlalchemy as sa
@@ -21,6 +23,31 @@ _LIVENESS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "60000",
 }
+
+# What a session relies on, whatever the defaults of the server, the database or the role are.
+# They go with the connection request, which costs no round trip; a pooler in between must pass on
+# the startup parameter `options`, or set them itself.
+SESSION_SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "TimeZone": "UTC",  # Dagster's tables have timestamps without a zone
+        "DateStyle": "ISO",
+        "IntervalStyle": "postgres",
+        "extra_float_digits": "1",  # a float as text, which messages are made of, is exact
+        "default_transaction_isolation": "read committed",  # others abort concurrent writers
+        "statement_timeout": "0",  # a write in bulk takes as long as it takes
+        "lock_timeout": "0",  # writers of the same windows queue up
+        "idle_in_transaction_session_timeout": "0",  # where one is needed it is set
+        "standard_conforming_strings": "on",
+    }
+)
+
+
+def session_parameters() -> dict[str, str]:
+    """Return libpq's connection parameters that make a session independent of its surroundings."""
+    options = (
+        f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in SESSION_SETTINGS.items()
+    )
+    return {"client_encoding": "utf8", "options": " ".join(options)}
 
 
 @dataclass(frozen=True)
@@ -49,11 +76,13 @@ class Postgres:
 
     def __str__(self) -> str:
         """Where it leads, as error messages name it: without the password."""
-        return f"postgresql://{self.host}:{self.port}, database {self.database!r}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"postgresql://{host}:{self.port}, database {self.database!r}"
 
     def _parameters(self) -> dict[str, str]:
         parameters = {
             **_LIVENESS,
+            **session_parameters(),
             "connect_timeout": str(self.connect_timeout),
             "sslmode": self.sslmode,
             "application_name": "sim_pipeline",

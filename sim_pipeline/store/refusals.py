@@ -16,6 +16,7 @@ from sim_pipeline.store.errors import (
     StoreError,
     StoreNotWritableError,
     StoreTlsError,
+    StoreUnfitError,
     StoreUnreachableError,
     TransactionAbortedError,
 )
@@ -62,6 +63,7 @@ _MESSAGES: Final[dict[type[StoreError], str]] = {
         "{postgres} refused user {user!r}: {words}; check the user, its password and its rights,"
         " and that the database exists"
     ),
+    StoreUnfitError: "{postgres} is not fit for this pipeline: {words}",
     SchemaError: "{postgres} lacks what this version needs: {words}; run `make migrate`",
     StoreNotWritableError: (
         "{postgres} takes no data: {words}; free its disk or memory, or let it accept writes"
@@ -81,6 +83,8 @@ _NO_ACCESS: Final = re.compile(
     r"authentication failed|no password supplied|pg_hba\.conf|permission denied"
     r"|(?:role|database|user) \".*\" (?:does not exist|is not permitted|is not currently accepting)"
 )
+# A pooler's answer to what every session of ours asks for, see `SESSION_SETTINGS`.
+_NO_OPTIONS: Final = re.compile(r"unsupported startup parameter|command-line options")
 _SEVERITY: Final = re.compile(r"(?:ERROR|FATAL|PANIC): +(.*)")
 
 
@@ -125,6 +129,8 @@ def _kind(error: Exception, answers: list[str]) -> type[StoreError]:
         return _KINDS.get(state) or _KINDS.get(state[:2]) or StatementRefusedError
     if any(map(_NO_TRUST.search, answers)):
         return StoreTlsError
+    if any(map(_NO_OPTIONS.search, answers)):
+        return StoreUnfitError
     if any(map(_NO_ACCESS.search, answers)):
         return StoreAccessRefusedError
     # No state and no connection: lost, or closed since. psycopg2 has a bare DatabaseError for some.

@@ -16,7 +16,7 @@ from sim_pipeline.service.ports import free_port, listens
 from sim_pipeline.service.postgres import LocalPostgres
 from sim_pipeline.service.processes import launch
 from sim_pipeline.service.unprivileged import unprivileged_owner
-from sim_pipeline.store.postgres import Postgres
+from sim_pipeline.store.postgres import SESSION_SETTINGS, Postgres
 from sim_pipeline_tests.databases import database_in
 from sim_pipeline_tests.k8s.rendering import K8S
 from sim_pipeline_tests.waiting import wait_until
@@ -111,6 +111,25 @@ def test_connections_share_a_session_of_the_server(pooled: Postgres) -> None:
     with engine.connect() as one, engine.connect() as another:
         pid = sa.text("SELECT pg_backend_pid()")
         assert one.scalar(pid) == another.scalar(pid)
+
+
+def test_its_sessions_are_set_up_as_those_without_it(
+    pooled: Postgres, direct: Postgres, postgres_server: LocalPostgres
+) -> None:
+    odd = {"TimeZone": "Asia/Shanghai", "default_transaction_isolation": "serializable"}
+    server = sa.create_engine(
+        postgres_server.url(), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
+    )
+    with server.connect() as connection:
+        for name, value in odd.items():
+            connection.exec_driver_sql(f"ALTER ROLE {direct.user} SET {name} = '{value}'")
+    engine = sa.create_engine(pooled.url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        found = {
+            name: connection.exec_driver_sql(f"SHOW {name}").scalar_one().partition(",")[0]
+            for name in SESSION_SETTINGS
+        }
+    assert found == SESSION_SETTINGS
 
 
 def test_a_wrong_password_is_refused(pooled: Postgres) -> None:

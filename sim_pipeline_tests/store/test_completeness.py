@@ -25,9 +25,9 @@ def complete(postgres: Postgres, span: Span = SPAN, interval: timedelta = HOUR) 
         return complete_windows(connection, span, interval)
 
 
-def entries(postgres: Postgres, span: Span = SPAN) -> Entries:
+def entries(postgres: Postgres, span: Span = SPAN, interval: timedelta = HOUR) -> Entries:
     with postgres.engine.connect() as connection:
-        return ledger_entries(connection, span)
+        return ledger_entries(connection, span, interval)
 
 
 def test_nothing_stored_is_nothing_complete(postgres: Postgres) -> None:
@@ -77,6 +77,8 @@ def test_labels_between_the_windows_are_none_of_them(postgres: Postgres) -> None
     publish_all(postgres)
     assert complete(postgres) == {("GPT-4o", TODAY): 3}
     assert complete(postgres, interval=timedelta(minutes=20)) == {("GPT-4o", TODAY): 9}
+    assert entries(postgres) == Entries(stored=3, published=3)
+    assert entries(postgres, interval=timedelta(minutes=20)) == Entries(stored=9, published=9)
     half_second = slice_of(MODELS[1:], [START + timedelta(seconds=0.5)])
     store(postgres, half_second)
     publish_all(postgres)

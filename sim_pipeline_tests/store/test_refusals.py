@@ -17,6 +17,7 @@ from sim_pipeline.store.errors import (
     StoreError,
     StoreNotWritableError,
     StoreTlsError,
+    StoreUnfitError,
     StoreUnreachableError,
     TransactionAbortedError,
 )
@@ -319,14 +320,35 @@ def test_a_deadlock(postgres: Postgres) -> None:
 
 
 @BOTH
-def test_a_statement_that_took_too_long(postgres: Postgres, ask: Ask) -> None:
-    execute(postgres, f"ALTER DATABASE {postgres.database} SET statement_timeout TO '20ms'")
+def test_a_statement_that_took_too_long(
+    postgres: Postgres, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sim_pipeline.store.postgres.SESSION_SETTINGS", {"statement_timeout": "20"})
     postgres.engine.dispose()
+    postgres = dataclasses.replace(postgres)
     message = refused(TransactionAbortedError, postgres, ask, "SELECT 1 FROM pg_sleep(30)")
     assert "due to statement timeout" in message
 
 
 # Everything else
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "unsupported startup parameter: options",
+        "Feature not supported: RDS Proxy currently doesn't support command-line options.",
+    ],
+)
+def test_a_pooler_that_takes_no_options(postgres: Postgres, words: str) -> None:
+    # The words of poolers that cannot be had here.
+    error = psycopg2.OperationalError(
+        f'connection to server at "127.0.0.1", port 6432 failed: FATAL:  {words}\n'
+    )
+    explained_error = store_error(postgres, error)
+    assert isinstance(explained_error, StoreUnfitError)
+    assert not explained_error.retryable
+    assert words in str(explained_error)
 
 
 @BOTH

@@ -8,9 +8,16 @@ directory=${PGBOUNCER_DIRECTORY:-/run/pgbouncer}
 quoted=$(printf %s "$POSTGRES_PASSWORD" | sed 's/"/""/g')
 printf '"%s" "%s"\n' "$POSTGRES_USER" "$quoted" > "$directory/users"
 
+# What a session relies on (SESSION_SETTINGS in sim_pipeline/store/postgres.py). Clients ask for it in
+# `options`, which PgBouncer cannot pass on. A quote in the value is written twice.
+session="SET TimeZone = ''UTC''; SET DateStyle = ''ISO''; SET IntervalStyle = ''postgres'';\
+ SET extra_float_digits = ''1''; SET default_transaction_isolation = ''read committed'';\
+ SET statement_timeout = ''0''; SET lock_timeout = ''0'';\
+ SET idle_in_transaction_session_timeout = ''0''; SET standard_conforming_strings = ''on''"
+
 cat > "$directory/pgbouncer.ini" <<INI
 [databases]
-$DAGSTER_POSTGRES_DB = host=$POSTGRES_HOST port=$POSTGRES_PORT
+$DAGSTER_POSTGRES_DB = host=$POSTGRES_HOST port=$POSTGRES_PORT connect_query='$session'
 
 [pgbouncer]
 listen_addr = ${PGBOUNCER_ADDRESS:-0.0.0.0}
@@ -22,7 +29,7 @@ pool_mode = transaction
 # Clients may be as many as there are runs; PostgreSQL sees no more than these.
 max_client_conn = 1000
 default_pool_size = 20
-ignore_startup_parameters = extra_float_digits
+ignore_startup_parameters = extra_float_digits,options
 server_tls_sslmode = $POSTGRES_SSLMODE
 ${POSTGRES_SSLROOTCERT:+server_tls_ca_file = $POSTGRES_SSLROOTCERT}
 log_connections = 0

@@ -1,0 +1,171 @@
+"""What a database must be like, and that sessions do not depend on its defaults."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+
+from sim_pipeline.service.postgres import LocalPostgres
+from sim_pipeline.store.postgres import SESSION_SETTINGS, Postgres
+from sim_pipeline.store.server_facts import ids_running_out, unmet_requirements
+from sim_pipeline_tests.databases import database_in
+
+# Each is the default of some service that people use, or of a role that somebody set up.
+ODD_DEFAULTS = {
+    "TimeZone": "Asia/Shanghai",
+    "DateStyle": "SQL, DMY",
+    "IntervalStyle": "iso_8601",
+    "extra_float_digits": "0",
+    "default_transaction_isolation": "repeatable read",
+    "statement_timeout": "5s",
+    "lock_timeout": "1s",
+    "idle_in_transaction_session_timeout": "1s",
+    "standard_conforming_strings": "off",
+    "client_encoding": "LATIN1",
+}
+
+
+@pytest.fixture
+def admin(postgres_server: LocalPostgres) -> Iterator[Callable[[str], None]]:
+    """Execute statements as the server's superuser."""
+    engine = sa.create_engine(
+        postgres_server.url(), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
+    )
+    with engine.connect() as connection:
+        yield lambda statement: connection.exec_driver_sql(statement) and None
+
+
+@pytest.fixture
+def role(postgres: Postgres, admin: Callable[[str], None]) -> Iterator[Postgres]:
+    """A role with no right but to connect, in the test's database."""
+    name = f"role_{uuid.uuid4().hex}"
+    admin(f"CREATE ROLE {name} LOGIN PASSWORD 'of the tests'")
+    of_role = replace(postgres, user=name, password="of the tests")  # noqa: S106 - as it says
+    yield of_role
+    of_role.engine.dispose()
+    admin(f'GRANT TEMPORARY ON DATABASE "{postgres.database}" TO PUBLIC')
+    admin(f"DROP ROLE {name}")
+
+
+def unmet(postgres: Postgres, *, temporary_tables: bool = True) -> list[str]:
+    with postgres.engine.connect() as connection:
+        return unmet_requirements(connection, temporary_tables=temporary_tables)
+
+
+def test_a_database_of_ours_is_fit(postgres: Postgres) -> None:
+    assert unmet(postgres) == []
+
+
+def by_sqlalchemy(postgres: Postgres, name: str) -> object:
+    with postgres.engine.connect() as connection:
+        return connection.exec_driver_sql(f"SHOW {name}").scalar_one()
+
+
+def by_adbc(postgres: Postgres, name: str) -> object:
+    with postgres.bulk_connection() as connection, connection.cursor() as cursor:
+        cursor.execute(f"SELECT current_setting('{name}')")
+        row = cursor.fetchone()
+        assert row is not None
+        return row[0]
+
+
+@pytest.mark.parametrize("ask", [by_sqlalchemy, by_adbc])
+def test_odd_defaults_reach_no_session(
+    role: Postgres, admin: Callable[[str], None], ask: Callable[[Postgres, str], object]
+) -> None:
+    for name, value in ODD_DEFAULTS.items():
+        admin(f"ALTER ROLE {role.user} SET {name} = '{value}'")
+    found = {name: str(ask(role, name)).partition(",")[0] for name in SESSION_SETTINGS}
+    assert found == SESSION_SETTINGS
+    assert ask(role, "client_encoding") == "UTF8"
+    assert set(ODD_DEFAULTS) == {*SESSION_SETTINGS, "client_encoding"}
+    assert unmet(role) == []
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_another_encoding_is_named(
+    postgres_server: LocalPostgres, admin: Callable[[str], None], encoding: str
+) -> None:
+    name = f"encoded_{uuid.uuid4().hex}"
+    admin(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LOCALE 'C'")
+    database = database_in(postgres_server, name)
+    try:
+        (line,) = unmet(database)
+    finally:
+        database.engine.dispose()
+        admin(f"DROP DATABASE {name} WITH (FORCE)")
+    assert line.startswith(f"its encoding is {encoding}: allowed is UTF8")
+
+
+def test_a_role_without_temporary_tables_is_named(
+    role: Postgres, admin: Callable[[str], None]
+) -> None:
+    admin(f'REVOKE TEMPORARY ON DATABASE "{role.database}" FROM PUBLIC')
+    assert unmet(role) == [
+        f"role '{role.user}' may not make temporary tables: GRANT TEMPORARY ON DATABASE to it"
+    ]
+    assert unmet(role, temporary_tables=False) == []
+
+
+def test_a_search_path_without_a_schema_is_named(
+    role: Postgres, admin: Callable[[str], None]
+) -> None:
+    admin(f"ALTER ROLE {role.user} SET search_path = nowhere")
+    (line,) = unmet(role)
+    assert "search_path" in line
+    assert "'nowhere'" in line
+
+
+def test_a_transaction_timeout_is_named(role: Postgres, admin: Callable[[str], None]) -> None:
+    admin(f"ALTER ROLE {role.user} SET transaction_timeout = '5s'")
+    (line,) = unmet(role)
+    assert line.startswith("transaction_timeout is 5s: allowed is 0")
+
+
+def test_a_pooler_that_drops_the_settings_is_named(postgres: Postgres) -> None:
+    dropped = sa.create_engine(
+        postgres.url.difference_update_query(["options"]), poolclass=sa.NullPool
+    )
+    with dropped.connect() as connection:
+        connection.exec_driver_sql("SET TimeZone = 'Asia/Shanghai'")
+        (line,) = unmet_requirements(connection)
+    assert "a session has TimeZone = Asia/Shanghai" in line
+    assert "pooler" in line
+
+
+@pytest.mark.parametrize(
+    ("last", "first_row", "left"),
+    [
+        (2**29, None, None),
+        (3 * 2**29 - 1, None, None),
+        (3 * 2**29 + 1, None, 2**29 - 2),
+        (2**31 - 2, None, 1),
+        # Restarted at the lowest number there is: rows from 1 on are in the way.
+        (-(2**31), 1, None),
+        (-1000, 1, 1000),
+    ],
+)
+def test_a_warning_says_how_many_ids_are_left(
+    postgres: Postgres, last: int, first_row: int | None, left: int | None
+) -> None:
+    with postgres.engine.begin() as connection:
+        if first_row is not None:
+            connection.exec_driver_sql(
+                'INSERT INTO simulation_results (id, llm_name, metric, "values", "timestamp")'
+                f" VALUES ({first_row}, 'a', 'TTFT', '{{1}}', now())"
+            )
+        connection.exec_driver_sql(f"ALTER SEQUENCE simulation_results_id_seq MINVALUE {-(2**31)}")
+        connection.exec_driver_sql(f"SELECT setval('simulation_results_id_seq', {last})")
+        warning = ids_running_out(connection)
+    if left is None:
+        assert warning is None
+    else:
+        assert warning is not None
+        assert f"has {left:,} ids left" in warning
+
+
+def test_an_unused_sequence_warns_of_nothing(postgres: Postgres) -> None:
+    with postgres.engine.connect() as connection:
+        assert ids_running_out(connection) is None
