@@ -6,6 +6,7 @@ What belongs here: a variable's name, its default, what is allowed. Nothing else
 """
 
 import os
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -16,20 +17,22 @@ from dotenv.parser import parse_stream
 from pydantic import (
     AfterValidator,
     AwareDatetime,
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _ENV_FILE = Path(".env")
 
 MODEL_NAME_LIMIT = 50
-# A partition key is "day|model", and the command line of a shell expands square brackets.
-MODEL_NAME_FORBIDDEN = "|[]"
+# A partition key is "day|model", a shell expands square brackets, and Dagster writes a range of
+# partitions with three dots.
+MODEL_NAME_FORBIDDEN = ("|", "[", "]", "...")
 
 DEFAULT_MODELS = (
     "GPT-4o",
@@ -48,6 +51,11 @@ _PORT = "a port number, 1 to 65535"
 _FLAG = "true or false"
 _HOST = "a host name or an IP address"
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+# A name, an IPv4 address, or an IPv6 address with its zone.
+_HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]+)?")
+# Where python-dotenv sees a comment after a value.
+_QUOTES = "\"'"
+_COMMENT = re.compile(r"\s#|^#(?:\s|$)")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -63,7 +71,7 @@ def _models(value: object) -> object:
     for name in names:
         if not 1 <= len(name) <= MODEL_NAME_LIMIT:
             raise ValueError(f"{name!r} has {len(name)} characters")
-        found = sorted(set(name) & set(MODEL_NAME_FORBIDDEN))
+        found = [text for text in MODEL_NAME_FORBIDDEN if text in name]
         if found:
             raise ValueError(f"{name!r} contains {' '.join(found)}")
         if not name.isprintable():
@@ -72,6 +80,24 @@ def _models(value: object) -> object:
     if repeated:
         raise ValueError(f"named more than once: {', '.join(repeated)}")
     return names
+
+
+def _without_brackets(host: str) -> str:
+    """Take the brackets off an IPv6 address: in a URL it has them, a resolver takes none."""
+    if host.startswith("[") and host.endswith("]"):
+        return host[1:-1]
+    return host
+
+
+def _host_names(value: object) -> object:
+    """Split UI_ALLOWED_HOSTS at its commas."""
+    if not isinstance(value, str):
+        return value
+    names = tuple(name.strip().lower() for name in value.split(",") if name.strip())
+    for name in names:
+        if not _HOST_NAME.fullmatch(_without_brackets(name)):
+            raise ValueError(f"{name!r} is no host name: it has no scheme, port or path")
+    return tuple(map(_without_brackets, names))
 
 
 def _utc_not_in_future(value: datetime) -> datetime:
@@ -114,7 +140,7 @@ def _readable(path: Path | None) -> Path | None:
 
 
 Name = Annotated[str, Field(min_length=1, max_length=63)]
-Host = Annotated[str, Field(min_length=1, max_length=253)]
+Host = Annotated[str, AfterValidator(_without_brackets), Field(min_length=1, max_length=253)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 OptionalFile = Annotated[Path | None, BeforeValidator(_path_or_none), AfterValidator(_readable)]
 
@@ -124,16 +150,10 @@ def _setting(default: Any, allowed: str) -> Any:
     return Field(default, description=allowed)
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The pipeline's configuration, one field an environment variable (upper case outside)."""
 
-    model_config = SettingsConfigDict(
-        env_file=_ENV_FILE,
-        env_file_encoding="utf-8",
-        extra="ignore",
-        frozen=True,
-        populate_by_name=True,
-    )
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
 
     postgres_host: Host = _setting("127.0.0.1", _HOST)
     postgres_port: Port = _setting(15432, _PORT)
@@ -161,12 +181,12 @@ class Settings(BaseSettings):
     rabbitmq_tls: bool = _setting(default=False, allowed=_FLAG)
     rabbitmq_ca_file: OptionalFile = _setting(None, "a readable file of CA certificates, or empty")
 
-    llm_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_models)] = Field(
+    llm_models: Annotated[tuple[str, ...], BeforeValidator(_models)] = Field(
         DEFAULT_MODELS,
         validation_alias="LLM_MODELS_STR",
         description=(
             f"comma-separated names, each of 1 to {MODEL_NAME_LIMIT} characters without"
-            " | [ ] and named once"
+            " | [ ] ... and named once"
         ),
     )
     model_profiles_file: OptionalFile = _setting(
@@ -212,6 +232,44 @@ class Settings(BaseSettings):
     local_services: bool = _setting(default=False, allowed=_FLAG)
     ui_host: Host = _setting("127.0.0.1", _HOST)
     ui_port: Port = _setting(3000, _PORT)
+    ui_path_prefix: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$", max_length=200)] = (
+        _setting(
+            "", "empty, or a path such as /simulation: letters, digits, . _ ~ - and no / at the end"
+        )
+    )
+    ui_allowed_hosts: Annotated[tuple[str, ...], BeforeValidator(_host_names)] = _setting(
+        (), "comma-separated host names or IP addresses by which browsers reach the UI, or empty"
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _means_the_same_everywhere(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse what `.env` and `docker run --env-file` read differently.
+
+        Docker passes on quotation marks and comments as part of the value. A value that has them
+        was written for `.env`, where they are none. A comment after a password in `.env` is
+        refused where the file is read: a password from elsewhere may hold anything.
+        """
+        if not isinstance(value, str):
+            return value
+        field = cls.model_fields[info.field_name] if info.field_name else None
+        secret = field is not None and field.annotation is SecretStr
+        enclosed = len(value) > 1 and value[0] == value[-1] and value[0] in _QUOTES
+        if enclosed or (not secret and value.startswith(tuple(_QUOTES))):
+            raise ValueError(
+                "begins with a quotation mark, which docker run --env-file makes part of the value:"
+                " write it without"
+            )
+        if secret:
+            if value != value.strip():
+                raise ValueError("begins or ends with a blank or a line break")
+            return value
+        if _COMMENT.search(value):
+            raise ValueError(
+                "holds a comment, which docker run --env-file makes part of the value:"
+                " write the comment on a line of its own"
+            )
+        return value.strip()
 
     @field_validator("simulation_start", mode="after")
     @classmethod
@@ -280,14 +338,24 @@ def variable_name(field: str) -> str:
     return alias if isinstance(alias, str) else field.upper()
 
 
+_SECRETS = {
+    variable_name(name)
+    for name, field in Settings.model_fields.items()
+    if field.annotation is SecretStr
+}
+
+
 def _explain(error: ValidationError) -> str:
     """Turn pydantic's findings into one line a variable."""
     fields = {variable_name(name): field for name, field in Settings.model_fields.items()}
-    secret = {name for name, field in fields.items() if field.annotation is SecretStr}
     lines = []
     for found in error.errors():
-        name = str(found["loc"][0]).upper() if found["loc"] else ""
-        value = "(hidden)" if name in secret else repr(found["input"])
+        name = (
+            variable_name(field)
+            if (field := str(found["loc"][0])) in Settings.model_fields
+            else field
+        )
+        value = "(hidden)" if name in _SECRETS else repr(found["input"])
         reason = found["msg"].removeprefix("Value error, ")
         why = f" {reason};" if found["type"] == "value_error" else ""
         lines.append(f"  {name}={value}:{why} allowed is {fields[name].description}")
@@ -295,25 +363,55 @@ def _explain(error: ValidationError) -> str:
     return "\n".join([f"{count}:", *lines])
 
 
-def _check_env_file() -> None:
-    """Refuse a `.env` of which a line would be passed over, and its setting be the default.
+def _read_env_file() -> dict[str, str]:
+    """Return what `.env` sets; nothing where there is no such file.
 
-    The message names lines by their numbers only, for one may hold a password.
+    A value is taken as it is written: a `$` in it stands for itself.
+
+    Raises:
+        SettingsError: a line sets nothing, or sets a password with a comment behind it. The message
+            names lines by their numbers only, for one may hold a password.
     """
     if not _ENV_FILE.is_file():
-        return
-    lines = []
-    with _ENV_FILE.open(encoding="utf-8") as file:
+        return {}
+    values: dict[str, str] = {}
+    unreadable: list[int] = []
+    commented: list[int] = []
+    # Some editors begin a file with a byte order mark.
+    with _ENV_FILE.open(encoding="utf-8-sig") as file:
         for statement in parse_stream(file):
+            text = statement.original.string
+            blank = text[: len(text) - len(text.lstrip())]
+            line = statement.original.line + len(blank.splitlines())
             if statement.error or (statement.key is not None and statement.value is None):
-                text = statement.original.string
-                blank = text[: len(text) - len(text.lstrip())]
-                lines.append(str(statement.original.line + len(blank.splitlines())))
-    if lines:
+                unreadable.append(line)
+            elif statement.key is not None and statement.value is not None:
+                values[statement.key] = statement.value
+                if statement.key in _SECRETS and _has_comment(text, statement.value):
+                    commented.append(line)
+    if unreadable:
         raise SettingsError(
-            f".env cannot be read at line{'s' if len(lines) > 1 else ''} {', '.join(lines)}:"
-            " allowed is NAME=value, with quotes at both ends of the value or none, or a # comment"
+            f".env cannot be read at {_lines(unreadable)}: allowed is NAME=value, with quotes at"
+            " both ends of the value or none, or a # comment"
         )
+    if commented:
+        raise SettingsError(
+            f".env has a comment behind a password at {_lines(commented)}: allowed is a comment on"
+            " a line of its own, for docker run --env-file would make it part of the password"
+        )
+    return values
+
+
+def _has_comment(statement: str, value: str) -> bool:
+    """Tell whether something follows the value of a statement of `.env`."""
+    written = statement.partition("=")[2].strip()
+    if written[:1] in _QUOTES:
+        return bool(written) and not written.endswith(written[0])
+    return written != value
+
+
+def _lines(numbers: list[int]) -> str:
+    return f"line{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def read_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -327,8 +425,13 @@ def read_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
             can't be read.
     """
     try:
-        _check_env_file()
-        return Settings(**(overrides or {}))
+        written = {**_read_env_file(), **os.environ}
+        values: dict[str, Any] = {
+            field: written[name]
+            for field in Settings.model_fields
+            if (name := variable_name(field)) in written
+        }
+        return Settings(**{**values, **(overrides or {})})
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
     except OSError as error:

@@ -62,6 +62,19 @@ def test_defaults_are_those_of_the_documentation() -> None:
         ("LLM_MODELS_STR", "GPT-4o, GPT-4o", "named once"),
         ("LLM_MODELS_STR", "m" * 51, "each of 1 to 50 characters"),
         ("LLM_MODELS_STR", "GPT|4o", "without | [ ]"),
+        ("LLM_MODELS_STR", "GPT-4o,phi-3...mini", "without | [ ] ..."),
+        ("LLM_MODELS_STR", '"GPT-4o,Llama-3.1-8B"', "write it without"),
+        ("LLM_MODELS_STR", "'GPT-4o', 'Llama-3.1-8B'", "write it without"),
+        ("LLM_MODELS_STR", '"GPT-4o', "write it without"),
+        ("LLM_MODELS_STR", "GPT-4o,Llama-3.1-8B # two", "on a line of its own"),
+        ("RABBITMQ_QUEUE", '"simulation_results"', "write it without"),
+        ("RABBITMQ_CA_FILE", " # none", "on a line of its own"),
+        ("SIMULATION_INTERVAL", "60 # a minute", "on a line of its own"),
+        ("UI_PATH_PREFIX", "simulation", "empty, or a path such as /simulation"),
+        ("UI_PATH_PREFIX", "/simulation/", "no / at the end"),
+        ("UI_PATH_PREFIX", "/a b", "empty, or a path such as /simulation"),
+        ("UI_ALLOWED_HOSTS", "https://ui.example", "has no scheme, port or path"),
+        ("UI_ALLOWED_HOSTS", "ui.example:3000", "has no scheme, port or path"),
         ("LLM_MODELS_STR", "GPT[4o]", "without | [ ]"),
         ("SIMULATION_START", TOMORROW, "not in the future"),
         ("SIMULATION_START", "2026-01-01T00:00:00", "with its zone"),
@@ -136,6 +149,69 @@ def test_an_env_file_is_read_and_the_environment_wins(
     monkeypatch.setenv("NUM_DATA_POINTS", "11")
     settings = read_settings()
     assert (settings.random_seed, settings.num_data_points) == (7, 11)
+
+
+@pytest.mark.parametrize("value", ["abc${d}ef", "$HOME", "a$$b", "${RANDOM_SEED:-7}", "a\\nb"])
+def test_an_env_file_is_taken_as_it_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str
+) -> None:
+    (tmp_path / ".env").write_text(f"POSTGRES_PASSWORD={value}\nRABBITMQ_QUEUE={value}\n")
+    monkeypatch.setenv("d", "expanded")
+    settings = read_settings()
+    assert settings.postgres_password.get_secret_value() == value
+    assert settings.rabbitmq_queue == value
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("RANDOM_SEED=7\n", encoding="utf-8-sig")
+    assert read_settings().random_seed == 7
+
+
+@pytest.mark.parametrize("value", [" GPT-4o,a", "GPT-4o,a ", "GPT-4o,a\r"])
+def test_blanks_around_a_value_do_not_count(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("LLM_MODELS_STR", value)
+    monkeypatch.setenv("RABBITMQ_QUEUE", " mine ")
+    settings = read_settings()
+    assert (settings.llm_models, settings.rabbitmq_queue) == (("GPT-4o", "a"), "mine")
+
+
+@pytest.mark.parametrize("value", ['"hunter2"', "'hunter2'", " hunter2", "hunter2\n"])
+def test_a_password_that_docker_would_change_is_refused(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("RABBITMQ_PASSWORD", value)
+    with pytest.raises(SettingsError, match=r"RABBITMQ_PASSWORD=\(hidden\): begins") as raised:
+        read_settings()
+    assert "hunter" not in str(raised.value)
+
+
+@pytest.mark.parametrize("value", ["a #b", "#b", 'a"b"', "b'", '"', "a;b&c$d e|f<g>"])
+def test_a_password_may_hold_anything_else(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("POSTGRES_PASSWORD", value)
+    assert read_settings().postgres_password.get_secret_value() == value
+
+
+@pytest.mark.parametrize("written", ["hunter2 # mine", '"hunter2" # mine', "'hunter2'#mine"])
+def test_a_comment_behind_a_password_is_refused(tmp_path: Path, written: str) -> None:
+    (tmp_path / ".env").write_text(f"# mine\n\nPOSTGRES_PASSWORD={written}\n")
+    with pytest.raises(SettingsError, match="line 3: allowed is") as raised:
+        read_settings()
+    assert "hunter" not in str(raised.value)
+
+
+@pytest.mark.parametrize("written", ["hunter2", '"hunter2"', "'hunter2'  ", ' "hun ter#2"', ""])
+def test_a_password_in_a_file_may_be_in_quotes(tmp_path: Path, written: str) -> None:
+    (tmp_path / ".env").write_text(f"POSTGRES_PASSWORD={written}\n")
+    read_settings()
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_ipv6_host_may_have_brackets(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    for variable in ("POSTGRES_HOST", "RABBITMQ_HOST", "UI_HOST", "UI_ALLOWED_HOSTS"):
+        monkeypatch.setenv(variable, host)
+    settings = read_settings()
+    assert settings.postgres_host == settings.rabbitmq_host == settings.ui_host == "::1"
+    assert settings.ui_allowed_hosts == ("::1",)
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,4 +99,5 @@ class BrokerConfig:
     def __str__(self) -> str:
         """Where it leads, as error messages name it: without the password."""
         scheme = "amqps" if self.tls else "amqp"
-        return f"{scheme}://{self.host}:{self.port}, virtual host {self.vhost!r}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{host}:{self.port}, virtual host {self.vhost!r}"
