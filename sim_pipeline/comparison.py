@@ -22,7 +22,7 @@ from typing import Final
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
-from dagster._core.storage.tags import MAX_RETRIES_TAG, PRIORITY_TAG
+from dagster._core.storage.tags import MAX_RETRIES_TAG, MAX_RUNTIME_SECONDS_TAG, PRIORITY_TAG
 
 from sim_pipeline.cadence import Cadence
 from sim_pipeline.resources import ResultsDatabase
@@ -50,8 +50,9 @@ def build_comparison_job(model_comparison: dg.AssetsDefinition) -> UnresolvedAss
         selection=dg.AssetSelection.assets(model_comparison),
         executor_def=dg.in_process_executor,
         description="Compare the models over the last day and the last seven",
-        # The feed's runs come first. One that died is made up for by the next.
-        tags={PRIORITY_TAG: "-1", MAX_RETRIES_TAG: "0"},
+        # Runs by hand come first: a person waits for them. The next run replaces one that died, and
+        # starts only once one that hangs is ended; a comparison takes seconds.
+        tags={PRIORITY_TAG: "-1", MAX_RUNTIME_SECONDS_TAG: "900", MAX_RETRIES_TAG: "0"},
     )
 
 
@@ -70,7 +71,7 @@ def build_comparison_schedule(
         description="After each feed, at most every 15 minutes, compare the models",
     )
     def comparison_schedule(
-        context: dg.ScheduleEvaluationContext, results: ResultsDatabase
+        context: dg.ScheduleEvaluationContext, results: dg.ResourceParam[ResultsDatabase]
     ) -> dg.RunRequest | dg.SkipReason:
         with explained(results.postgres), results.postgres.engine.connect() as connection:
             stored, compared = latest(connection, llm_names), last_compared(connection)

@@ -13,20 +13,17 @@ from sim_pipeline.assets.model_comparison import build_model_comparison
 from sim_pipeline.cadence import Cadence
 from sim_pipeline.comparison import EVERY, build_comparison_job, build_comparison_schedule
 from sim_pipeline.config import Settings, load_settings
-from sim_pipeline.io_manager import FramesIOManager
+from sim_pipeline.io_manager import frames_io_manager
 from sim_pipeline.jobs import build_simulation_job
 from sim_pipeline.partitions import build_partitions
-from sim_pipeline.resources import Broker, ResultsDatabase, RunScope, SimulationInputs
+from sim_pipeline.resources import RunScope, settings_as_resources
 from sim_pipeline.retention import build_retention_job, build_retention_schedule
 from sim_pipeline.schedules import build_simulation_schedule
 from sim_pipeline.what_if.job import build_what_if_job
 
 
 def build_defs(settings: Settings) -> dg.Definitions:
-    """Assemble the pipeline that the settings describe.
-
-    Passwords are named as environment variables, not copied: Dagster shows a resource's config.
-    """
+    """Assemble the pipeline that the settings describe."""
     cadence = Cadence(settings.simulation_interval, settings.simulation_start)
     partitions_def = build_partitions(settings.llm_models, cadence)
     backfill_policy = dg.BackfillPolicy.multi_run(settings.backfill_days_per_run)
@@ -58,15 +55,6 @@ def build_defs(settings: Settings) -> dg.Definitions:
     what_if = build_what_if_job(
         settings.llm_models, seed=settings.random_seed, points=settings.num_data_points
     )
-    results = ResultsDatabase(
-        host=settings.postgres_host,
-        port=settings.postgres_port,
-        user=settings.postgres_user,
-        password=dg.EnvVar("POSTGRES_PASSWORD"),
-        database=settings.postgres_db,
-        sslmode=settings.postgres_sslmode,
-        sslrootcert=_text(settings.postgres_sslrootcert),
-    )
     return dg.Definitions(
         assets=dg.with_source_code_references([metric_frames, benchmark_feed, model_comparison]),
         asset_checks=[build_frame_checks(metric_frames)],
@@ -77,33 +65,12 @@ def build_defs(settings: Settings) -> dg.Definitions:
             build_retention_schedule(retention, running=event_days > 0 or results_days > 0),
         ],
         resources={
-            "frames": FramesIOManager(results=results),
-            "results": results,
-            "broker": Broker(
-                host=settings.rabbitmq_host,
-                port=settings.rabbitmq_port,
-                user=settings.rabbitmq_user,
-                password=dg.EnvVar("RABBITMQ_PASSWORD"),
-                vhost=settings.rabbitmq_vhost,
-                queue=settings.rabbitmq_queue,
-                tls=settings.rabbitmq_tls,
-                ca_file=_text(settings.rabbitmq_ca_file),
-            ),
-            "simulation": SimulationInputs(
-                interval_seconds=settings.simulation_interval,
-                start=settings.simulation_start.isoformat(),
-                points=settings.num_data_points,
-                seed=settings.random_seed,
-                profiles_file=_text(settings.model_profiles_file),
-            ),
+            **settings_as_resources(settings),
+            "frames": frames_io_manager,
             "scope": RunScope.configure_at_launch(),
         },
         executor=dg.in_process_executor,
     )
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
 
 
 _settings = load_settings()

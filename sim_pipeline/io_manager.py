@@ -10,7 +10,7 @@ from sim_pipeline.assets.partition_metadata import add_partition_metadata
 from sim_pipeline.assets.progress import Progress
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.partitions import days_and_models
-from sim_pipeline.resources import ResultsDatabase
+from sim_pipeline.resources import NO_CONFIG, ResultsDatabase
 from sim_pipeline.store.refusals import explained
 from sim_pipeline.store.slices import read_frame
 from sim_pipeline.store.writer import SliceWriter
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class FramesIOManager(dg.ConfigurableIOManager):
+class FramesIOManager(dg.IOManager):
     """Writes the slices of `MetricFrames`; loads the rows of a run's partitions."""
 
-    results: dg.ResourceDependency[ResultsDatabase]
+    def __init__(self, results: ResultsDatabase) -> None:
+        self._results = results
 
     def handle_output(self, context: dg.OutputContext, obj: MetricFrames) -> None:
         """Store slice by slice, each in its own transaction; a run that is killed keeps those."""
-        postgres, tally = self.results.postgres, obj.tally
+        postgres, tally = self._results.postgres, obj.tally
         progress = Progress("Stored", "rows", obj.windows)
         with (
             # What obj looks up in the database while it is iterated is in this as well.
@@ -42,10 +43,20 @@ class FramesIOManager(dg.ConfigurableIOManager):
     def load_input(self, context: dg.InputContext) -> "pd.DataFrame":
         """Return the stored rows of the partitions: llm_name, metric, values, timestamp."""
         days, llm_names = days_and_models(context.asset_partition_keys)
-        with explained(self.results.postgres):
+        with explained(self._results.postgres):
             return read_frame(
-                self.results.postgres.engine,
+                self._results.postgres.engine,
                 llm_names=llm_names,
                 first_day=days[0].isoformat(),
                 last_day=days[-1].isoformat(),
             )
+
+
+@dg.io_manager(
+    config_schema=NO_CONFIG,
+    required_resource_keys={"results"},
+    description="Stores metric_frames in the results database and loads them from there",
+)
+def frames_io_manager(context: dg.InitResourceContext) -> FramesIOManager:
+    """Return the I/O manager for the database that the run has."""
+    return FramesIOManager(context.resources.results)

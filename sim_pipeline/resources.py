@@ -1,13 +1,15 @@
 """What a run is given: the simulation's inputs, its scope, the database and the broker.
 
-What belongs here: Dagster resources, and the way from settings to them. They hold configuration
-and hand out plain objects of the simulator, the store and the broker, which know no Dagster.
+What belongs here: Dagster resources, and the way from settings to them. They hand out plain objects
+of the simulator, the store and the broker, which know no Dagster. Only `RunScope` can be set at
+launch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 import dagster as dg
 from pydantic import Field, PrivateAttr, field_validator
@@ -21,6 +23,10 @@ from sim_pipeline.profiles_file import read_profiles
 from sim_pipeline.sent import Sent
 from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline.store.postgres import Postgres
+
+NO_CONFIG: Final[dict[str, object]] = {}
+"""The config schema of what can't be set at launch. Without a schema Dagster takes any config, and
+the pipeline would ignore it."""
 
 
 def results_database(settings: Settings) -> Postgres:
@@ -50,78 +56,43 @@ def message_broker(settings: Settings) -> BrokerConfig:
     )
 
 
-class ResultsDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The PostgreSQL database with the results and the deliveries ledger."""
+@dataclass(frozen=True)
+class ResultsDatabase:
+    """The PostgreSQL database with the results and the deliveries ledger.
 
-    host: str = Field(description="Host name or address of the PostgreSQL server")
-    port: int = Field(description="Its port")
-    user: str = Field(description="The role to log in as")
-    password: str = Field(description="Its password: named here, never shown", repr=False)
-    database: str = Field(description="The database")
-    sslmode: str = Field("prefer", description="libpq's sslmode, from disable to verify-full")
-    sslrootcert: str | None = Field(None, description="File of CA certificates")
+    Attributes:
+        postgres: how it is reached; its pool of connections is closed after each run and tick.
+    """
 
-    @cached_property
-    def postgres(self) -> Postgres:
-        """The database, with its pool of connections."""
-        return Postgres(
-            host=self.host,
-            port=self.port,
-            user=self.user,
-            password=self.password,
-            database=self.database,
-            sslmode=self.sslmode,
-            sslrootcert=Path(self.sslrootcert) if self.sslrootcert else None,
-        )
-
-    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
-        """Close the connections: a code server that evaluates the schedule lives on."""
-        if "postgres" in vars(self):
-            self.postgres.engine.dispose()
+    postgres: Postgres
 
 
-class Broker(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The RabbitMQ queue that simulations are published to."""
+@dataclass(frozen=True)
+class Broker:
+    """The RabbitMQ queue that simulations are published to.
 
-    host: str = Field(description="Host name or address of the RabbitMQ server")
-    port: int = Field(description="Its AMQP port")
-    user: str = Field(description="The user to log in as")
-    password: str = Field(description="Its password: named here, never shown", repr=False)
-    vhost: str = Field("/", description="The virtual host")
-    queue: str = Field(description="The queue, declared durable where it does not exist")
-    tls: bool = Field(default=False, description="Connect by TLS, verifying the server")
-    ca_file: str | None = Field(None, description="File of CA certificates; else the system's")
+    Attributes:
+        config: what the publisher needs to know.
+    """
 
-    @property
-    def config(self) -> BrokerConfig:
-        """What the publisher needs to know."""
-        return BrokerConfig(
-            host=self.host,
-            port=self.port,
-            user=self.user,
-            password=self.password,
-            vhost=self.vhost,
-            queue=self.queue,
-            tls=self.tls,
-            ca_file=Path(self.ca_file) if self.ca_file else None,
-        )
+    config: BrokerConfig
 
 
-class SimulationInputs(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """What the numbers depend on, beside the model and the window."""
+@dataclass(frozen=True)
+class SimulationInputs:
+    """What the numbers depend on, beside the model and the window.
 
-    interval_seconds: int = Field(description="Length of a window in seconds")
-    start: str = Field(description="ISO 8601 time of the first window")
-    points: int = Field(description="Values per metric and window")
-    seed: int = Field(description="Seed of the random numbers")
-    profiles_file: str | None = Field(
-        None, description="File of model profiles, workload and incidents; else the built-in ones"
-    )
+    Attributes:
+        cadence: the windows.
+        points: values per metric and window.
+        seed: of the random numbers.
+        profiles_file: of model profiles, workload and incidents; None for the built-in ones.
+    """
 
-    @cached_property
-    def cadence(self) -> Cadence:
-        """The windows."""
-        return Cadence(self.interval_seconds, datetime.fromisoformat(self.start))
+    cadence: Cadence
+    points: int
+    seed: int
+    profiles_file: Path | None
 
     def profiles(self, llm_names: Sequence[str]) -> dict[str, Profile]:
         """Return the profile of each model, by name.
@@ -129,7 +100,42 @@ class SimulationInputs(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             ProfilesFileError: the file can't be read or has a bad field.
         """
-        return read_profiles(Path(self.profiles_file) if self.profiles_file else None, llm_names)
+        return read_profiles(self.profiles_file, llm_names)
+
+
+def settings_as_resources(settings: Settings) -> dict[str, dg.ResourceDefinition]:
+    """Return the resources that hold the settings.
+
+    They have no fields that a launch could set. What a run works with is what the environment of
+    its process says, also where it is executed again after a setting has changed.
+    """
+
+    @dg.resource(config_schema=NO_CONFIG, description="The results database, as POSTGRES_* name it")
+    def results(_context: dg.InitResourceContext) -> Iterator[ResultsDatabase]:
+        postgres = results_database(settings)
+        try:
+            yield ResultsDatabase(postgres)
+        finally:
+            # A code server that evaluates the schedule lives on.
+            postgres.engine.dispose()
+
+    @dg.resource(config_schema=NO_CONFIG, description="The queue, as RABBITMQ_* name it")
+    def broker(_context: dg.InitResourceContext) -> Broker:
+        return Broker(message_broker(settings))
+
+    @dg.resource(
+        config_schema=NO_CONFIG,
+        description="Seed, points, interval, start and profiles, as the environment has them",
+    )
+    def simulation(_context: dg.InitResourceContext) -> SimulationInputs:
+        return SimulationInputs(
+            Cadence(settings.simulation_interval, settings.simulation_start),
+            settings.num_data_points,
+            settings.random_seed,
+            settings.model_profiles_file,
+        )
+
+    return {"results": results, "broker": broker, "simulation": simulation}
 
 
 class RunScope(dg.ConfigurableResource):  # type: ignore[type-arg]

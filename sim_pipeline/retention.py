@@ -28,7 +28,9 @@ def build_retention_job(*, event_days: int, results_days: int) -> dg.JobDefiniti
     """Return the job that removes what is older than so many days; 0 keeps all."""
 
     @dg.op(description=f"Remove results delivered over {results_days} days ago; 0 keeps all")
-    def remove_old_results(context: dg.OpExecutionContext, results: ResultsDatabase) -> None:
+    def remove_old_results(
+        context: dg.OpExecutionContext, results: dg.ResourceParam[ResultsDatabase]
+    ) -> None:
         if results_days == 0:
             context.log.info("RESULTS_RETENTION_DAYS is 0: all results are kept")
             return
@@ -77,7 +79,7 @@ def build_retention_job(*, event_days: int, results_days: int) -> dg.JobDefiniti
         name=JOB_NAME,
         executor_def=dg.in_process_executor,
         description="Remove old results, runs and events, so that nothing grows forever",
-        # The feed's runs come first. One that hangs is ended by run monitoring; one that died is
+        # Runs by hand come first. One that hangs is ended by run monitoring; one that died is
         # not launched anew, for the next night's goes on from there.
         tags={PRIORITY_TAG: "-1", MAX_RUNTIME_SECONDS_TAG: "7200", MAX_RETRIES_TAG: "0"},
     )

@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import sqlalchemy as sa
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
-from dagster._core.storage.tags import MAX_RETRIES_TAG
+from dagster._core.storage.dagster_run import RunRecord
+from dagster._core.storage.tags import MAX_RETRIES_TAG, MAX_RUNTIME_SECONDS_TAG, PRIORITY_TAG
 
 from sim_pipeline.cadence import Cadence
 from sim_pipeline.partitions import models_in_range, range_tags
@@ -33,6 +34,12 @@ _UNFINISHED = [
 # A run that has not begun after this part of the time that run monitoring gives it may never do:
 # its process died, and nobody could tell. Should it begin after all, the two share the work.
 _START_PATIENCE = 1 / 4
+# Before every other run in the queue.
+_PRIORITY = 100
+# The time a run of the schedule may take: start-up and time-outs of the servers, and for each
+# window of a model five times what one with the most values took (0.2 s, see benchmarks/README.md).
+_MAX_RUNTIME_SECONDS = 600
+_MAX_SECONDS_A_WINDOW = 1
 
 
 def build_simulation_schedule(
@@ -55,7 +62,7 @@ def build_simulation_schedule(
         ),
     )
     def simulation_schedule(
-        context: dg.ScheduleEvaluationContext, results: ResultsDatabase
+        context: dg.ScheduleEvaluationContext, results: dg.ResourceParam[ResultsDatabase]
     ) -> dg.RunRequest | dg.SkipReason:
         tick = context.scheduled_execution_time
         busy = tuple(_unfinished_spans(context.instance, llm_names))
@@ -117,14 +124,19 @@ def run_request(span: Span, cadence: Cadence) -> dg.RunRequest:
     The run's config narrows it to the span. A tick repairs what is missing; it does not replace
     what was simulated from other inputs, which is for a materialization by hand.
     """
+    interval = timedelta(seconds=cadence.interval)
     first_day = span.since.date()
-    last_day = (span.until - timedelta(seconds=cadence.interval)).date()
+    last_day = (span.until - interval).date()
+    windows = len(span.llm_names) * ((span.until - span.since) // interval)
     return dg.RunRequest(
         tags={
             **range_tags(span.llm_names, first_day, last_day),
             WINDOWS_TAG: f"{_label(span.since)}/{_label(span.until)}",
             # If its process dies the next tick makes up for it, together with what is new by then.
             MAX_RETRIES_TAG: "0",
+            PRIORITY_TAG: str(_PRIORITY),
+            # A run that hangs is ended, and so does not keep its windows from being repaired.
+            MAX_RUNTIME_SECONDS_TAG: str(_MAX_RUNTIME_SECONDS + windows * _MAX_SECONDS_A_WINDOW),
         },
         run_config=dg.RunConfig(
             resources={
@@ -141,19 +153,33 @@ def run_request(span: Span, cadence: Cadence) -> dg.RunRequest:
 
 
 def _unfinished_spans(instance: dg.DagsterInstance, llm_names: Sequence[str]) -> Iterator[Span]:
-    patience = timedelta(seconds=instance.run_monitoring_start_timeout_seconds * _START_PATIENCE)
+    now = datetime.now(UTC)
     for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):
-        run = record.dagster_run
-        waited = datetime.now(UTC) - record.update_timestamp
-        if run.status in _STARTING and waited > patience:
-            continue
-        if WINDOWS_TAG in run.tags:
-            since, until = run.tags[WINDOWS_TAG].split("/")
+        tags = record.dagster_run.tags
+        if WINDOWS_TAG in tags and not _is_overdue(record, instance, now):
+            since, until = tags[WINDOWS_TAG].split("/")
             yield Span(
-                models_in_range(run.tags, llm_names),
+                models_in_range(tags, llm_names),
                 datetime.fromisoformat(since),
                 datetime.fromisoformat(until),
             )
+
+
+def _is_overdue(record: RunRecord, instance: dg.DagsterInstance, now: datetime) -> bool:
+    """Tell whether a run should have begun, or ended, by now.
+
+    Dagster ends such a run. That may fail, so a tick does not wait for it.
+    """
+    run = record.dagster_run
+    if run.status is dg.DagsterRunStatus.QUEUED:
+        return False
+    if run.status in _STARTING:
+        patience = instance.run_monitoring_start_timeout_seconds * _START_PATIENCE
+        return now - record.update_timestamp > timedelta(seconds=patience)
+    limit = float(run.tags.get(MAX_RUNTIME_SECONDS_TAG, _MAX_RUNTIME_SECONDS))
+    # A run that was asked to end before it began has no start.
+    began = record.start_time or record.create_timestamp.timestamp()
+    return now.timestamp() - began > limit
 
 
 def _label(timestamp: datetime) -> str:

@@ -16,7 +16,6 @@ from sim_pipeline.jobs import JOB_NAME
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.partitions import range_tags
 from sim_pipeline.resources import RunScope
-from sim_pipeline.service.rabbitmq import LocalRabbitMQ
 from sim_pipeline.store.postgres import Postgres
 from sim_pipeline_tests.queue_reader import drain
 
@@ -266,7 +265,7 @@ def drain_if_there(settings: Settings) -> list[Any]:
         return []
 
 
-def test_resources_show_no_password(settings: Settings, rabbitmq_server: LocalRabbitMQ) -> None:
+def test_no_password_is_in_a_default_config(settings: Settings) -> None:
     repository = build_defs(settings).get_repository_def()
     shown = repr(
         [
@@ -275,9 +274,30 @@ def test_resources_show_no_password(settings: Settings, rabbitmq_server: LocalRa
             if definition.config_schema.default_provided
         ]
     )
-    assert "POSTGRES_PASSWORD" in shown
     assert settings.postgres_password.get_secret_value() not in shown
-    assert rabbitmq_server.password not in shown
+    assert settings.rabbitmq_password.get_secret_value() not in shown
+
+
+@pytest.mark.parametrize(
+    ("resource", "config"),
+    [
+        ("simulation", {"seed": 43}),
+        ("results", {"host": "elsewhere"}),
+        ("broker", {"queue": "elsewhere"}),
+        ("frames", {"results": {"host": "elsewhere"}}),
+    ],
+)
+def test_a_launch_sets_the_scope_alone(
+    settings: Settings, resource: str, config: dict[str, object]
+) -> None:
+    job = build_defs(settings).resolve_job_def(JOB_NAME)
+    scope = {"scope": {"config": {"force": True}}}
+    assert dg.validate_run_config(job, {"resources": scope})
+    with pytest.raises(
+        dg.DagsterInvalidConfigError,
+        match=f'unexpected config entry "{next(iter(config))}" at path root:resources:{resource}',
+    ):
+        dg.validate_run_config(job, {"resources": {**scope, resource: {"config": config}}})
 
 
 def test_the_launchpad_fills_in_every_field_of_a_runs_scope_and_describes_it() -> None:

@@ -50,10 +50,10 @@ def build_benchmark_feed(
     )
     def benchmark_feed(
         context: dg.AssetExecutionContext,
-        simulation: SimulationInputs,
+        simulation: dg.ResourceParam[SimulationInputs],
         scope: RunScope,
-        results: ResultsDatabase,
-        broker: Broker,
+        results: dg.ResourceParam[ResultsDatabase],
+        broker: dg.ResourceParam[Broker],
     ) -> None:
         """One message a model and window, confirmed by the broker, in the benchmarking queue.
 

@@ -31,9 +31,9 @@ def build_frame_checks(metric_frames: dg.AssetsDefinition) -> dg.AssetChecksDefi
     @dg.multi_asset_check(specs=[complete, consistent])
     def frame_checks(
         context: dg.AssetCheckExecutionContext,
-        simulation: SimulationInputs,
+        simulation: dg.ResourceParam[SimulationInputs],
         scope: RunScope,
-        results: ResultsDatabase,
+        results: dg.ResourceParam[ResultsDatabase],
     ) -> Iterator[dg.AssetCheckResult]:
         selection = scope.selection(context.partition_keys, simulation.cadence)
         interval = timedelta(seconds=simulation.cadence.interval)

@@ -42,9 +42,9 @@ def build_metric_frames(
     )
     def metric_frames(
         context: dg.AssetExecutionContext,
-        simulation: SimulationInputs,
+        simulation: dg.ResourceParam[SimulationInputs],
         scope: RunScope,
-        results: ResultsDatabase,
+        results: dg.ResourceParam[ResultsDatabase],
     ) -> MetricFrames:
         """Simulated TTFT, TPS, e2e_latency and RPS of a model's windows that start in a day.
 

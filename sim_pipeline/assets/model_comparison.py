@@ -59,7 +59,9 @@ def build_model_comparison(
         },
     )
     def model_comparison(
-        context: dg.AssetExecutionContext, simulation: SimulationInputs, results: ResultsDatabase
+        context: dg.AssetExecutionContext,
+        simulation: dg.ResourceParam[SimulationInputs],
+        results: dg.ResourceParam[ResultsDatabase],
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         """The models ranked by each metric, over the 24 hours and the 7 days before the latest end.
 
@@ -67,7 +69,7 @@ def build_model_comparison(
         against the same period a day earlier. It looks at every value; of windows shorter than a
         minute, and of more than 300 values of a model, metric and hour, at evenly spaced ones.
         """
-        interval = timedelta(seconds=simulation.interval_seconds)
+        interval = timedelta(seconds=simulation.cadence.interval)
         sampled = sampling(interval, simulation.points)
         keep_from = datetime.now(UTC) - retention if retention else None
         with (

@@ -148,7 +148,7 @@ class _Reader:
             self._simulation.seed,
             self._simulation.points,
             self._simulation.profiles(llm_names),
-            file or BUILT_IN,
+            str(file) if file else BUILT_IN,
         )
         then = Inputs(
             self._number("seed", self._form.seed, now.seed),

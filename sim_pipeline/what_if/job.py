@@ -36,7 +36,9 @@ def build_what_if_job(llm_names: Sequence[str], *, seed: int, points: int) -> dg
         description="Simulate the same windows from the current inputs and from others; compare",
     )
     def simulate_what_if(
-        context: dg.OpExecutionContext, config: WhatIf, simulation: SimulationInputs
+        context: dg.OpExecutionContext,
+        config: WhatIf,
+        simulation: dg.ResourceParam[SimulationInputs],
     ) -> None:
         try:
             scenario = read_form(config, simulation, llm_names, datetime.now(UTC))
@@ -54,7 +56,7 @@ def build_what_if_job(llm_names: Sequence[str], *, seed: int, points: int) -> dg
             " same windows from these and from the current ones and compares p50 and p95. Writes"
             " nothing but its run's metadata"
         ),
-        # The feed's runs come first. It ends within minutes, or does not; a person looks on.
+        # Ends within minutes, or does not; a person looks on.
         tags={PRIORITY_TAG: "-1", MAX_RUNTIME_SECONDS_TAG: "3600", MAX_RETRIES_TAG: "0"},
         # What the launchpad shows: the form alone, and not the settings of resources.
         config={

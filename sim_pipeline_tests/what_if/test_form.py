@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sim_pipeline.profiles_file import ProfilesFileError
+from sim_pipeline.cadence import Cadence
 from sim_pipeline.resources import SimulationInputs
 from sim_pipeline.simulator.profiles import MODELS
 from sim_pipeline.what_if.form import MAX_VALUES, Scenario, WhatIf, WhatIfError, read_form
@@ -25,11 +26,10 @@ def asked(
     **form: Any,
 ) -> Scenario:
     simulation = SimulationInputs(
-        interval_seconds=interval,
-        start=start,
+        cadence=Cadence(interval, datetime.fromisoformat(start)),
         points=current_points,
         seed=42,
-        profiles_file=str(file) if file else None,
+        profiles_file=file,
     )
     return read_form(WhatIf(**form), simulation, NAMES, NOW)
 
