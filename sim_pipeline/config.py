@@ -153,7 +153,7 @@ def _setting(default: Any, allowed: str) -> Any:
 class Settings(BaseModel):
     """The pipeline's configuration, one field an environment variable (upper case outside)."""
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True, validate_default=True)
 
     postgres_host: Host = _setting("127.0.0.1", _HOST)
     postgres_port: Port = _setting(15432, _PORT)
@@ -300,6 +300,14 @@ class Settings(BaseModel):
             if timedelta(days=value) <= needed:
                 raise ValueError(f"a tick may ask for windows up to {needed} old")
         return value
+
+    @property
+    def ui_url(self) -> str:
+        """Address of the UI, without a slash at its end, as this machine reaches it."""
+        # A server that listens on every address is asked at loopback.
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.ui_host, self.ui_host)  # noqa: S104
+        name = f"[{host}]" if ":" in host else host
+        return f"http://{name}:{self.ui_port}{self.ui_path_prefix}"
 
     def environment(self) -> dict[str, str]:
         """Return the variables as a process's environment carries them, secrets included.

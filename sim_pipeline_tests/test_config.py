@@ -27,6 +27,11 @@ def test_defaults_are_those_of_the_documentation() -> None:
     assert settings.dagster_postgres_db == "dagster"
 
 
+def test_the_folder_of_the_log_is_made(tmp_path: Path) -> None:
+    read_settings()
+    assert (tmp_path / "logs" / "sim_pipeline.log").exists()
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "allowed"),
     [
@@ -212,6 +217,24 @@ def test_an_ipv6_host_may_have_brackets(monkeypatch: pytest.MonkeyPatch, host: s
     settings = read_settings()
     assert settings.postgres_host == settings.rabbitmq_host == settings.ui_host == "::1"
     assert settings.ui_allowed_hosts == ("::1",)
+
+
+@pytest.mark.parametrize(
+    ("host", "prefix", "url"),
+    [
+        ("127.0.0.1", "", "http://127.0.0.1:3000"),
+        ("0.0.0.0", "/a/b", "http://127.0.0.1:3000/a/b"),  # noqa: S104 - not bound to
+        ("::", "", "http://[::1]:3000"),
+        ("[::1]", "/a", "http://[::1]:3000/a"),
+        ("ui.example", "", "http://ui.example:3000"),
+    ],
+)
+def test_the_uis_address_is_one_to_open(
+    monkeypatch: pytest.MonkeyPatch, host: str, prefix: str, url: str
+) -> None:
+    monkeypatch.setenv("UI_HOST", host)
+    monkeypatch.setenv("UI_PATH_PREFIX", prefix)
+    assert read_settings().ui_url == url
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

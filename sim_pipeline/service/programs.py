@@ -67,7 +67,8 @@ class Program:
             stderr=subprocess.STDOUT,
             env=environment,
             cwd=directory,
-            text=True,
+            # As `surroundings` has them write, whatever the locale of the terminal is.
+            encoding="utf-8",
             errors="replace",
             start_new_session=True,
         )

@@ -16,6 +16,9 @@ VARIABLES = {variable_name(name) for name in Settings.model_fields}
 PASSWORDS = {"POSTGRES_PASSWORD", "RABBITMQ_PASSWORD"}
 # What libpq, Dagster and workspace.yaml read, and dagster.yaml.
 OTHERS = {"PGSSLMODE", "PGSSLROOTCERT", "DAGSTER_HOME", "CODE_SERVER_HOST", "CODE_SERVER_PORT"}
+# Which hosts go through no proxy, daemon and webserver add for themselves: one of them is known
+# inside the cluster only.
+EXEMPT = {"no_proxy", "NO_PROXY", "no_grpc_proxy"}
 STORAGE = {"DAGSTER_STORAGE_HOST", "DAGSTER_STORAGE_PORT"}
 
 
@@ -33,7 +36,7 @@ def process_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[s
         for name in tuple(os.environ):
             nothing.delenv(name)
         environment = service_environment(settings, tmp_path)
-    places = settings.environment().keys() | OTHERS
+    places = settings.environment().keys() | OTHERS | EXEMPT
     return {name: value for name, value in environment.items() if name not in places}
 
 
