@@ -253,7 +253,7 @@ def test_what_fails_a_check_is_not_published(
     assert not result.success
     failed = [one for one in result.get_asset_check_evaluations() if not one.passed]
     assert [one.check_name.split("_")[0] for one in failed] == [check]
-    assert "GPT-4o 2026-11-20T05:00:00Z" in str(failed[0].description)
+    assert "`GPT-4o 2026-11-20T05:00:00Z" in str(failed[0].description)
     assert drain_if_there(settings) == []
 
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 import dagster as dg
 
 from sim_pipeline.assets.faults import faults_handled
+from sim_pipeline.markdown import literal
 from sim_pipeline.resources import ResultsDatabase, RunScope, SimulationInputs
 from sim_pipeline.store.inspection import Finding, incomplete_windows, inconsistent_windows
 
@@ -53,12 +54,13 @@ def build_frame_checks(metric_frames: dg.AssetsDefinition) -> dg.AssetChecksDefi
 
 
 def _result(spec: dg.AssetCheckSpec, finding: Finding) -> dg.AssetCheckResult:
+    first = "; ".join(map(literal, finding.examples))
     return dg.AssetCheckResult(
         asset_key=spec.asset_key,
         check_name=spec.name,
         passed=finding.windows == 0,
         description=(
-            f"{finding.windows} windows fail, the first of them: {'; '.join(finding.examples)}."
+            f"{finding.windows} windows fail, the first of them: {first}."
             " Nothing of this run is published. Materialize them with `force` to write them anew."
             if finding.windows
             else None

@@ -1,4 +1,4 @@
-"""The comparison for people: Markdown tables, and two small plots as PNG in Markdown.
+"""The comparison for people: Markdown tables, and two plots as PNG in Markdown.
 
 matplotlib takes longer to import than all else that a comparison does, and nothing else needs it:
 it is imported where a plot is drawn.
@@ -14,6 +14,8 @@ from warnings import catch_warnings, simplefilter
 
 import numpy as np
 
+from sim_pipeline import markdown
+from sim_pipeline.assets.plot_labels import labels
 from sim_pipeline.metrics import METRICS, UNITS
 
 if TYPE_CHECKING:
@@ -23,15 +25,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from sim_pipeline.assets.plot_labels import Labels
     from sim_pipeline.store.comparison import Comparison, History
 
-_SIZE = (9.0, 6.0)
+# In inches, as is all up to the legend's columns and rows. A figure is larger where its labels need
+# it: beside each of two plots they have `_LABEL_WIDTH` of the width.
+_WIDTH, _HEIGHT, _LABEL_WIDTH = 9.0, 6.0, 1.2
+# A plot's title and scale, a line of labels, and what a legend draws before a label.
+_MARGIN, _ROW, _HANDLE = 0.8, 0.16, 0.7
+# The most columns of a legend, and the rows that the height has room for.
+_LEGEND_COLUMNS, _LEGEND_ROWS = 5, 2
 _DPI = 80
 # A plot is kept with each materialization, so that it had better be small: lines on white do with
 # so many colours, at a third of the bytes.
 _COLOURS = 64
 # What a point of the history stands for, unless a window is longer.
 _STEP = timedelta(hours=3)
+# Ten colours, in each of these styles of line and point, tell a hundred models apart.
+_COLOUR_COUNT = 10
+_STYLES = (".-", "s--", "^:", "D-.", "x-", "v--", "P:", "<-.", "*-", ">--")
+_MARK_EVERY = 7
 
 
 def table(ranking: Sequence[Comparison], hours: int, metric: str) -> str:
@@ -40,28 +53,34 @@ def table(ranking: Sequence[Comparison], hours: int, metric: str) -> str:
     The UI shows a text of less than 1,000 characters as it is, others only when asked to: this is
     one up to a dozen models.
     """
-    lines = ["| rank | model | p50 | p95 | against the day before |", "|---:|---|---:|---:|---:|"]
-    for one in ranking:
-        if (one.hours, one.metric) == (hours, metric):
-            trend = "" if one.trend is None else f"{one.trend:+.1%}"
-            lines.append(
-                f"| {one.rank} | {one.llm_name} | {one.p50:.4g} | {one.p95:.4g} | {trend} |"
-            )
-    return "\n".join(lines)
+    rows = [
+        (
+            one.rank,
+            markdown.literal(one.llm_name),
+            f"{one.p50:.4g}",
+            f"{one.p95:.4g}",
+            "" if one.trend is None else f"{one.trend:+.1%}",
+        )
+        for one in ranking
+        if (one.hours, one.metric) == (hours, metric)
+    ]
+    return markdown.table(("rank", "model", "p50", "p95", "against the day before"), "rlrrr", rows)
 
 
 def ranges_plot(ranking: Sequence[Comparison], hours: int) -> str:
     """Draw from p50 to p95 of each model over a period, the best at the top, as Markdown."""
-    figure, axes = _grid()
+    ranked = [one for one in ranking if one.hours == hours]
+    names = labels(sorted({one.llm_name for one in ranked}))
+    figure, axes = _grid_of_rows(names)
     for axis, metric in zip(axes, METRICS, strict=True):
-        places = [one for one in ranking if one.hours == hours and one.metric == metric][::-1]
-        heights = range(len(places))
+        places = [one for one in ranked if one.metric == metric][::-1]
+        heights = np.arange(len(places))
         axis.hlines(
             heights, [one.p50 for one in places], [one.p95 for one in places], color="0.7", lw=3
         )
         axis.plot([one.p50 for one in places], heights, "o", color="C0", ms=5)
         axis.plot([one.p95 for one in places], heights, "|", color="C3", ms=9, mew=2)
-        axis.set_yticks(heights, [one.llm_name for one in places])
+        _name_rows(axis, heights, [one.llm_name for one in places], names)
         _label(axis, metric)
     figure.suptitle(f"Last {hours} hours: p50 (dot) to p95 (bar), best at the top", fontsize=10)
     return _markdown(figure)
@@ -77,7 +96,8 @@ def changes_plot(
         now: their p50 and p95, shape (models, 4, 2), metrics in the order of `METRICS`.
         then: the same of a what-if.
     """
-    figure, axes = _grid()
+    names = labels(llm_names)
+    figure, axes = _grid_of_rows(names)
     # The first model at the top, and of each the what-if below.
     heights = np.arange(len(llm_names))[::-1]
     for place, (axis, metric) in enumerate(zip(axes, METRICS, strict=True)):
@@ -89,11 +109,11 @@ def changes_plot(
             axis.hlines(heights + offset, low, high, color=colour, lw=2)
             axis.plot(low, heights + offset, "o", color=colour, ms=4, label=label)
             axis.plot(high, heights + offset, "|", color=colour, ms=7, mew=2)
-        axis.set_yticks(heights, llm_names)
+        _name_rows(axis, heights, llm_names, names)
         axis.set_xlim(left=0)
         _label(axis, metric)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
+    handles, legends = axes[0].get_legend_handles_labels()
+    figure.legend(handles, legends, loc="outside lower center", ncols=2, fontsize=8)
     figure.suptitle("p50 (dot) to p95 (bar)", fontsize=10)
     return _markdown(figure)
 
@@ -102,7 +122,8 @@ def history_plot(history: History) -> str:
     """Draw each model's medians of three hours over the last seven days, as Markdown."""
     from matplotlib.dates import ConciseDateFormatter  # noqa: PLC0415 - see the top
 
-    figure, axes = _grid()
+    names = labels(history.llm_names)
+    figure, axes, columns = _grid_with_legend(names)
     merged = max(1, _STEP // history.length)
     points = min(timedelta(days=7) // history.length, len(history.starts)) // merged
     shown = slice(len(history.starts) - points * merged, None)
@@ -110,16 +131,33 @@ def history_plot(history: History) -> str:
     starts = np.array([start.replace(tzinfo=None) for start in history.starts[shown]], "M8[us]")
     medians = _median(history.p50[..., shown].reshape(*history.p50.shape[:2], points, merged))
     for place, (axis, metric) in enumerate(zip(axes, METRICS, strict=True)):
-        for llm_name, series in zip(history.llm_names, medians[:, place], strict=True):
-            # Also a value between two gaps is to be seen. Smooth edges would be most of the bytes.
-            axis.plot(starts[::merged], series, ".-", ms=2, lw=1, antialiased=False, label=llm_name)
+        for index, series in enumerate(medians[:, place]):
+            style, colour = divmod(index, _COLOUR_COUNT)
+            # Smooth edges would be most of the bytes.
+            axis.plot(
+                starts[::merged],
+                series,
+                _STYLES[style % len(_STYLES)],
+                color=f"C{colour}",
+                ms=4 if style else 2,
+                markevery=_marked(series, index) if style else None,
+                lw=1,
+                antialiased=False,
+            )
         dates = ConciseDateFormatter(axis.xaxis.get_major_locator())  # type: ignore[no-untyped-call]
         axis.xaxis.set_major_formatter(dates)
         axis.xaxis.get_offset_text().set_fontsize(7)
         axis.set_yscale("log")
         _label(axis, metric)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=7)
+    legend = figure.legend(
+        axes[0].get_lines(),
+        list(names.texts.values()),
+        loc="outside lower center",
+        ncols=columns,
+        prop=names.font,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     figure.suptitle("Last seven days: medians", fontsize=10)
     return _markdown(figure)
 
@@ -131,12 +169,53 @@ def _median(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.nanmedian(values, axis=-1)
 
 
-def _grid() -> tuple[Figure, list[Axes]]:
+def _marked(series: NDArray[np.float64], index: int) -> NDArray[np.bool_]:
+    """Return which points of a model's series have a mark.
+
+    It is each that stands between two gaps, which no line shows, and of the others a few: marks
+    of many models hide each other.
+    """
+    known = np.pad(np.isfinite(series), 1)
+    alone = ~(known[:-2] | known[2:])
+    return np.asarray(alone | (np.arange(len(series)) % _MARK_EVERY == index % _MARK_EVERY))
+
+
+def _grid_of_rows(names: Labels) -> tuple[Figure, list[Axes]]:
+    """Return four axes with room for each name beside each of them."""
+    return _grid(
+        _WIDTH + 2 * max(0.0, names.width - _LABEL_WIDTH),
+        max(_HEIGHT, 2 * (_MARGIN + _ROW * len(names.texts))),
+    )
+
+
+def _grid_with_legend(names: Labels) -> tuple[Figure, list[Axes], int]:
+    """Return four axes with room for the names below them, and the legend's columns."""
+    column = names.width + _HANDLE
+    columns = min(max(1, int(_WIDTH / column)), _LEGEND_COLUMNS)
+    rows = -(-len(names.texts) // columns)
+    figure, axes = _grid(
+        max(_WIDTH, column + _MARGIN), _HEIGHT + _ROW * max(0, rows - _LEGEND_ROWS)
+    )
+    return figure, axes, columns
+
+
+def _grid(width: float, height: float) -> tuple[Figure, list[Axes]]:
     # Not by pyplot, which looks for a display and keeps every figure until it is told not to.
     from matplotlib.figure import Figure  # noqa: PLC0415 - see the top
 
-    figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     return figure, list(figure.subplots(2, 2).flat)
+
+
+def _name_rows(
+    axis: Axes, heights: NDArray[np.intp], llm_names: Sequence[str], names: Labels
+) -> None:
+    axis.set_yticks(
+        heights,
+        [names.texts[llm_name] for llm_name in llm_names],
+        fontproperties=names.font,
+        parse_math=False,
+    )
 
 
 def _label(axis: Axes, metric: str) -> None:

@@ -24,6 +24,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sim_pipeline.markdown import literal
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.store.comparison import LOWER_IS_BETTER, History
 
@@ -60,9 +61,10 @@ class Deviation:
     limit: float
 
     def __str__(self) -> str:
+        """Return it in words, as Markdown."""
         side = "above" if self.p95 > self.limit else "below"
         return (
-            f"{self.llm_name} {self.metric} {self.since:%Y-%m-%dT%H:%MZ} to"
+            f"{literal(self.llm_name)} {self.metric} {self.since:%Y-%m-%dT%H:%MZ} to"
             f" {self.until:%Y-%m-%dT%H:%MZ}: p95 {self.p95:.3g} is {side} the usual"
             f" {self.limit:.3g}"
         )

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from sim_pipeline import markdown
 from sim_pipeline.metrics import METRICS, UNITS
 from sim_pipeline.what_if.form import Scenario
 from sim_pipeline.what_if.outcome import PERCENTILES, Outcome
@@ -13,25 +14,19 @@ def inputs_table(scenario: Scenario, outcome: Outcome) -> str:
     rows = (
         ("seed", now.seed, then.seed),
         ("points", now.points, then.points),
-        ("profiles", now.source, then.source),
+        ("profiles", markdown.literal(now.source), markdown.literal(then.source)),
         ("digest", outcome.now.digest, outcome.then.digest),
     )
-    return "\n".join(
-        [
-            "| input | current | what if |",
-            "|---|---|---|",
-            *(f"| {name} | {before} | {after} |" for name, before, after in rows),
-        ]
-    )
+    return markdown.table(("input", "current", "what if"), "lll", rows)
 
 
 def metric_table(scenario: Scenario, outcome: Outcome, metric: str) -> str:
     """Return p50 and p95 of each model by one metric: current, what if, and the change."""
     place = METRICS.index(metric)
-    lines = [
-        "| model | p50 current | p50 what if | change | p95 current | p95 what if | change |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    heads = ["model"]
+    for percentile in PERCENTILES:
+        heads += [f"p{percentile} current", f"p{percentile} what if", "change"]
+    rows = []
     for llm_name, now, then, change in zip(
         scenario.llm_names,
         outcome.now.percentiles[:, place],
@@ -39,12 +34,11 @@ def metric_table(scenario: Scenario, outcome: Outcome, metric: str) -> str:
         outcome.change[:, place],
         strict=True,
     ):
-        cells = (
-            f"{before:.4g} | {after:.4g} | {_percent(share)}"
-            for before, after, share in zip(now, then, change, strict=True)
-        )
-        lines.append(f"| {llm_name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        row = [markdown.literal(llm_name)]
+        for before, after, share in zip(now, then, change, strict=True):
+            row += [f"{before:.4g}", f"{after:.4g}", _percent(share)]
+        rows.append(row)
+    return markdown.table(heads, "lrrrrrr", rows)
 
 
 def largest_change(scenario: Scenario, outcome: Outcome) -> str:

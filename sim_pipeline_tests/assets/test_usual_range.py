@@ -99,3 +99,10 @@ def test_without_enough_history_nothing_is_said() -> None:
 @pytest.mark.parametrize("buckets", [0, 1, 2, 26])
 def test_a_short_history_is_none(buckets: int) -> None:
     assert deviations(until(months(("GPT-4o",), 30, 42), buckets)) == []
+
+
+def test_a_name_with_markup_is_told_as_text() -> None:
+    history = replace(months(("GPT-4o",), WEEK_AND_DAY, 42), llm_names=("__init__",))
+    history.p95[0, 1, -3:] /= 5
+    (found,) = deviations(history)
+    assert str(found).startswith("`__init__` TPS ")

@@ -1,10 +1,13 @@
 """A what-if as people read it."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 
 from sim_pipeline.cadence import Cadence
+from sim_pipeline.config import DEFAULT_MODELS
+from sim_pipeline.metrics import METRICS
 from sim_pipeline.simulator.profiles import MODELS
 from sim_pipeline.what_if.form import Inputs, Scenario
 from sim_pipeline.what_if.outcome import Outcome, Side
@@ -56,3 +59,19 @@ def test_the_largest_change_is_so_by_its_ratio() -> None:
 def test_that_nothing_differs_is_said() -> None:
     side = outcome().now
     assert largest_change(SCENARIO, Outcome(side, side)) == "none, the inputs are the same"
+
+
+def test_names_are_text() -> None:
+    names = ("__init__", "<b>x")
+    lines = metric_table(replace(SCENARIO, llm_names=names), outcome(), "TTFT").splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| `__init__`", "| `<b>x`"]
+
+
+def test_a_table_of_the_default_models_is_shown_without_being_asked_for() -> None:
+    """The UI shows as it is what has less than 1,000 characters."""
+    now = np.full((len(DEFAULT_MODELS), 4, 2), 0.0012345)
+    scenario = replace(SCENARIO, llm_names=DEFAULT_MODELS)
+    for metric in METRICS:
+        text = metric_table(scenario, Outcome(Side(now, "abc"), Side(now / 9, "def")), metric)
+        assert len(text.splitlines()) == 2 + 9
+        assert len(text) < 1000
