@@ -1,7 +1,8 @@
-"""The commands behind the make targets: run, backfill, migrate, revision."""
+"""The commands: those behind the make targets, and `consume` and `exec` for who reads the feed."""
 
 import argparse
 import logging
+import os
 import shlex
 import signal
 import sys
@@ -19,10 +20,18 @@ from rich.console import Console
 from sim_pipeline import logs
 from sim_pipeline.backfill.command import run_backfill
 from sim_pipeline.backfill.request import Request, RequestError, read_request
+from sim_pipeline.broker.consumer import (
+    Consumer,
+    EndRequest,
+    Interrupted,
+    OutputError,
+    ReaderGoneError,
+)
+from sim_pipeline.broker.errors import BrokerError
 from sim_pipeline.cadence import Cadence
 from sim_pipeline.config import Settings, SettingsError, load_settings
 from sim_pipeline.profiles_file import ProfilesFileError, read_profiles
-from sim_pipeline.resources import results_database
+from sim_pipeline.resources import message_broker, results_database
 from sim_pipeline.service.env_file import ensure_env_file
 from sim_pipeline.service.errors import ServiceError
 from sim_pipeline.service.local import local_postgres, require_programs
@@ -30,16 +39,49 @@ from sim_pipeline.service.migration import migrate_dagster, migrate_results
 from sim_pipeline.service.supervisor import serve
 from sim_pipeline.service.waiting import await_database
 from sim_pipeline.store.migrate import alembic_config
+from sim_pipeline.surroundings import secure_this_process
 
 logger = logging.getLogger("sim_pipeline")
 _ROOT = Path(__file__).parents[1]
+_FOR_READERS = ("consume", "exec")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return the exit status.
 
-    That is 0, 1 for a fault, 2 for wrong settings or arguments, 130 for a backfill interrupted.
+    That is 0, 1 for a fault, 2 for wrong settings or arguments, 130 for a backfill or a `consume`
+    interrupted. `exec` ends with the status of its command: 127 if there is no such command, 126 if
+    it can't be run.
     """
+    secure_this_process()
+    parser = _parser()
+    parsed = parser.parse_args(arguments)
+    if parsed.command in _FOR_READERS:
+        return _serve_reader(parser, parsed)
+    settings, made = _prepare(parser, parsed.command)
+    request = _request(parser, parsed, settings) if parsed.command == "backfill" else None
+    logs.configure(settings)
+    if made:
+        logger.info("Made %s, with passwords of its own", made)
+    try:
+        match parsed.command:
+            case "run":
+                if parsed.ui_host:
+                    settings = settings.model_copy(update={"ui_host": parsed.ui_host})
+                serve(settings, Path.cwd() / ".local")
+            case "backfill" if request is not None:
+                return run_backfill(settings, request, Console())
+            case "migrate":
+                _migrate(settings, dagster=parsed.dagster)
+            case "revision":
+                _revision(settings, parsed.message)
+    except ServiceError as error:
+        logger.error("%s", error)  # noqa: TRY400 - it is for the user; a trace is not
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sim_pipeline", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run the whole service until Ctrl-C")
@@ -72,35 +114,102 @@ def main(arguments: list[str] | None = None) -> int:
     )
     revision = commands.add_parser("revision", help="write a migration from the tables' changes")
     revision.add_argument("message", help="what it does, in a few words")
-    parsed = parser.parse_args(arguments)
+    consume = commands.add_parser(
+        "consume", help="print the queue's messages as lines of JSON, and acknowledge them"
+    )
+    consume.add_argument(
+        "--limit", type=_count, metavar="N", help="end after N messages; by default at Ctrl-C"
+    )
+    with_settings = commands.add_parser(
+        "exec", help="run a command with the settings of .env in its environment"
+    )
+    with_settings.add_argument(
+        "argv",
+        nargs=argparse.REMAINDER,
+        metavar="-- COMMAND",
+        help="the command and its arguments, such as psql; it gets PGHOST and the like too",
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed is a whole number from 1 on")
+    return int(text)
+
+
+def _serve_reader(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:
+    """Run a command that needs nothing but settings: it makes no `.env` and starts no server."""
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        parser.exit(2, f"{error}\n")
+    if parsed.command == "consume":
+        return _consume(settings, parsed.limit)
+    argv = parsed.argv[1:] if parsed.argv[:1] == ["--"] else parsed.argv
+    if not argv:
+        parser.error("exec: name a command, such as exec -- psql")
+    return _exec(settings, argv)
+
+
+def _consume(settings: Settings, limit: int | None) -> int:
+    logs.configure(settings)
+    end = EndRequest()
+    status = 0
+
+    def end_once(number: int, _frame: object) -> None:
+        nonlocal status
+        status = 130 if number == signal.SIGINT else 0
+        signal.signal(number, signal.SIG_DFL)  # the second time it ends at once
+        end.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end_once)
+    consumer = Consumer(message_broker(settings), output=sys.stdout.fileno(), end=end, limit=limit)
+    try:
+        consumer.run()
+    except (Interrupted, ReaderGoneError):
+        pass
+    except (BrokerError, OutputError) as error:
+        logger.error("%s", error)  # noqa: TRY400 - it is for the user; a trace is not
+        return 1
+    return status
+
+
+def _exec(settings: Settings, argv: list[str]) -> int:
+    """Become another program; return only if that fails."""
+    environment = {
+        **os.environ,
+        **settings.environment(),
+        "PGHOST": settings.postgres_host,
+        "PGPORT": str(settings.postgres_port),
+        "PGUSER": settings.postgres_user,
+        "PGPASSWORD": settings.postgres_password.get_secret_value(),
+        "PGDATABASE": settings.postgres_db,
+    }
+    # Python ignores it; other programs end by it when the reader of their output is gone.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        os.execvpe(argv[0], argv, environment)  # noqa: S606 - no shell is the point
+    except FileNotFoundError:
+        sys.stderr.write(f"{argv[0]}: there is no such command\n")
+        return 127
+    except OSError as error:
+        sys.stderr.write(f"{argv[0]} cannot be run: {error.strerror}\n")
+        return 126
+
+
+def _prepare(parser: argparse.ArgumentParser, name: str) -> tuple[Settings, Path | None]:
+    """Return the settings, and `.env` if it was made for them; exit where they are wrong."""
     try:
         made = ensure_env_file(Path.cwd())
         settings = load_settings()
         read_profiles(settings.model_profiles_file, settings.llm_models)
-        if parsed.command != "backfill":  # which needs the webserver only
+        if name != "backfill":  # which needs the webserver only
             require_programs(settings)
     except (SettingsError, ProfilesFileError, ServiceError) as error:
         parser.exit(2, f"{error}\n")
-    request = _request(parser, parsed, settings) if parsed.command == "backfill" else None
-    logs.configure(settings)
-    if made:
-        logger.info("Made %s, with passwords of its own", made)
-    try:
-        match parsed.command:
-            case "run":
-                if parsed.ui_host:
-                    settings = settings.model_copy(update={"ui_host": parsed.ui_host})
-                serve(settings, Path.cwd() / ".local")
-            case "backfill" if request is not None:
-                return run_backfill(settings, request, Console())
-            case "migrate":
-                _migrate(settings, dagster=parsed.dagster)
-            case "revision":
-                _revision(settings, parsed.message)
-    except ServiceError as error:
-        logger.error("%s", error)  # noqa: TRY400 - it is for the user; a trace is not
-        return 1
-    return 0
+    return settings, made
 
 
 def _request(

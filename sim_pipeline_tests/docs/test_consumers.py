@@ -1,8 +1,11 @@
 """The consumers under docs/consumers, against a real broker behind a proxy that cuts."""
 
+import dataclasses
+import json
 import os
 import queue
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -19,7 +23,7 @@ import pika
 import pytest
 
 from sim_pipeline.broker.config import BrokerConfig
-from sim_pipeline.broker.message import OutgoingMessage, encode, message_id
+from sim_pipeline.broker.message import MESSAGE_TYPE, OutgoingMessage, encode, message_id
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.service.rabbitmq import LocalRabbitMQ
 from sim_pipeline_tests.broker.harness import Queue, messages, publish
@@ -124,6 +128,15 @@ def source(rabbitmq_server: LocalRabbitMQ) -> Iterator[Queue]:
 
 
 @pytest.fixture
+def dead_letters(rabbitmq_server: LocalRabbitMQ, source: Queue) -> Iterator[Queue]:
+    """The queue that the consumer puts aside messages in; the consumer declares it."""
+    with pika.BlockingConnection(rabbitmq_server.connection_parameters()) as connection:
+        dead_letters = Queue(connection, f"{source.name}.dead-letter")
+        yield dead_letters
+        dead_letters.delete()
+
+
+@pytest.fixture
 def config(rabbitmq_server: LocalRabbitMQ, source: Queue) -> BrokerConfig:
     """The way of the publisher, past any proxy."""
     return BrokerConfig(
@@ -144,7 +157,11 @@ def proxy(rabbitmq_server: LocalRabbitMQ) -> Iterator[TcpProxy]:
 
 
 @pytest.fixture
-def environment(config: BrokerConfig, proxy: TcpProxy) -> dict[str, str]:
+def environment(
+    config: BrokerConfig,
+    proxy: TcpProxy,
+    dead_letters: Queue,  # noqa: ARG001 - for what it deletes
+) -> dict[str, str]:
     return {
         "RABBITMQ_HOST": proxy.host,
         "RABBITMQ_PORT": str(proxy.port),
@@ -165,6 +182,14 @@ def send(config: BrokerConfig, *names: str) -> None:
             config,
             [OutgoingMessage(message_id(name, WINDOW, "f"), encode(name, WINDOW, values))],
         )
+
+
+def put(server: LocalRabbitMQ, queue: Queue, body: bytes, **properties: Any) -> None:
+    """Publish a message that the pipeline would not: with these properties only."""
+    with pika.BlockingConnection(server.connection_parameters()) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.basic_publish("", queue.name, body, pika.BasicProperties(**properties))
 
 
 def test_each_simulation_is_printed_once_though_sent_twice_and_the_connection_is_cut(
@@ -244,14 +269,175 @@ def test_memory_of_ids_is_bounded(
         consumer.terminate()
 
 
-def test_a_message_that_it_cannot_deal_with_ends_it_and_stays_in_the_queue(
-    command: list[str], environment: dict[str, str], config: BrokerConfig, source: Queue
+def test_a_poison_message_goes_to_the_dead_letters(
+    command: list[str],
+    environment: dict[str, str],
+    config: BrokerConfig,
+    source: Queue,
+    dead_letters: Queue,
 ) -> None:
+    poison = messages(1, b"not JSON")
+    with running(command, environment) as consumer:
+        publish(config, poison)
+        send(config, "one")
+        assert consumer.simulations(1) == ["one"]
+        consumer.terminate()
+
+    attempts = re.findall(
+        rf"^{poison[0].message_id}, attempt (\d)", "".join(consumer.errors), re.MULTILINE
+    )
+    assert attempts == ["1", "2", "3"]
+    assert source.count() == 0
+    # The broker refuses a declaration that differs from what is there.
+    dead_letters.declare(durable=True, x_queue_type="quorum")
+    (dead,) = dead_letters.drain()
+    assert dead.body == b"not JSON"
+    assert dead.message_id == poison[0].message_id
+    assert "JSON" in str((dead.properties.headers or {})["error"])
+    assert dead.properties.delivery_mode == 2
+    assert dead.properties.type == MESSAGE_TYPE
+    assert dead.properties.content_type == "application/json"
+
+
+def test_the_rights_that_its_readme_names_are_enough(
+    command: list[str],
+    environment: dict[str, str],
+    config: BrokerConfig,
+    rabbitmq_server: LocalRabbitMQ,
+    dead_letters: Queue,
+) -> None:
+    readme = (CONSUMERS / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    line = next(line for line in readme.splitlines() if "set_permissions" in line)
+    _, _, user, *rights = shlex.split(line.replace("simulation_results", re.escape(config.queue)))
+    publish(config, messages(1, b"not JSON"))
+    rabbitmq_server.ctl("add_user", user, "secret")
+    try:
+        rabbitmq_server.ctl("set_permissions", user, *rights)
+        limited = environment | {"RABBITMQ_USER": user, "RABBITMQ_PASSWORD": "secret"}
+        with running(command, limited) as consumer:
+            wait_until(lambda: dead_letters.count() == 1)
+            consumer.terminate()
+    finally:
+        rabbitmq_server.ctl("delete_user", user)
+
+
+def test_a_dead_letter_queue_that_exists_is_used(
+    command: list[str],
+    environment: dict[str, str],
+    config: BrokerConfig,
+    source: Queue,
+    dead_letters: Queue,
+) -> None:
+    dead_letters.declare(x_max_length=100)
     publish(config, messages(1, b"not JSON"))
     with running(command, environment) as consumer:
-        assert consumer.process.wait(SECONDS) == 1
-    assert "JSON" in "".join(consumer.errors)
+        wait_until(lambda: dead_letters.count() == 1)
+        consumer.terminate()
+    assert source.count() == 0
+
+
+def test_a_message_it_cannot_put_aside_stays(
+    command: list[str],
+    environment: dict[str, str],
+    config: BrokerConfig,
+    source: Queue,
+    dead_letters: Queue,
+) -> None:
+    dead_letters.declare(x_max_length=1, x_overflow="reject-publish")
+    publish(dataclasses.replace(config, queue=dead_letters.name), messages(1))
+    publish(config, messages(1, b"not JSON"))
+    with running(command, environment) as consumer:
+        wait_until(lambda: sum("attempt 3" in error for error in consumer.errors) == 2)
+        dead_letters.drain()
+        wait_until(lambda: dead_letters.count() == 1)
+        consumer.terminate()
+    assert source.count() == 0
+
+
+def test_what_no_message_is_to_blame_for_ends_it(
+    command: list[str],
+    environment: dict[str, str],
+    config: BrokerConfig,
+    source: Queue,
+    dead_letters: Queue,
+) -> None:
+    send(config, "one")
+    with Path("/dev/full").open("wb") as disk:
+        done = subprocess.run(
+            command,
+            env={**os.environ, **environment},
+            stdout=disk,
+            stderr=subprocess.PIPE,
+            timeout=SECONDS,
+            check=False,
+        )
+    assert done.returncode == 1, done.stderr
     wait_until(lambda: source.count() == 1)
+    assert dead_letters.count() == 0
+
+
+def test_messages_without_an_id_are_all_dealt_with(
+    command: list[str],
+    environment: dict[str, str],
+    rabbitmq_server: LocalRabbitMQ,
+    source: Queue,
+) -> None:
+    with running(command, environment) as consumer:
+        for name in ("one", "two"):
+            put(rabbitmq_server, source, encode(name, WINDOW, np.arange(8.0).reshape(4, 2)))
+        assert consumer.simulations(2) == ["one", "two"]
+        consumer.terminate()
+
+
+def test_dead_letters_are_shown_and_sent_back(
+    environment: dict[str, str],
+    rabbitmq_server: LocalRabbitMQ,
+    source: Queue,
+    dead_letters: Queue,
+) -> None:
+    dead_letters.declare(x_queue_type="quorum")
+    sent = messages(2, b"not JSON")
+    for message in sent:
+        put(
+            rabbitmq_server,
+            dead_letters,
+            message.body,
+            message_id=str(message.message_id),
+            headers={"error": "why"},
+        )
+    command = [sys.executable, str(CONSUMERS / "dead_letters.py")]
+    lines = [
+        {"message_id": str(message.message_id), "error": "why", "body": "not JSON"}
+        for message in sent
+    ]
+
+    for _ in range(2):
+        shown = subprocess.check_output(command, env={**os.environ, **environment}, text=True)
+        assert [json.loads(line) for line in shown.splitlines()] == lines
+        assert (source.count(), dead_letters.count()) == (0, 2)
+    subprocess.check_output([*command, "--send-back"], env={**os.environ, **environment})
+
+    assert dead_letters.count() == 0
+    received = source.drain()
+    assert [message.message_id for message in received] == [one.message_id for one in sent]
+    assert all("error" not in (message.properties.headers or {}) for message in received)
+
+
+def test_brackets_around_an_ipv6_address_are_taken(
+    command: list[str],
+    environment: dict[str, str],
+    config: BrokerConfig,
+    rabbitmq_server: LocalRabbitMQ,
+) -> None:
+    with TcpProxy((rabbitmq_server.host, rabbitmq_server.port)) as proxy:
+        proxy.refuse()
+        proxy.host = "::1"
+        proxy.heal()
+        by_ipv6 = environment | {"RABBITMQ_HOST": "[::1]", "RABBITMQ_PORT": str(proxy.port)}
+        with running(command, by_ipv6) as consumer:
+            send(config, "one")
+            assert consumer.simulations(1) == ["one"]
+            consumer.terminate()
 
 
 def test_it_speaks_tls_and_verifies_the_broker(
