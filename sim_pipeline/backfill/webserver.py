@@ -177,15 +177,13 @@ class FailedRun:
 class Webserver:
     """A Dagster webserver and the backfills behind it."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, url: str) -> None:
         """Name the webserver; nothing is asked yet.
 
         Args:
-            host: what it listens on; where that is every address, this machine is asked.
-            port: its port.
+            url: where its pages are, without a slash at the end.
         """
-        name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound to
-        self.url = f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+        self.url = url
         # Whatever proxy the environment names is for other machines.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -328,8 +326,8 @@ class Webserver:
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
             raise SilentError(
-                f"No Dagster answers at {self.url}, which UI_HOST and UI_PORT name ({reason});"
-                " start the service with `make run`"
+                f"No Dagster answers at {self.url}, which UI_HOST, UI_PORT and UI_PATH_PREFIX name"
+                f" ({reason}); start the service with `make run`"
             ) from None
         if answer.get("errors"):
             raise WebserverError(f"{self.url} answers: {answer['errors'][0]['message']}")

@@ -23,6 +23,7 @@ from sim_pipeline.service.migration import migrate_results, require_fit
 from sim_pipeline.service.ports import free_port, listens, require_free
 from sim_pipeline.service.programs import Programs, StopRequest, end_marked
 from sim_pipeline.service.waiting import await_servers
+from sim_pipeline.surroundings import safe_environment
 
 PROJECT = Path(__file__).parents[2]
 _START_SECONDS = 120.0
@@ -115,8 +116,7 @@ def service_environment(settings: Settings, directory: Path) -> dict[str, str]:
         settings: as validated.
         directory: where the service keeps its data.
     """
-    return {
-        **os.environ,
+    own = {
         **settings.environment(),
         "DAGSTER_HOME": str(_dagster_home(directory)),
         "DAGSTER_EVENT_BATCH_SIZE": str(_EVENT_BATCH_SIZE),
@@ -129,6 +129,7 @@ def service_environment(settings: Settings, directory: Path) -> dict[str, str]:
         # took: Dagster's processes, of many threads, would grow by megabytes for hours.
         "MALLOC_ARENA_MAX": "2",
     }
+    return safe_environment({**os.environ, **own})
 
 
 def _dagster_home(directory: Path) -> Path:
@@ -152,20 +153,19 @@ def _start_dagster(settings: Settings, programs: Programs, environment: dict[str
     programs.start("daemon", "sim_pipeline.service.daemon", "run", *workspace)
     programs.start(
         "webserver",
-        *("dagster_webserver", *workspace),
-        *("--host", settings.ui_host, "--port", str(settings.ui_port)),
-        *("--dagster-log-level", "warning"),
+        *("sim_pipeline.service.webserver", *workspace, "--dagster-log-level", "warning"),
     )
     command = first_run_command(settings, workspace)
     if command is not None and not programs.run("first run", *command, seconds=_START_SECONDS):
         logger.warning("The first run was not launched; the schedule's next tick makes up for it")
-    server_info = f"http://{settings.ui_host}:{settings.ui_port}/server_info"
-    programs.await_condition(lambda: _answers(server_info), "the UI to answer", _START_SECONDS)
+    programs.await_condition(
+        lambda: _answers(f"{settings.ui_url}/server_info"), "the UI to answer", _START_SECONDS
+    )
 
 
 def _say_where_things_are(settings: Settings, directory: Path) -> None:
     logger.info("Ready. Ctrl-C stops it", extra=logs.GOOD_NEWS)
-    logger.info("  UI    http://%s:%s", settings.ui_host, settings.ui_port, extra=logs.GOOD_NEWS)
+    logger.info("  UI    %s", settings.ui_url, extra=logs.GOOD_NEWS)
     if settings.local_services:
         logger.info("  Data  %s", directory)
     logger.info("  Log   %s", settings.log_file.absolute())

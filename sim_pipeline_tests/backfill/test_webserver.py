@@ -45,15 +45,19 @@ def webserver(instance: dg.DagsterInstance) -> Iterator[Webserver]:
     port = free_port()
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "dagster_webserver", "--empty-workspace"),
+            *(sys.executable, "-m", "sim_pipeline.service.webserver", "--empty-workspace"),
             *("--host", "127.0.0.1", "--port", str(port), "--dagster-log-level", "error"),
         ],
-        env={**os.environ, "DAGSTER_HOME": instance.root_directory},
+        cwd=instance.root_directory,
+        env={
+            **os.environ,
+            "DAGSTER_HOME": instance.root_directory,
+            "UI_PATH_PREFIX": "/simulation",
+        },
     )
     try:
         wait_until(lambda: listens("127.0.0.1", port), "the webserver", seconds=120)
-        # Every address is none to ask at.
-        yield Webserver("0.0.0.0", port)  # noqa: S104
+        yield Webserver(f"http://127.0.0.1:{port}/simulation")
     finally:
         process.terminate()
         process.wait()
@@ -89,7 +93,7 @@ def test_what_it_refuses_is_told_in_its_words(webserver: Webserver) -> None:
 def test_where_nothing_listens_it_says_what_to_do() -> None:
     port = free_port()
     with pytest.raises(SilentError, match=rf"127\.0\.0\.1:{port}.*`make run`"):
-        Webserver("127.0.0.1", port).state(BACKFILL)
+        Webserver(f"http://127.0.0.1:{port}").state(BACKFILL)
 
 
 def test_where_something_else_listens_it_says_what_to_do() -> None:
@@ -103,5 +107,5 @@ def test_where_something_else_listens_it_says_what_to_do() -> None:
         thread = threading.Thread(target=greet)
         thread.start()
         with pytest.raises(SilentError, match="`make run`"):
-            Webserver("127.0.0.1", server.getsockname()[1]).state(BACKFILL)
+            Webserver(f"http://127.0.0.1:{server.getsockname()[1]}").state(BACKFILL)
         thread.join()

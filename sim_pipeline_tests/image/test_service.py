@@ -99,7 +99,9 @@ def test_it_stores_and_publishes_until_it_is_stopped(
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("program", ["dagster_webserver", "sim_pipeline.service.daemon"])
+@pytest.mark.parametrize(
+    "program", ["sim_pipeline.service.webserver", "sim_pipeline.service.daemon"]
+)
 def test_it_ends_when_a_process_of_it_dies(service: Container, program: str) -> None:
     (number,) = (pid for pid, line in service.processes().items() if f"-m {program} " in line)
     os.kill(number, signal.SIGKILL)
@@ -158,7 +160,10 @@ def test_the_programs_of_a_cluster_run_in_it_each_alone(run: Run, tmp_path: Path
     with (
         start("dagster", "api", "grpc", "-h", "127.0.0.1", "-p", code_port, *code) as location,
         start("python", "-m", "sim_pipeline.service.daemon", "run", *workspace) as daemon,
-        start("dagster-webserver", "-h", "127.0.0.1", "-p", ui_port, *workspace) as webserver,
+        start(
+            *("python", "-m", "sim_pipeline.service.webserver"),
+            *("-h", "127.0.0.1", "-p", ui_port, *workspace),
+        ) as webserver,
     ):
         webserver.await_line("Serving dagster-webserver")
         wait_until(lambda: whole(f"http://127.0.0.1:{ui_port}/graphql"), "each other", seconds=120)

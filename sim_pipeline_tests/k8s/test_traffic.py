@@ -135,9 +135,31 @@ def test_in_production_the_webserver_answers_its_own_pod_alone(production: list[
         assert webserver[probe]["exec"]["command"][-1] == "sim_pipeline.service.healthcheck"
     settings = named(production, "ConfigMap", "settings")["data"]
     assert f"--port={settings['UI_PORT']}" in webserver["command"]
+    (rule,) = of_kind(production, "Ingress")[0]["spec"]["rules"]
+    assert settings["UI_ALLOWED_HOSTS"] == rule["host"]
     (source,) = proxy["envFrom"]
     proxied = named(production, "ConfigMap", "oauth2-proxy")
     assert source == {"configMapRef": {"name": proxied["metadata"]["name"]}}
     assert proxied["data"]["OAUTH2_PROXY_UPSTREAMS"] == f"http://127.0.0.1:{settings['UI_PORT']}"
     # Nothing is let by without a log-in.
     assert not [name for name in proxied["data"] if "SKIP_AUTH" in name or "API_ROUTE" in name]
+
+
+def test_the_webserver_runs_behind_its_guard(manifests: list[Manifest]) -> None:
+    webserver = pods(manifests)["webserver"].spec["containers"][0]
+    assert webserver["command"][:3] == ["python", "-m", "sim_pipeline.service.webserver"]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        # The kubelet's own requests name the pod's address as their host.
+        assert "exec" in webserver[probe]
+
+
+def test_in_production_the_proxy_has_the_sign_in_page(production: list[Manifest]) -> None:
+    pod = pods(production)["webserver"]
+    options = named(production, "ConfigMap", "oauth2-proxy")["data"]
+    pages = named(production, "ConfigMap", "oauth2-proxy-pages")
+    assert set(pages["data"]) == {"sign_in.html"}
+    proxy = pod.spec["containers"][1]
+    (mount,) = proxy["volumeMounts"]
+    assert mount["mountPath"] == options["OAUTH2_PROXY_CUSTOM_TEMPLATES_DIR"]
+    (volume,) = (one for one in pod.spec["volumes"] if one["name"] == mount["name"])
+    assert volume["configMap"]["name"] == pages["metadata"]["name"]

@@ -1,6 +1,7 @@
 """The health check of a container: whether the UI of this machine answers, and with what."""
 
 import http.server
+import socket
 import subprocess
 import sys
 import threading
@@ -14,17 +15,28 @@ from sim_pipeline.service.healthcheck import main
 from sim_pipeline.service.ports import free_port
 
 
+class IPv6Server(http.server.HTTPServer):
+    """A server of an IPv6 address."""
+
+    address_family = socket.AF_INET6
+
+
 @contextmanager
-def ui(status: HTTPStatus) -> Iterator[int]:
-    """Answer /server_info with a status, and anything else with 404; yield the port."""
+def ui(
+    status: HTTPStatus,
+    path: str = "/server_info",
+    host: str = "127.0.0.1",
+    server_class: type[http.server.HTTPServer] = http.server.HTTPServer,
+) -> Iterator[int]:
+    """Answer a path with a status, and anything else with 404; yield the port."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(status if self.path == "/server_info" else HTTPStatus.NOT_FOUND)
+            self.send_response(status if self.path == path else HTTPStatus.NOT_FOUND)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+    with server_class((host, 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server.server_port
@@ -45,6 +57,19 @@ def test_only_a_good_answer_is_health(
         monkeypatch.setenv("UI_PORT", str(port))
         assert main() == expected
     assert capsys.readouterr().out == f"The UI on port {port} answers with status {status}\n"
+
+
+def test_it_asks_below_the_path_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UI_PATH_PREFIX", "/simulation")
+    with ui(HTTPStatus.OK, "/simulation/server_info") as port:
+        monkeypatch.setenv("UI_PORT", str(port))
+        assert main() == 0
+
+
+def test_it_finds_a_ui_that_listens_on_ipv6_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ui(HTTPStatus.OK, host="::1", server_class=IPv6Server) as port:
+        monkeypatch.setenv("UI_PORT", str(port))
+        assert main() == 0
 
 
 def test_where_nothing_listens_there_is_none(

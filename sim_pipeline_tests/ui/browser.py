@@ -29,7 +29,8 @@ _MACOS = (
 # On a machine with much else to do a page takes seconds.
 _PATIENCE_MS = 60_000
 # Whatever a page, or the browser by itself, asks for elsewhere finds no host: names and addresses.
-_THIS_MACHINE_ONLY = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+# To a browser, localhost is another site than 127.0.0.1.
+_THIS_MACHINE_ONLY = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
 
 
 class NoBrowserError(RuntimeError):
@@ -38,7 +39,7 @@ class NoBrowserError(RuntimeError):
 
 @contextmanager
 def open_browser() -> Iterator[Browser]:
-    """Start Chromium, or Chrome, that reaches nothing but 127.0.0.1; end it at the end.
+    """Start Chromium, or Chrome, that reaches nothing but this machine; end it at the end.
 
     Raises:
         NoBrowserError: neither is in the PATH, and Playwright has none of its own.
