@@ -264,7 +264,8 @@ class Settings(BaseModel):
             if value != value.strip():
                 raise ValueError("begins or ends with a blank or a line break")
             return value
-        if _COMMENT.search(value):
+        # A folder may be called anything: some values begin with the path of this checkout.
+        if _COMMENT.search(value.rpartition("/")[2] if value.startswith("/") else value):
             raise ValueError(
                 "holds a comment, which docker run --env-file makes part of the value:"
                 " write the comment on a line of its own"

@@ -16,6 +16,7 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG, MAX_RUNTIME_SECONDS_TAG,
 from sim_pipeline.resources import ResultsDatabase
 from sim_pipeline.run_history import remove_history
 from sim_pipeline.store.retention import remove_delivered
+from sim_pipeline.store.server_facts import ids_running_out
 
 JOB_NAME = "retention"
 SCHEDULE_NAME = "retention_schedule"
@@ -31,6 +32,10 @@ def build_retention_job(*, event_days: int, results_days: int) -> dg.JobDefiniti
     def remove_old_results(
         context: dg.OpExecutionContext, results: dg.ResourceParam[ResultsDatabase]
     ) -> None:
+        with results.postgres.engine.connect() as connection:
+            warning = ids_running_out(connection)
+        if warning:
+            context.log.warning(warning)
         if results_days == 0:
             context.log.info("RESULTS_RETENTION_DAYS is 0: all results are kept")
             return

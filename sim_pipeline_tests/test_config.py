@@ -27,6 +27,12 @@ def test_defaults_are_those_of_the_documentation() -> None:
     assert settings.dagster_postgres_db == "dagster"
 
 
+def test_a_folder_may_be_called_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "it's #1 $x" / "a.log"
+    monkeypatch.setenv("LOG_FILE", str(file))
+    assert read_settings().log_file == file
+
+
 def test_the_folder_of_the_log_is_made(tmp_path: Path) -> None:
     read_settings()
     assert (tmp_path / "logs" / "sim_pipeline.log").exists()
@@ -73,8 +79,11 @@ def test_the_folder_of_the_log_is_made(tmp_path: Path) -> None:
         ("LLM_MODELS_STR", '"GPT-4o', "write it without"),
         ("LLM_MODELS_STR", "GPT-4o,Llama-3.1-8B # two", "on a line of its own"),
         ("RABBITMQ_QUEUE", '"simulation_results"', "write it without"),
+        ("RABBITMQ_VHOST", "/ # the default", "on a line of its own"),
+        ("LLM_MODELS_STR", "GPT-4o # see docs/models.md", "on a line of its own"),
         ("RABBITMQ_CA_FILE", " # none", "on a line of its own"),
         ("SIMULATION_INTERVAL", "60 # a minute", "on a line of its own"),
+        ("LOG_FILE", "/proc/x.log # mine", "on a line of its own"),
         ("UI_PATH_PREFIX", "simulation", "empty, or a path such as /simulation"),
         ("UI_PATH_PREFIX", "/simulation/", "no / at the end"),
         ("UI_PATH_PREFIX", "/a b", "empty, or a path such as /simulation"),

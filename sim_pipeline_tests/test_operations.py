@@ -28,6 +28,23 @@ def test_the_table_of_alarms_names_each_query_once() -> None:
     assert re.findall(r"\| query (\d) \|", TEXT) == [number for number, _, _ in QUERIES]
 
 
+REMEDIES = re.findall(r"(ALTER SEQUENCE [^;]+;)", TEXT)
+
+
+@pytest.mark.parametrize(("remedy", "first"), zip(REMEDIES, [1, -(2**31)], strict=True))
+def test_ids_go_on_after_each_remedy(postgres: Postgres, remedy: str, first: int) -> None:
+    (query,) = (query for number, _, query in QUERIES if number == "8")
+    with postgres.engine.begin() as connection:
+        connection.exec_driver_sql("SELECT setval('simulation_results_id_seq', 2147483647)")
+        assert connection.exec_driver_sql(query).scalar_one() == 0
+        connection.exec_driver_sql(remedy)
+        assert (
+            connection.exec_driver_sql("SELECT nextval('simulation_results_id_seq')").scalar_one()
+            == first
+        )
+        assert connection.exec_driver_sql(query).scalar_one() == 2**31 - 1 - first
+
+
 def test_every_make_target_exists() -> None:
     makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"(?:^|`)make ([a-z0-9-]+)", TEXT, flags=re.MULTILINE):
