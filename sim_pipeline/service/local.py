@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sim_pipeline.config import Settings, SettingsError
 from sim_pipeline.service.errors import ServiceError
+from sim_pipeline.service.ports import address
 from sim_pipeline.service.postgres import WHEEL, LocalPostgres
 from sim_pipeline.service.rabbitmq import LocalRabbitMQ
 
@@ -44,7 +45,7 @@ def local_postgres(settings: Settings, directory: Path) -> Iterator[None]:
         user=settings.postgres_user,
         password=settings.postgres_password.get_secret_value(),
     )
-    logger.info("Starting PostgreSQL on %s:%s", settings.postgres_host, settings.postgres_port)
+    logger.info("Starting PostgreSQL on %s", address(server.host, server.port))
     with server:
         for database in (settings.postgres_db, settings.dagster_postgres_db):
             server.ensure_database(database)
@@ -67,14 +68,15 @@ def local_rabbitmq(settings: Settings, directory: Path) -> Iterator[None]:
         password=settings.rabbitmq_password.get_secret_value(),
         vhost=settings.rabbitmq_vhost,
     )
-    logger.info("Starting RabbitMQ on %s:%s", settings.rabbitmq_host, settings.rabbitmq_port)
+    logger.info("Starting RabbitMQ on %s", address(server.host, server.port))
     with server:
         yield
 
 
 def _require_loopback(variable: str, host: str) -> None:
-    if host not in ("127.0.0.1", "localhost"):
+    if host not in ("127.0.0.1", "localhost", "::1"):
         raise ServiceError(
-            f"{variable}={host!r}: allowed with LOCAL_SERVICES=true is 127.0.0.1;"
+            f"{variable}={host!r}: allowed with LOCAL_SERVICES=true is 127.0.0.1, ::1 or"
+            " localhost;"
             " set LOCAL_SERVICES=false to use servers of your own"
         )

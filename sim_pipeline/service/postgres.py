@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import os
 import re
 import shutil
 import signal
@@ -34,6 +35,11 @@ _FAULT = re.compile(
 # the hashing of a password. So many rounds are for passwords that can be guessed: this server is
 # on loopback, and `make run` makes a random one of 24 bytes.
 _SCRAM_ITERATIONS = 64
+# What a shell does not take as it stands between double quotes.
+_SHELL_CHARACTERS = re.compile(r'["$`\\]')
+# PostgreSQL has 1,023 bytes for any path: these leave room for what it adds to its directories'.
+_LONGEST_DATA_DIR = 960
+_LONGEST_BINARIES = 880
 _UNSAFE_BUT_FAST = ("fsync=off", "full_page_writes=off")
 
 
@@ -117,6 +123,8 @@ class LocalPostgres(LocalServer):
     def _start(self) -> None:
         identity = unprivileged_owner(self.data_dir)
         binaries = _binaries(self._cluster)
+        self._require_short(self.data_dir, _LONGEST_DATA_DIR)
+        self._require_short(binaries, _LONGEST_BINARIES)
         self._process = self._running_postmaster()
         if self._process is not None and not self._listens_as_asked():
             self._shut_down()
@@ -139,14 +147,17 @@ class LocalPostgres(LocalServer):
         """Create the cluster aside and move it in place, so that none is ever half made."""
         unfinished = self.data_dir / "cluster.new"
         shutil.rmtree(unfinished, ignore_errors=True)
-        with tempfile.NamedTemporaryFile("w", dir=self.data_dir, encoding="utf-8") as secret:
+        with (
+            _plain_copy(binaries) as plain,
+            tempfile.NamedTemporaryFile("w", dir=self.data_dir, encoding="utf-8") as secret,
+        ):
             secret.write(self.password + "\n")
             secret.flush()
             if identity.user is not None:
                 shutil.chown(secret.name, identity.user)
             completed = run(
                 [
-                    str(binaries / "initdb"),
+                    str(plain / "initdb"),
                     f"--pgdata={unfinished}",
                     f"--username={self.user}",
                     f"--pwfile={secret.name}",
@@ -166,6 +177,13 @@ class LocalPostgres(LocalServer):
                 f"(in {self.data_dir})"
             )
         unfinished.rename(self._cluster)
+
+    def _require_short(self, path: Path, longest: int) -> None:
+        if (length := len(os.fsencode(path))) > longest:
+            raise ServiceError(
+                f"{self.service}: {path} is {length} bytes long, {longest} at most are allowed:"
+                " move the checkout to a shorter path"
+            )
 
     def _running_postmaster(self) -> Process | None:
         """Find the server that a killed owner left."""
@@ -291,6 +309,34 @@ def _binaries(cluster: Path) -> Path:
             f"{WHEEL} has {', '.join(map(str, sorted(shipped))) or 'none'}"
         )
     return shipped[version]
+
+
+@contextlib.contextmanager
+def _plain_copy(binaries: Path) -> Iterator[Path]:
+    """Provide the programs at a path that initdb can work from, the same where it can.
+
+    initdb runs the `postgres` beside it through a shell, with its path between double quotes. Where
+    the shell would not take that path as it stands, initdb works from a copy, removed afterwards.
+    """
+    found = _SHELL_CHARACTERS.search(str(binaries))
+    if found is None:
+        yield binaries
+        return
+    with tempfile.TemporaryDirectory(prefix="sim_pipeline-initdb-") as directory:
+        if _SHELL_CHARACTERS.search(directory):
+            raise ServiceError(
+                f"PostgreSQL: initdb cannot work from a path with {found[0]}, as in {binaries};"
+                " set TMPDIR to a directory without it, for a copy"
+            )
+        Path(directory).chmod(0o755)  # initdb may run as another user
+        package = binaries.parents[1]
+        # The programs look for their libraries where the wheel has them: on Linux beside the
+        # package, on macOS in it.
+        for part in (binaries.parent, package.with_suffix(".libs"), package / ".dylibs"):
+            if part.exists():
+                copy = Path(directory) / part.relative_to(package.parent)
+                shutil.copytree(part, copy, symlinks=True)
+        yield Path(directory) / binaries.relative_to(package.parent)
 
 
 def _major_version(postgres: Path) -> int:

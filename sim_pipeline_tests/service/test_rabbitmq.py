@@ -1,6 +1,7 @@
 """The private RabbitMQ node."""
 
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import psutil
 import pytest
 from pika.exceptions import ProbableAuthenticationError
 
+from sim_pipeline.service import rabbitmq
 from sim_pipeline.service.errors import ServiceError
 from sim_pipeline.service.ports import free_port
 from sim_pipeline.service.rabbitmq import LocalRabbitMQ
 from sim_pipeline_tests.service.owners import processes_of, start_and_lose_owner
+from sim_pipeline_tests.service.test_ports import with_ipv6
 from sim_pipeline_tests.service.tmpfs import tmpfs
 
 QUEUE = "kept"
@@ -24,11 +27,13 @@ def server_in(
     port: int | None = None,
     password: str = 'it\'s "secret"',  # noqa: S107
     vhost: str = "/",
+    host: str = "127.0.0.1",
     start_timeout: float = 120.0,
 ) -> LocalRabbitMQ:
     return LocalRabbitMQ(
         directory,
-        port=port or free_port(),
+        host=host,
+        port=port or free_port(host),
         user="simulation",
         password=password,
         vhost=vhost,
@@ -146,9 +151,64 @@ def test_a_port_in_use_is_named_before_anything_is_started(directory: Path) -> N
 
 def test_a_late_answer_is_an_error_that_says_where_the_log_is(directory: Path) -> None:
     server = server_in(directory, start_timeout=0)
-    with pytest.raises(ServiceError, match=rf"does not answer on .* \(log: {server.log_file}\)$"):
+    with pytest.raises(
+        ServiceError, match=rf"does not answer on .* \(log: {re.escape(str(server.log_file))}\)$"
+    ):
         server.start()
     assert processes_of(directory) == []
+
+
+@pytest.mark.parametrize("host", [pytest.param("::1", marks=with_ipv6), "localhost"])
+def test_it_listens_where_it_is_told_to(directory: Path, host: str) -> None:
+    with server_in(directory, host=host) as server:
+        publish(server, b"message")
+        assert receive(server) == b"message"
+
+
+def test_a_quorum_queue_survives_a_move(directory: Path) -> None:
+    before, after = directory / "before [1]", directory / "after *"
+    with (
+        server_in(before) as server,
+        pika.BlockingConnection(server.connection_parameters()) as connection,
+    ):
+        channel = connection.channel()
+        channel.queue_declare(QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
+        channel.confirm_delivery()
+        channel.basic_publish("", QUEUE, b"message")
+    before.rename(after)
+    with server_in(after) as server:
+        assert receive(server) == b"message"
+
+
+def test_it_sees_how_much_of_the_disk_is_free(directory: Path) -> None:
+    with server_in(directory) as server:
+        assert int(server.ctl("eval", "rabbit_disk_monitor:get_disk_free().")) > 0
+
+
+def test_a_path_that_is_not_utf_8_is_named(directory: Path) -> None:
+    path = directory / os.fsdecode(b"caf\xe9")
+    with pytest.raises(
+        ServiceError, match=r"which has the byte b'\\xe9', which is not UTF-8: move"
+    ):
+        server_in(path).start()
+
+
+def test_without_proc_what_a_shell_would_run_is_named(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rabbitmq, "_WORKING_DIRECTORY", directory / "missing")
+    with pytest.raises(ServiceError, match=r"which has the character '\$': move the checkout"):
+        server_in(directory).start()
+
+
+def test_without_proc_it_works_in_an_ordinary_path(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(rabbitmq, "_WORKING_DIRECTORY", tmp_path / "missing")
+    with server_in(tmp_path / "with a space") as server:
+        publish(server, b"message")
+        assert receive(server) == b"message"
+        assert server.log_file.exists()
 
 
 def test_a_disk_that_fills_up_is_named(directory: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from sim_pipeline.config import read_settings
-from sim_pipeline.schedules import WINDOWS_TAG
+from sim_pipeline.run_queue import WINDOWS_TAG
 from sim_pipeline.service.directory import ServiceDirectory
 from sim_pipeline_tests.queue_reader import drain
 from sim_pipeline_tests.service.whole_service import Service, start_service, write_env_file
@@ -205,7 +205,9 @@ def test_it_ends_with_an_error_when_one_of_its_processes_dies(
 ) -> None:
     service = start()
     service.read_until("Ready.")
-    (webserver,) = [p for p in service.processes() if "dagster_webserver" in p.cmdline()]
+    (webserver,) = [
+        p for p in service.processes() if "sim_pipeline.service.webserver" in p.cmdline()
+    ]
     webserver.kill()
     service.read_until("webserver ended by itself")
     assert service.wait() == 1

@@ -74,7 +74,7 @@ class Service:
 
     def graphql(self, query: str, **variables: Any) -> dict[str, Any]:
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.settings.ui_port}/graphql",
+            f"{self.settings.ui_url}/graphql",
             data=json.dumps({"query": query, "variables": variables}).encode(),
             headers={"Content-Type": "application/json"},
         )
@@ -117,14 +117,25 @@ def write_env_file(directory: Path, variables: Mapping[str, object]) -> None:
     )
 
 
-def start_service(directory: Path) -> Service:
-    """Start `python -m sim_pipeline run` in a directory with an `.env`."""
+def start_service(
+    directory: Path,
+    python: Path = Path(sys.executable),
+    environment: Mapping[str, str] | None = None,
+) -> Service:
+    """Start `python -m sim_pipeline run` in a directory with an `.env`.
+
+    Args:
+        directory: where it runs; this process must be in it too, to read the same settings.
+        python: the interpreter, with the package on its path.
+        environment: all of its environment; this process's own by default.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-m", "sim_pipeline", "run"],
+        [str(python), "-m", "sim_pipeline", "run"],
         cwd=directory,
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         start_new_session=True,
     )
     return Service(directory, read_settings(), process)

@@ -34,7 +34,11 @@ def admin(postgres_server: LocalPostgres) -> Iterator[Callable[[str], None]]:
         postgres_server.url(), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
     )
     with engine.connect() as connection:
-        yield lambda statement: connection.exec_driver_sql(statement) and None
+
+        def execute(statement: str) -> None:
+            connection.exec_driver_sql(statement)
+
+        yield execute
 
 
 @pytest.fixture
