@@ -8,6 +8,7 @@ import pytest
 from sim_pipeline.assets.plot_labels import labels
 from sim_pipeline.config import DEFAULT_MODELS
 
+
 @pytest.mark.parametrize("name", ["通义千问-72B", "日本語モデル", "한국어-7B"])
 def test_a_script_is_drawn_in_a_font_that_has_it(name: str) -> None:
     found = labels([name, "GPT-4o"])

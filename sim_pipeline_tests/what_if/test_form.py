@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from sim_pipeline.profiles_file import ProfilesFileError
 from sim_pipeline.cadence import Cadence
+from sim_pipeline.profiles_file import ProfilesFileError
 from sim_pipeline.resources import SimulationInputs
 from sim_pipeline.simulator.profiles import MODELS
 from sim_pipeline.what_if.form import MAX_VALUES, Scenario, WhatIf, WhatIfError, read_form
