@@ -33,7 +33,17 @@ from benchmarks.machine import (
 )
 
 # Modules of this package, in the order they run: those that take longest come last.
-BENCHMARKS = ("simulate", "store", "publish", "tick", "comparison", "curves", "status", "backfill")
+BENCHMARKS = (
+    "simulate",
+    "store",
+    "publish",
+    "tick",
+    "comparison",
+    "live_feed",
+    "curves",
+    "status",
+    "backfill",
+)
 _INTERRUPTED = 128 + signal.SIGINT
 
 

@@ -5,6 +5,7 @@ is new; it asks the database what is missing or undelivered, the new window amon
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -16,13 +17,11 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG, MAX_RUNTIME_SECONDS_TAG,
 from sim_pipeline.cadence import Cadence
 from sim_pipeline.partitions import models_in_range, range_tags
 from sim_pipeline.resources import ResultsDatabase
+from sim_pipeline.run_queue import WINDOWS_TAG
 from sim_pipeline.store.ledger import Gaps, Span, gaps
 from sim_pipeline.store.refusals import explained
 
 SCHEDULE_NAME = "simulation_schedule"
-# On each run of ours the ISO 8601 interval that its windows start in: for people, and so that a
-# later tick does not ask for the same again.
-WINDOWS_TAG = "sim_pipeline/windows"
 
 _STARTING = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
 _UNFINISHED = [
@@ -131,6 +130,7 @@ def run_request(span: Span, cadence: Cadence) -> dg.RunRequest:
     return dg.RunRequest(
         tags={
             **range_tags(span.llm_names, first_day, last_day),
+            # For people, and so that a later tick does not ask for the same again.
             WINDOWS_TAG: f"{_label(span.since)}/{_label(span.until)}",
             # If its process dies the next tick makes up for it, together with what is new by then.
             MAX_RETRIES_TAG: "0",
@@ -176,7 +176,9 @@ def _is_overdue(record: RunRecord, instance: dg.DagsterInstance, now: datetime) 
     if run.status in _STARTING:
         patience = instance.run_monitoring_start_timeout_seconds * _START_PATIENCE
         return now - record.update_timestamp > timedelta(seconds=patience)
-    limit = float(run.tags.get(MAX_RUNTIME_SECONDS_TAG, _MAX_RUNTIME_SECONDS))
+    limit = float(_MAX_RUNTIME_SECONDS)
+    with suppress(KeyError, ValueError):  # whoever launches it again by hand may edit the tag
+        limit = float(run.tags[MAX_RUNTIME_SECONDS_TAG])
     # A run that was asked to end before it began has no start.
     began = record.start_time or record.create_timestamp.timestamp()
     return now.timestamp() - began > limit

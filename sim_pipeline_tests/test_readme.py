@@ -51,3 +51,29 @@ def test_every_make_target_it_names_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"\bmake ([a-z0-9-]+)", README):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_the_image_is_published_on_this_machine_alone() -> None:
+    published = re.findall(r" -p (\S+)", README)
+    assert published
+    assert {port.partition(":")[0] for port in published} == {"127.0.0.1"}
+
+
+def test_no_shell_reads_the_settings() -> None:
+    for page in (ROOT / "README.md", *ROOT.glob("docs/**/*.md")):
+        assert not re.search(
+            r"(?:\bsource|(?:^|[;(\s])\.)\s+(?:\./)?\.env", page.read_text("utf-8")
+        ), page
+
+
+def test_each_surrounding_has_tests_that_exist() -> None:
+    page = (ROOT / "docs" / "surroundings.md").read_text(encoding="utf-8")
+    rows = [row.split("|") for row in page.splitlines() if row.startswith("| ")][1:]
+    assert len(rows) == 24
+    for _, surrounding, behaviour, tests, _ in rows:
+        assert surrounding.strip()
+        assert behaviour.strip()
+        files = re.findall(r"`([\w/]+\.py)`", tests)
+        assert files
+        for file in files:
+            assert (ROOT / "sim_pipeline_tests" / file).exists() or (ROOT / file).exists(), file

@@ -184,6 +184,33 @@ def test_a_run_that_does_not_begin_is_waited_for_a_while_only(
             assert scope(second) == scope(first)
 
 
+def test_its_run_goes_first_and_has_a_limit(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    request = tick(settings, instance)
+    assert isinstance(request, dg.RunRequest)
+    assert request.tags["dagster/priority"] == "100"
+    # Ten minutes, and a second for each window of a model.
+    assert request.tags["dagster/max_runtime"] == str(600 + 2 * 3)
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [("0", dg.RunRequest), ("60", str), ("a minute", str)]
+)
+@pytest.mark.parametrize("status", ["STARTED", "CANCELING"])
+def test_a_run_is_not_waited_for_beyond_its_limit(
+    settings: Settings, instance: dg.DagsterInstance, status: str, limit: str, expected: type
+) -> None:
+    first = tick(settings, instance)
+    assert isinstance(first, dg.RunRequest)
+    hanging = first.with_replaced_attrs(tags={**first.tags, "dagster/max_runtime": limit})
+    submitted(settings, instance, hanging, status)
+    second = tick(settings, instance)
+    assert isinstance(second, expected)
+    if isinstance(second, dg.RunRequest):
+        assert scope(second) == scope(first)
+
+
 @pytest.mark.parametrize("status", ["FAILURE", "CANCELED"])
 def test_what_a_run_failed_to_do_is_requested_again(
     settings: Settings, instance: dg.DagsterInstance, status: str

@@ -73,7 +73,7 @@ class _Backfill:
         self._cadence = Cadence(settings.simulation_interval, settings.simulation_start)
         self._interval = timedelta(seconds=settings.simulation_interval)
         self._engine = results_database(settings).engine
-        self._webserver = Webserver(settings.ui_host, settings.ui_port)
+        self._webserver = Webserver(settings.ui_url)
         self._stop = StopRequest()
 
     def run(self) -> int:
@@ -244,7 +244,7 @@ class _Backfill:
 
     def _entries(self, span: Span) -> Entries:
         with self._engine.connect() as connection:
-            return ledger_entries(connection, span)
+            return ledger_entries(connection, span, self._interval)
 
     def _say(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -5,7 +5,7 @@ reads a clock, asks a database or knows Dagster.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
@@ -42,8 +42,7 @@ class Request:
 
         The models are in it as a digest: Dagster's index of tags holds no long text.
         """
-        models = hashlib.sha256("\n".join(self.llm_names).encode()).hexdigest()[:12]
-        return f"{iso(self.since)}/{iso(self.until)}/{models}"
+        return with_models(f"{iso(self.since)}/{iso(self.until)}/", self.llm_names)
 
     def windows_ended(self, cadence: Cadence, moment: datetime) -> range:
         """Return the numbers of its windows that have ended at a moment, the same for each model.
@@ -56,6 +55,18 @@ class Request:
         return range(
             windows.start, max(windows.start, min(windows.stop, cadence.window_at(moment)))
         )
+
+
+def with_models(name: str, llm_names: Sequence[str]) -> str:
+    """Return the name of the request for the same windows of other models.
+
+    Args:
+        name: of a request.
+        llm_names: the other models, in the order of LLM_MODELS_STR.
+    """
+    span, _, _ = name.rpartition("/")
+    models = hashlib.sha256("\n".join(llm_names).encode()).hexdigest()[:12]
+    return f"{span}/{models}"
 
 
 def days_of(windows: range, cadence: Cadence) -> Iterator[tuple[date, int]]:

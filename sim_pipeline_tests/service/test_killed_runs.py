@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 
 from sim_pipeline.resources import results_database
-from sim_pipeline.schedules import WINDOWS_TAG
+from sim_pipeline.run_queue import WINDOWS_TAG
 from sim_pipeline_tests.queue_reader import drain
 from sim_pipeline_tests.service.whole_service import Service, start_service, write_env_file
 from sim_pipeline_tests.waiting import wait_until

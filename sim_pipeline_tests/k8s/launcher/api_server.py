@@ -186,12 +186,14 @@ class Cluster:
         return HTTPStatus.OK, _printed(job, int(query["tailLines"][0]))
 
     def _list(self, resource: str, query: dict[str, list[str]]) -> tuple[int, Any]:
-        """Select by the one label or field that dagster_k8s ever asks for."""
+        """Select by the labels or the field that the launcher and dagster_k8s ask for."""
         objects: dict[str, list[dict[str, Any]]] = {
             "jobs": [{**job.manifest, "status": job.status} for job in self.jobs.values()],
             "pods": [job.pod for job in self.pods.values()],
             "events": [],
         }
+        if query.get("labelSelector") == ["dagster/run-id"]:
+            return HTTPStatus.OK, {"items": objects[resource]}
         if "labelSelector" in query:
             job = query["labelSelector"][0].removeprefix("job-name=")
             names = {one.pod_name for one in self.pods.values() if one.name == job}

@@ -17,6 +17,7 @@ DIFFERS = {
     "compute_logs.class",
     # A cluster has more than one machine, and takes longer to have a run start, or end.
     "concurrency.runs.max_concurrent_runs",
+    "concurrency.runs.tag_concurrency_limits",
     "run_monitoring.start_timeout_seconds",
     "run_monitoring.cancel_timeout_seconds",
 }

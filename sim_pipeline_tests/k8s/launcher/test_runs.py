@@ -15,7 +15,9 @@ import dagster as dg
 import dagster_k8s.client
 import pytest
 from dagster._core.storage.tags import WILL_RETRY_TAG
+from dagster._daemon.monitoring import run_monitoring
 
+from sim_pipeline import job_launcher
 from sim_pipeline_tests.k8s import test_rights, test_schemas
 from sim_pipeline_tests.k8s.launcher.api_server import Job
 from sim_pipeline_tests.k8s.launcher.installation import MODELS, Installation, Stored
@@ -171,6 +173,51 @@ def test_a_run_whose_job_is_gone_has_failed(installation: Installation) -> None:
     assert installation.status(job.run_id) == "FAILURE"
     (failure,) = installation.messages(job.run_id, FAILURE)
     assert f"Job {job.name} could not be found" in failure
+
+
+def test_a_run_that_never_starts_ends_with_its_job(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job,) = installation.launch([date(2026, 11, 11)], MODEL)
+    # Its pod can't be scheduled, so nothing starts it.
+    installation.monitor()
+    assert job.name in installation.cluster.jobs
+    hours_later = time.time() + 3 * 3600
+    monkeypatch.setattr(run_monitoring, "get_current_timestamp", lambda: hours_later)
+    installation.monitor()
+    assert installation.status(job.run_id) == "FAILURE"
+    (failure,) = installation.messages(job.run_id, FAILURE)
+    assert "taking longer than 600 seconds to start" in failure
+    assert job.name not in installation.cluster.jobs
+
+
+def test_a_job_that_outlived_its_run_is_deleted_with_the_next_launch(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, succeeded = installation.launch([date(2026, 11, day) for day in (12, 13)], *MODELS)
+    assert finish(installation, succeeded) == 0
+    installation.instance.report_run_failed(installation.run(left.run_id))
+    # A pod is given time to end.
+    installation.launch([date(2026, 11, 14)], MODEL)
+    assert left.name in installation.cluster.jobs
+    hours_later = time.time() + 3 * 3600
+    monkeypatch.setattr(job_launcher, "time", SimpleNamespace(time=lambda: hours_later))
+    (running,) = installation.launch([date(2026, 11, 15)], MODEL)
+    assert left.name not in installation.cluster.jobs
+    # What has ended, or is under way, stays.
+    assert {succeeded.name, running.name} <= installation.cluster.jobs.keys()
+
+
+def test_a_run_of_a_removed_model_gets_no_job(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_MODELS_STR", MODELS[0])
+    (run,) = installation.request([date(2026, 11, 16)], MODELS[1])
+    installation.look_at_queue()
+    assert installation.status(run.run_id) == "CANCELED"
+    (said,) = installation.messages(run.run_id, dg.DagsterEventType.RUN_CANCELED)
+    assert said == f"Not launched: LLM_MODELS_STR no longer names '{MODELS[1]}'"
+    assert run.run_id not in {job.run_id for job in installation.cluster.arrived}
 
 
 def test_a_run_that_is_terminated_ends_in_time_and_leaves_nothing_half_done(
