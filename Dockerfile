@@ -50,7 +50,7 @@ USER 10001:10001
 EXPOSE 3000
 # Several seconds of migrating, starting and a first run come before it.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=180s --retries=4 \
-    CMD ["python", "-m", "sim_pipeline.service.healthcheck"]
+    CMD ["python", "-m", "sim_pipeline.entrypoints.healthcheck"]
 # SIGTERM, which Docker sends by default, ends every command here in good order. None leaves
 # orphans that need an init to reap them, see `Programs.watch`: Python is process 1.
 CMD ["python", "-m", "sim_pipeline", "run", "--ui-host", "0.0.0.0"]

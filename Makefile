@@ -84,7 +84,7 @@ test-ui: install ## Do in a browser what people do in the UI, against the whole 
 test-faults: install ## Kill and cut at random moments, and see nothing lost: FAULT_ROUNDS=100
 	@case "$${FAULT_ROUNDS:-20}" in 0*|*[!0-9]*) \
 	  echo "FAULT_ROUNDS=$$FAULT_ROUNDS: allowed is a whole number from 1 on" >&2; exit 2;; esac
-	@FAULT_ROUNDS=$${FAULT_ROUNDS:-20} $(BIN)/python -m pytest sim_pipeline_tests/faults $(ARGS)
+	@FAULT_ROUNDS=$${FAULT_ROUNDS:-20} $(BIN)/python -m pytest sim_pipeline_tests/chaos $(ARGS)
 
 soak: install ## Run the service for SOAK_MINUTES (60), idle and busy: nothing may grow
 	@exec $(BIN)/python -u -m benchmarks.soak --minutes $(SOAK_MINUTES) $(if $(SOAK_JSON),--json $(SOAK_JSON))

@@ -31,9 +31,9 @@ from benchmarks.dagster_service import PIPELINE, DagsterService
 from benchmarks.figures import Limit, Row
 from benchmarks.plain_script import seconds_taken
 from benchmarks.workers import RunWorkers
-from sim_pipeline.cadence import Cadence
 from sim_pipeline.config import DEFAULT_MODELS, read_settings
 from sim_pipeline.metrics import METRICS
+from sim_pipeline.windows import Cadence
 
 _ASSETS = ("metric_frames", "benchmark_feed")
 _FLOOR_ASSETS = ("empty_frames", "empty_feed")

@@ -20,15 +20,15 @@ import sqlalchemy as sa
 from benchmarks.figures import Limit, Row
 from benchmarks.servers import postgres_server, results_database
 from benchmarks.workers import peak_memory
-from sim_pipeline.assets.frames import MetricFrames
-from sim_pipeline.cadence import Cadence
-from sim_pipeline.partitions import Selection
+from sim_pipeline.comparison.ranking import HISTORY, PERIODS, Comparison, compare
+from sim_pipeline.comparison.sampling import sampling
+from sim_pipeline.feed.simulate import MetricFrames
+from sim_pipeline.orchestration.partitions import Selection
 from sim_pipeline.simulator.profiles import MODELS
-from sim_pipeline.store.comparison import HISTORY, PERIODS, Comparison, compare
+from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.ledger import Span
-from sim_pipeline.store.postgres import Postgres
-from sim_pipeline.store.sampling import sampling
 from sim_pipeline.store.writer import SliceWriter
+from sim_pipeline.windows import Cadence
 
 _END = datetime(2026, 3, 1, tzinfo=UTC)
 _POINTS = 5

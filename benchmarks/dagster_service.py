@@ -19,13 +19,13 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from benchmarks import ui
 from sim_pipeline.config import Settings, read_settings
-from sim_pipeline.resources import message_broker, results_database
-from sim_pipeline.service.instance import prepare_instance
-from sim_pipeline.service.local import local_postgres, local_rabbitmq
-from sim_pipeline.service.ports import free_port, listens
-from sim_pipeline.service.programs import Programs, StopRequest
+from sim_pipeline.dagster_instance.lifecycle import prepare_instance
+from sim_pipeline.local_servers.from_settings import local_postgres, local_rabbitmq
+from sim_pipeline.local_servers.ports import free_port, listens
+from sim_pipeline.orchestration.resources import message_broker, results_database
+from sim_pipeline.service.children import Programs, StopRequest
 from sim_pipeline.service.supervisor import PROJECT, service_environment
-from sim_pipeline.store.migrate import upgrade
+from sim_pipeline.store.migrations import upgrade
 
 PIPELINE = {"sim_pipeline": "sim_pipeline.definitions"}
 """The pipeline itself as a code location."""
@@ -149,7 +149,7 @@ class DagsterService:
         for name in self._locations:
             self._stop_schedules(name)
         # Only now, so that no schedule ticks before.
-        self.programs.start("daemon", "sim_pipeline.service.daemon", "run", *workspace)
+        self.programs.start("daemon", "sim_pipeline.dagster_instance.daemon", "run", *workspace)
 
     def start_code_server(self, name: str, module: str, port: int) -> None:
         """Start a code server and wait until it serves: its definitions are loaded then."""

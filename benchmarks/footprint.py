@@ -53,7 +53,7 @@ _PYTHON = {
     "grpc": CODE_SERVER,
     "multiprocessing.resource_tracker": CODE_SERVER,
     "multiprocessing.spawn": RUN_WORKER,
-    "sim_pipeline.service.daemon": DAEMON,
+    "sim_pipeline.dagster_instance.daemon": DAEMON,
     "dagster_webserver": WEBSERVER,
 }
 _KIBIBYTES_IN_MEBIBYTE = 1024

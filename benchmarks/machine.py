@@ -13,7 +13,7 @@ import psutil
 import sqlalchemy as sa
 
 from benchmarks.servers import servers
-from sim_pipeline.service.rabbitmq import LocalRabbitMQ
+from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
 
 _PACKAGES = (
     "dagster",

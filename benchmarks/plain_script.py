@@ -16,11 +16,11 @@ import psycopg2
 
 from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.broker.message import format_timestamp
-from sim_pipeline.cadence import Cadence
 from sim_pipeline.metrics import METRICS
-from sim_pipeline.profiles_file import read_profiles
+from sim_pipeline.simulator.profiles_file import read_profiles
 from sim_pipeline.simulator.simulation import simulate
-from sim_pipeline.store.postgres import Postgres
+from sim_pipeline.store.connection import Postgres
+from sim_pipeline.windows import Cadence
 
 _INSERT = (
     'INSERT INTO simulation_results (llm_name, metric, "values", "timestamp")'

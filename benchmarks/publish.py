@@ -39,7 +39,7 @@ from sim_pipeline.broker.message import (
     message_id,
 )
 from sim_pipeline.broker.publisher import Publisher
-from sim_pipeline.service.rabbitmq import LocalRabbitMQ
+from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _MESSAGES, _PAIRS, _POINTS, _RATIO = 10_000, 5, 5, 10.0

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sim_pipeline.service.ports import free_port
-from sim_pipeline.service.postgres import LocalPostgres
-from sim_pipeline.service.rabbitmq import LocalRabbitMQ
-from sim_pipeline.store.migrate import upgrade
-from sim_pipeline.store.postgres import Postgres
+from sim_pipeline.local_servers.ports import free_port
+from sim_pipeline.local_servers.postgres import LocalPostgres
+from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
+from sim_pipeline.store.connection import Postgres
+from sim_pipeline.store.migrations import upgrade
 
 _USER = "simulation"
 _DATABASE = "benchmark"

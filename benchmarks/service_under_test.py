@@ -18,7 +18,7 @@ import psutil
 from benchmarks import ui
 from benchmarks.footprint import processes_of
 from sim_pipeline.config import Settings, read_settings, variable_name
-from sim_pipeline.service.ports import free_port
+from sim_pipeline.local_servers.ports import free_port
 
 _START = timedelta(minutes=5)
 _STOP = timedelta(minutes=2)

@@ -20,7 +20,7 @@ what they leave behind shows with the others.
 What grows by design, up to a fixed size, and is therefore not limited: PostgreSQL's shared buffers
 (128 MiB), and the files of its cluster that it keeps open. Nothing else is. RabbitMQ keeps a quorum
 queue's latest log entries in memory until it has a file full of them, of the size that
-`sim_pipeline/service/rabbitmq.py` sets: its memory rises and falls by that much, and a busy
+`sim_pipeline/local_servers/rabbitmq.py` sets: its memory rises and falls by that much, and a busy
 stretch fills more than one.
 
 Then, with the schedule still ticking, it waits for a moment with nothing left to do and counts:
@@ -55,13 +55,13 @@ import sqlalchemy as sa
 from benchmarks.footprint import MEASURES, Growth, Sample, growths, take_sample
 from benchmarks.machine import header
 from benchmarks.service_under_test import ServiceUnderTest
-from sim_pipeline.cadence import Cadence
 from sim_pipeline.config import DEFAULT_MODELS, Settings
-from sim_pipeline.jobs import JOB_NAME
 from sim_pipeline.metrics import METRICS
-from sim_pipeline.resources import results_database
-from sim_pipeline.schedules import run_request
+from sim_pipeline.orchestration.jobs.simulation import JOB_NAME
+from sim_pipeline.orchestration.jobs.simulation_schedule import run_request
+from sim_pipeline.orchestration.resources import results_database
 from sim_pipeline.store.ledger import Span
+from sim_pipeline.windows import Cadence
 
 _INTERVAL = timedelta(seconds=10)
 _HOUR = timedelta(hours=1)

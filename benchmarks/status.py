@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from benchmarks.dagster_service import PIPELINE, DagsterService
 from benchmarks.figures import Limit, Row
 from benchmarks.range_run import range_run
-from sim_pipeline.service.ports import free_port
+from sim_pipeline.local_servers.ports import free_port
 
 _ASSET = "metric_frames"
 _DAY_SECONDS = 86_400

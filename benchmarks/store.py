@@ -27,9 +27,9 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from benchmarks.figures import Limit, Row
 from benchmarks.servers import postgres_server, results_database
 from sim_pipeline.metrics import METRICS
-from sim_pipeline.store.postgres import Postgres
-from sim_pipeline.store.slices import Slice
-from sim_pipeline.store.tables import deliveries, simulation_results
+from sim_pipeline.store.batches import Slice
+from sim_pipeline.store.connection import Postgres
+from sim_pipeline.store.schema import deliveries, simulation_results
 from sim_pipeline.store.writer import FEW_VALUES, SliceWriter
 
 _HOUR = timedelta(hours=1)

@@ -11,10 +11,10 @@ from datetime import UTC, timedelta
 
 from benchmarks.dagster_service import PIPELINE, DagsterService
 from benchmarks.figures import Row
-from sim_pipeline.cadence import Cadence
-from sim_pipeline.jobs import JOB_NAME
-from sim_pipeline.schedules import run_request
+from sim_pipeline.orchestration.jobs.simulation import JOB_NAME
+from sim_pipeline.orchestration.jobs.simulation_schedule import run_request
 from sim_pipeline.store.ledger import Span
+from sim_pipeline.windows import Cadence
 
 _LOCATION = "empty"
 _TIMES = 10

@@ -8,9 +8,9 @@ import sqlalchemy as sa
 from alembic import context
 
 from sim_pipeline.config import load_settings
-from sim_pipeline.resources import results_database
-from sim_pipeline.store.postgres import Postgres
-from sim_pipeline.store.tables import metadata
+from sim_pipeline.orchestration.resources import results_database
+from sim_pipeline.store.connection import Postgres
+from sim_pipeline.store.schema import metadata
 
 # Any number will do, as long as every process that migrates this database takes the same one.
 MIGRATION_LOCK = 7_310_585_233_921

@@ -6,6 +6,6 @@ import sys
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    from sim_pipeline.commands import main
+    from sim_pipeline.cli import main
 
     sys.exit(main())

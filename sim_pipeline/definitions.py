@@ -5,21 +5,25 @@ from datetime import timedelta
 import dagster as dg
 
 from sim_pipeline import logs
-from sim_pipeline.assets.benchmark_feed import build_benchmark_feed
-from sim_pipeline.assets.checks import build_frame_checks
-from sim_pipeline.assets.freshness import freshness
-from sim_pipeline.assets.metric_frames import build_metric_frames
-from sim_pipeline.assets.model_comparison import build_model_comparison
-from sim_pipeline.cadence import Cadence
-from sim_pipeline.comparison import EVERY, build_comparison_job, build_comparison_schedule
 from sim_pipeline.config import Settings, load_settings
-from sim_pipeline.io_manager import frames_io_manager
-from sim_pipeline.jobs import build_simulation_job
-from sim_pipeline.partitions import build_partitions
-from sim_pipeline.resources import RunScope, settings_as_resources
-from sim_pipeline.retention import build_retention_job, build_retention_schedule
-from sim_pipeline.schedules import build_simulation_schedule
+from sim_pipeline.orchestration.assets.benchmark_feed import build_benchmark_feed
+from sim_pipeline.orchestration.assets.checks import build_frame_checks
+from sim_pipeline.orchestration.assets.metric_frames import build_metric_frames
+from sim_pipeline.orchestration.assets.model_comparison import build_model_comparison
+from sim_pipeline.orchestration.freshness import freshness
+from sim_pipeline.orchestration.io_manager import frames_io_manager
+from sim_pipeline.orchestration.jobs.comparison import (
+    EVERY,
+    build_comparison_job,
+    build_comparison_schedule,
+)
+from sim_pipeline.orchestration.jobs.retention import build_retention_job, build_retention_schedule
+from sim_pipeline.orchestration.jobs.simulation import build_simulation_job
+from sim_pipeline.orchestration.jobs.simulation_schedule import build_simulation_schedule
+from sim_pipeline.orchestration.partitions import build_partitions
+from sim_pipeline.orchestration.resources import RunScope, settings_as_resources
 from sim_pipeline.what_if.job import build_what_if_job
+from sim_pipeline.windows import Cadence
 
 
 def build_defs(settings: Settings) -> dg.Definitions:

@@ -12,14 +12,14 @@ import pytest
 import sqlalchemy as sa
 
 from sim_pipeline.config import Settings, read_settings
-from sim_pipeline.service.ports import free_port
-from sim_pipeline.service.postgres import LocalPostgres
-from sim_pipeline.service.rabbitmq import LocalRabbitMQ
-from sim_pipeline.store.migrate import upgrade
-from sim_pipeline.store.postgres import Postgres
-from sim_pipeline_tests.dagster_storage import instance_in
-from sim_pipeline_tests.databases import database_in
-from sim_pipeline_tests.environment import clear_settings
+from sim_pipeline.local_servers.ports import free_port
+from sim_pipeline.local_servers.postgres import LocalPostgres
+from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
+from sim_pipeline.store.connection import Postgres
+from sim_pipeline.store.migrations import upgrade
+from sim_pipeline_tests.support.dagster_instance import instance_in
+from sim_pipeline_tests.support.databases import database_in
+from sim_pipeline_tests.support.settings_environment import clear_settings
 
 
 def pytest_configure() -> None:

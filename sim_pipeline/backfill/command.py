@@ -11,16 +11,16 @@ from datetime import UTC, datetime, timedelta
 import sqlalchemy as sa
 from rich.console import Console
 
-from sim_pipeline.backfill.display import Display, Look, duration
+from sim_pipeline.backfill.dagster_client import SilentError, State, Webserver, WebserverError
+from sim_pipeline.backfill.progress import Display, Look, duration
 from sim_pipeline.backfill.request import Request, days_of, iso
-from sim_pipeline.backfill.webserver import SilentError, State, Webserver, WebserverError
-from sim_pipeline.cadence import Cadence
 from sim_pipeline.config import Settings
-from sim_pipeline.resources import results_database
-from sim_pipeline.service.errors import ServiceError
-from sim_pipeline.service.programs import StopRequest
+from sim_pipeline.errors import ServiceError
+from sim_pipeline.orchestration.resources import results_database
+from sim_pipeline.service.children import StopRequest
 from sim_pipeline.store.completeness import Entries, complete_windows, ledger_entries
 from sim_pipeline.store.ledger import Span
+from sim_pipeline.windows import Cadence
 
 COMPLETE, INCOMPLETE, INTERRUPTED = 0, 1, 130
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
-from sim_pipeline.cadence import Cadence
-from sim_pipeline.moment import moment
-from sim_pipeline.store.comparison import HISTORY
+from sim_pipeline.comparison.ranking import HISTORY
+from sim_pipeline.timestamps import moment
+from sim_pipeline.windows import Cadence
 
 DEFAULT_LENGTH: Final = HISTORY
 """What is simulated where nothing else is asked for: what a comparison of the models looks at."""

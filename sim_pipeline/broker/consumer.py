@@ -21,6 +21,8 @@ from pika.exceptions import ChannelClosedByBroker
 from pika.spec import Basic
 
 from sim_pipeline.broker.config import BrokerConfig
+from sim_pipeline.broker.connection import Session
+from sim_pipeline.broker.error_translation import ACCESS_REFUSED, queue_error, words_of
 from sim_pipeline.broker.errors import (
     AccessRefusedError,
     BrokerError,
@@ -28,8 +30,6 @@ from sim_pipeline.broker.errors import (
     ConnectionLostError,
 )
 from sim_pipeline.broker.pika_logging import quiet_pika
-from sim_pipeline.broker.refusals import ACCESS_REFUSED, queue_error, words_of
-from sim_pipeline.broker.session import Session
 
 _LOGGER = logging.getLogger(__name__)
 

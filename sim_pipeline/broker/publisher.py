@@ -13,6 +13,8 @@ from typing import Self
 from uuid import UUID
 
 from sim_pipeline.broker.config import BrokerConfig
+from sim_pipeline.broker.connection import Session, Settled
+from sim_pipeline.broker.error_translation import channel_error, size_limit
 from sim_pipeline.broker.errors import (
     BrokerBlockedError,
     BrokerError,
@@ -25,8 +27,6 @@ from sim_pipeline.broker.errors import (
 )
 from sim_pipeline.broker.message import OutgoingMessage
 from sim_pipeline.broker.pika_logging import quiet_pika
-from sim_pipeline.broker.refusals import channel_error, size_limit
-from sim_pipeline.broker.session import Session, Settled
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import re
 import secrets
 from pathlib import Path
 
-from sim_pipeline.service.errors import ServiceError
+from sim_pipeline.errors import ServiceError
 
 _EMPTY_PASSWORD = re.compile(r"^(\w+_PASSWORD)=$", flags=re.MULTILINE)
 

@@ -4,12 +4,12 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from sim_pipeline.cadence import Cadence
 from sim_pipeline.config import Settings
-from sim_pipeline.jobs import JOB_NAME
-from sim_pipeline.resources import results_database
-from sim_pipeline.schedules import missing_windows, run_request
+from sim_pipeline.orchestration.jobs.simulation import JOB_NAME
+from sim_pipeline.orchestration.jobs.simulation_schedule import missing_windows, run_request
+from sim_pipeline.orchestration.resources import results_database
 from sim_pipeline.store.ledger import latest
+from sim_pipeline.windows import Cadence
 
 
 def first_run_command(settings: Settings, workspace: Sequence[str]) -> list[str] | None:

@@ -14,15 +14,15 @@ from pathlib import Path
 
 from sim_pipeline import logs
 from sim_pipeline.config import Settings
-from sim_pipeline.resources import results_database
-from sim_pipeline.service.directory import ServiceDirectory
+from sim_pipeline.dagster_instance.lifecycle import close_abandoned_runs, prepare_instance
+from sim_pipeline.local_servers.data_directory import ServiceDirectory
+from sim_pipeline.local_servers.from_settings import local_postgres, local_rabbitmq
+from sim_pipeline.local_servers.ports import free_port, listens, require_free
+from sim_pipeline.orchestration.resources import results_database
+from sim_pipeline.service.children import Programs, StopRequest, end_marked
 from sim_pipeline.service.first_run import first_run_command
-from sim_pipeline.service.instance import close_abandoned_runs, prepare_instance
-from sim_pipeline.service.local import local_postgres, local_rabbitmq
-from sim_pipeline.service.migration import migrate_results, require_fit
-from sim_pipeline.service.ports import free_port, listens, require_free
-from sim_pipeline.service.programs import Programs, StopRequest, end_marked
-from sim_pipeline.service.waiting import await_servers
+from sim_pipeline.service.migrations import migrate_results, require_fit
+from sim_pipeline.service.readiness import await_servers
 from sim_pipeline.surroundings import safe_environment
 
 PROJECT = Path(__file__).parents[2]
@@ -150,10 +150,10 @@ def _start_dagster(settings: Settings, programs: Programs, environment: dict[str
     programs.await_condition(
         lambda: listens(host, int(port)), "the code server to listen", _START_SECONDS
     )
-    programs.start("daemon", "sim_pipeline.service.daemon", "run", *workspace)
+    programs.start("daemon", "sim_pipeline.dagster_instance.daemon", "run", *workspace)
     programs.start(
         "webserver",
-        *("sim_pipeline.service.webserver", *workspace, "--dagster-log-level", "warning"),
+        *("sim_pipeline.dagster_instance.webserver", *workspace, "--dagster-log-level", "warning"),
     )
     command = first_run_command(settings, workspace)
     if command is not None and not programs.run("first run", *command, seconds=_START_SECONDS):

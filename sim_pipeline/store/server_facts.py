@@ -9,8 +9,8 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from sim_pipeline.store.postgres import SESSION_SETTINGS
-from sim_pipeline.store.tables import simulation_results
+from sim_pipeline.store.connection import SESSION_SETTINGS
+from sim_pipeline.store.schema import simulation_results
 
 MINIMUM_VERSION: Final = 15
 

@@ -12,8 +12,8 @@ from sim_pipeline.metrics import METRICS
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from sim_pipeline.store.postgres import Postgres
-    from sim_pipeline.store.slices import Slice
+    from sim_pipeline.store.batches import Slice
+    from sim_pipeline.store.connection import Postgres
 
 _METRICS = ", ".join(f"'{metric}'" for metric in METRICS)
 

@@ -9,12 +9,12 @@ from typing import Any, Final
 import dagster as dg
 from pydantic import Field
 
-from sim_pipeline.cadence import Cadence
-from sim_pipeline.moment import ALLOWED, moment_or_none
-from sim_pipeline.profiles_file import ProfilesFileError, profiles_from, read_profiles
-from sim_pipeline.resources import SimulationInputs
+from sim_pipeline.orchestration.resources import SimulationInputs
 from sim_pipeline.simulator.arguments import RUN_RANGES
 from sim_pipeline.simulator.profiles import Profile
+from sim_pipeline.simulator.profiles_file import ProfilesFileError, profiles_from, read_profiles
+from sim_pipeline.timestamps import ALLOWED, moment_or_none
+from sim_pipeline.windows import Cadence
 
 MAX_VALUES: Final = 1_000_000
 """How many values of a metric a side of a what-if may have: windows of all models times points. A

@@ -5,7 +5,7 @@ import numpy as np
 from sim_pipeline import markdown
 from sim_pipeline.metrics import METRICS, UNITS
 from sim_pipeline.what_if.form import Scenario
-from sim_pipeline.what_if.outcome import PERCENTILES, Outcome
+from sim_pipeline.what_if.simulate import PERCENTILES, Outcome
 
 
 def inputs_table(scenario: Scenario, outcome: Outcome) -> str:

@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from sim_pipeline.backfill.request import Request, RequestError, days_of, read_request
-from sim_pipeline.cadence import Cadence
+from sim_pipeline.windows import Cadence
 
 KNOWN = ("GPT-4o", "Llama-3.1-8B", "Mistral-Large")
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -7,9 +7,9 @@ import pika
 import pytest
 
 from sim_pipeline.broker.config import BrokerConfig
-from sim_pipeline.service.rabbitmq import LocalRabbitMQ
+from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
 from sim_pipeline_tests.broker.harness import Queue
-from sim_pipeline_tests.tcp_proxy import TcpProxy
+from sim_pipeline_tests.support.tcp_proxy import TcpProxy
 
 
 @pytest.fixture

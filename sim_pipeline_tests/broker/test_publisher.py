@@ -16,7 +16,7 @@ from sim_pipeline.broker.errors import (
 )
 from sim_pipeline.broker.message import OutgoingMessage
 from sim_pipeline.broker.publisher import Publisher
-from sim_pipeline.service.rabbitmq import LocalRabbitMQ
+from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
 from sim_pipeline_tests.broker.harness import (
     Queue,
     ids,
@@ -24,8 +24,8 @@ from sim_pipeline_tests.broker.harness import (
     messages,
     publish,
 )
-from sim_pipeline_tests.tcp_proxy import Direction, TcpProxy
-from sim_pipeline_tests.waiting import wait_until
+from sim_pipeline_tests.support.tcp_proxy import Direction, TcpProxy
+from sim_pipeline_tests.support.waiting import wait_until
 
 # Bytes that must be free on the broker's disk.
 USUAL, ALARMING = "50000000", str(10**15)

@@ -10,11 +10,11 @@ import pytest
 from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.broker.errors import BrokerUnreachableError, TlsError
 from sim_pipeline.broker.publisher import Publisher
-from sim_pipeline.service.rabbitmq import LocalRabbitMQ
+from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
 from sim_pipeline_tests.broker.harness import Queue, ids, messages, publish
-from sim_pipeline_tests.certificates import Authority
-from sim_pipeline_tests.tcp_proxy import Direction, TcpProxy
-from sim_pipeline_tests.waiting import wait_until
+from sim_pipeline_tests.support.certificates import Authority
+from sim_pipeline_tests.support.tcp_proxy import Direction, TcpProxy
+from sim_pipeline_tests.support.waiting import wait_until
 
 
 @pytest.fixture

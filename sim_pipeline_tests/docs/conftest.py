@@ -6,17 +6,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
-from sim_pipeline.assets.frames import MetricFrames
-from sim_pipeline.cadence import Cadence
-from sim_pipeline.partitions import Selection
-from sim_pipeline.profiles_file import read_profiles
-from sim_pipeline.service.postgres import LocalPostgres
+from sim_pipeline.feed.simulate import MetricFrames
+from sim_pipeline.local_servers.postgres import LocalPostgres
+from sim_pipeline.orchestration.partitions import Selection
+from sim_pipeline.simulator.profiles_file import read_profiles
+from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.ledger import Span
-from sim_pipeline.store.migrate import upgrade
-from sim_pipeline.store.postgres import Postgres
+from sim_pipeline.store.migrations import upgrade
 from sim_pipeline.store.writer import SliceWriter
-from sim_pipeline_tests.databases import database_in
+from sim_pipeline.windows import Cadence
 from sim_pipeline_tests.docs.history import DAYS, MODELS, PENDING
+from sim_pipeline_tests.support.databases import database_in
 
 _HOUR = timedelta(hours=1)
 

@@ -24,13 +24,13 @@ import pytest
 
 from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.broker.message import MESSAGE_TYPE, OutgoingMessage, encode, message_id
+from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
 from sim_pipeline.metrics import METRICS
-from sim_pipeline.service.rabbitmq import LocalRabbitMQ
 from sim_pipeline_tests.broker.harness import Queue, messages, publish
-from sim_pipeline_tests.certificates import Authority
 from sim_pipeline_tests.docs import npm
-from sim_pipeline_tests.tcp_proxy import Direction, TcpProxy
-from sim_pipeline_tests.waiting import wait_until
+from sim_pipeline_tests.support.certificates import Authority
+from sim_pipeline_tests.support.tcp_proxy import Direction, TcpProxy
+from sim_pipeline_tests.support.waiting import wait_until
 
 CONSUMERS = Path(__file__).parents[2] / "docs" / "consumers"
 WINDOW = datetime(2026, 11, 20, tzinfo=UTC)

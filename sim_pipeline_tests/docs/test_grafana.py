@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from sim_pipeline.metrics import METRICS
-from sim_pipeline.store.postgres import Postgres
+from sim_pipeline.store.connection import Postgres
 from sim_pipeline_tests.docs.grafana import View
 from sim_pipeline_tests.docs.history import MODELS, PENDING
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sim_pipeline_tests.image.engine import Engine
-from sim_pipeline_tests.waiting import wait_until
+from sim_pipeline_tests.support.waiting import wait_until
 
 IMAGE = "simulation-service:latest"
 _STATE = "/var/lib/sim_pipeline"

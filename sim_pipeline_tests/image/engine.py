@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 
-from sim_pipeline.service.processes import is_alive
-from sim_pipeline_tests.waiting import wait_until
+from sim_pipeline.local_servers.processes import is_alive
+from sim_pipeline_tests.support.waiting import wait_until
 
 _PACKAGES = ("docker.io", "debootstrap")
 _PROGRAMS = ("docker", "dockerd", "debootstrap")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sim_pipeline_tests.tools import tool
+from sim_pipeline_tests.support.tools import tool
 
 DOCKERFILE = (Path(__file__).parents[2] / "Dockerfile").read_text(encoding="utf-8")
 

@@ -16,13 +16,13 @@ import pytest
 import sqlalchemy as sa
 
 from sim_pipeline.config import Settings
-from sim_pipeline.resources import results_database
-from sim_pipeline.service.ports import free_port
-from sim_pipeline.service.postgres import LocalPostgres
+from sim_pipeline.local_servers.ports import free_port
+from sim_pipeline.local_servers.postgres import LocalPostgres
+from sim_pipeline.orchestration.resources import results_database
 from sim_pipeline_tests.image.conftest import PROJECT, Build
 from sim_pipeline_tests.image.containers import Container, container, write_env_file
-from sim_pipeline_tests.queue_reader import drain
-from sim_pipeline_tests.waiting import wait_until
+from sim_pipeline_tests.support.queue_reader import drain
+from sim_pipeline_tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -100,7 +100,7 @@ def test_it_stores_and_publishes_until_it_is_stopped(
 
 
 @pytest.mark.parametrize(
-    "program", ["sim_pipeline.service.webserver", "sim_pipeline.service.daemon"]
+    "program", ["sim_pipeline.dagster_instance.webserver", "sim_pipeline.dagster_instance.daemon"]
 )
 def test_it_ends_when_a_process_of_it_dies(service: Container, program: str) -> None:
     (number,) = (pid for pid, line in service.processes().items() if f"-m {program} " in line)
@@ -159,9 +159,9 @@ def test_the_programs_of_a_cluster_run_in_it_each_alone(run: Run, tmp_path: Path
         assert migration.wait() == 0, migration.lines
     with (
         start("dagster", "api", "grpc", "-h", "127.0.0.1", "-p", code_port, *code) as location,
-        start("python", "-m", "sim_pipeline.service.daemon", "run", *workspace) as daemon,
+        start("python", "-m", "sim_pipeline.dagster_instance.daemon", "run", *workspace) as daemon,
         start(
-            *("python", "-m", "sim_pipeline.service.webserver"),
+            *("python", "-m", "sim_pipeline.dagster_instance.webserver"),
             *("-h", "127.0.0.1", "-p", ui_port, *workspace),
         ) as webserver,
     ):

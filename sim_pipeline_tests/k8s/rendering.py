@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from sim_pipeline_tests.tools import tool
+from sim_pipeline_tests.support.tools import tool
 
 K8S = Path(__file__).parents[2] / "k8s"
 

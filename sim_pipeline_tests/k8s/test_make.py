@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sim_pipeline_tests.make import PROJECT, make
+from sim_pipeline_tests.support.make import PROJECT, make
 
 # Answers as a cluster would where the object is in EXISTING, a space-separated list.
 KUBECTL = """#!/bin/sh

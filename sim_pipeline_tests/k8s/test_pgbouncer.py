@@ -12,14 +12,14 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from sim_pipeline.service.ports import free_port, listens
-from sim_pipeline.service.postgres import LocalPostgres
-from sim_pipeline.service.processes import launch
-from sim_pipeline.service.unprivileged import unprivileged_owner
-from sim_pipeline.store.postgres import SESSION_SETTINGS, Postgres
-from sim_pipeline_tests.databases import database_in
+from sim_pipeline.local_servers.ports import free_port, listens
+from sim_pipeline.local_servers.postgres import LocalPostgres
+from sim_pipeline.local_servers.privileges import unprivileged_owner
+from sim_pipeline.local_servers.processes import launch
+from sim_pipeline.store.connection import SESSION_SETTINGS, Postgres
 from sim_pipeline_tests.k8s.rendering import K8S
-from sim_pipeline_tests.waiting import wait_until
+from sim_pipeline_tests.support.databases import database_in
+from sim_pipeline_tests.support.waiting import wait_until
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 PASSWORD = """a "quoted" pass'word \\ $HOME %s ; # with blanks"""  # noqa: S105 - of the tests

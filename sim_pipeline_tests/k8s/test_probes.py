@@ -14,12 +14,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sim_pipeline.config import Settings
-from sim_pipeline.dagster_storage import create_tables
-from sim_pipeline.service.ports import free_port
-from sim_pipeline.service.postgres import LocalPostgres
-from sim_pipeline_tests.k8s.reading import named, pods
+from sim_pipeline.dagster_instance.storage import create_tables
+from sim_pipeline.local_servers.ports import free_port
+from sim_pipeline.local_servers.postgres import LocalPostgres
+from sim_pipeline_tests.k8s.manifests import named, pods
 from sim_pipeline_tests.k8s.rendering import Manifest
-from sim_pipeline_tests.waiting import wait_until
+from sim_pipeline_tests.support.waiting import wait_until
 
 PROJECT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

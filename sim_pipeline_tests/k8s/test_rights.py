@@ -2,7 +2,7 @@
 
 import re
 
-from sim_pipeline_tests.k8s.reading import named, of_kind, pods
+from sim_pipeline_tests.k8s.manifests import named, of_kind, pods
 from sim_pipeline_tests.k8s.rendering import Manifest
 
 # What docs/operations.md, or `make k8s-apply`, has made before the manifests are applied.

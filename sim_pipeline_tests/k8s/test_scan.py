@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from sim_pipeline_tests.k8s.reading import named
+from sim_pipeline_tests.k8s.manifests import named
 from sim_pipeline_tests.k8s.rendering import Manifest
-from sim_pipeline_tests.tools import tool
+from sim_pipeline_tests.support.tools import tool
 
 PROJECT = Path(__file__).parents[2]
 CONFIG = PROJECT / "k8s" / "checkov.yaml"

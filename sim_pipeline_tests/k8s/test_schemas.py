@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sim_pipeline_tests.k8s.reading import named
+from sim_pipeline_tests.k8s.manifests import named
 from sim_pipeline_tests.k8s.rendering import Manifest
-from sim_pipeline_tests.tools import tool
+from sim_pipeline_tests.support.tools import tool
 
 # The oldest that is still looked after by someone, and the newest.
 VERSIONS = ("1.33.0", "1.37.0")

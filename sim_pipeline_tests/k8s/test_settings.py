@@ -9,7 +9,7 @@ import yaml
 
 from sim_pipeline.config import Settings, read_settings, variable_name
 from sim_pipeline.service.supervisor import service_environment
-from sim_pipeline_tests.k8s.reading import named, pods
+from sim_pipeline_tests.k8s.manifests import named, pods
 from sim_pipeline_tests.k8s.rendering import Manifest
 
 VARIABLES = {variable_name(name) for name in Settings.model_fields}

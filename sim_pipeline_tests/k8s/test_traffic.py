@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from sim_pipeline_tests.k8s.reading import COMPONENT, named, of_kind, pods
+from sim_pipeline_tests.k8s.manifests import COMPONENT, named, of_kind, pods
 from sim_pipeline_tests.k8s.rendering import Manifest
 from sim_pipeline_tests.k8s.traffic import Peer, Port, allowed, selects
 
@@ -132,7 +132,7 @@ def test_in_production_the_webserver_answers_its_own_pod_alone(production: list[
     webserver, proxy = pod.spec["containers"]
     assert "--host=127.0.0.1" in webserver["command"]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert webserver[probe]["exec"]["command"][-1] == "sim_pipeline.service.healthcheck"
+        assert webserver[probe]["exec"]["command"][-1] == "sim_pipeline.entrypoints.healthcheck"
     settings = named(production, "ConfigMap", "settings")["data"]
     assert f"--port={settings['UI_PORT']}" in webserver["command"]
     (rule,) = of_kind(production, "Ingress")[0]["spec"]["rules"]
@@ -147,7 +147,7 @@ def test_in_production_the_webserver_answers_its_own_pod_alone(production: list[
 
 def test_the_webserver_runs_behind_its_guard(manifests: list[Manifest]) -> None:
     webserver = pods(manifests)["webserver"].spec["containers"][0]
-    assert webserver["command"][:3] == ["python", "-m", "sim_pipeline.service.webserver"]
+    assert webserver["command"][:3] == ["python", "-m", "sim_pipeline.dagster_instance.webserver"]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         # The kubelet's own requests name the pod's address as their host.
         assert "exec" in webserver[probe]

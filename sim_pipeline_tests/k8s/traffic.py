@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from sim_pipeline_tests.k8s.reading import of_kind
+from sim_pipeline_tests.k8s.manifests import of_kind
 from sim_pipeline_tests.k8s.rendering import Manifest
 
 OWN_NAMESPACE = {"kubernetes.io/metadata.name": "sim-pipeline"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sim_pipeline_tests.service.owners import processes_of
+from sim_pipeline_tests.support.process_helpers import processes_of
 
 AWKWARD = """Документы 100% $x it's #1 `"[*]{}\\;&"""
 

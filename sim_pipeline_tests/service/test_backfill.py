@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from sim_pipeline.backfill.webserver import REQUEST_TAG
-from sim_pipeline_tests.queue_reader import drain
-from sim_pipeline_tests.service.whole_service import Service, start_service, write_env_file
-from sim_pipeline_tests.waiting import wait_until
+from sim_pipeline.backfill.dagster_client import REQUEST_TAG
+from sim_pipeline_tests.support.queue_reader import drain
+from sim_pipeline_tests.support.waiting import wait_until
+from sim_pipeline_tests.support.whole_service import Service, start_service, write_env_file
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("clean_environment")]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from sim_pipeline.errors import ServiceError
 from sim_pipeline.service.env_file import ensure_env_file
-from sim_pipeline.service.errors import ServiceError
 
 
 def test_it_is_made_once_with_passwords_that_only_its_owner_can_read(tmp_path: Path) -> None:

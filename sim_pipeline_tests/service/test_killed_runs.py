@@ -17,11 +17,11 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from sim_pipeline.resources import results_database
-from sim_pipeline.run_queue import WINDOWS_TAG
-from sim_pipeline_tests.queue_reader import drain
-from sim_pipeline_tests.service.whole_service import Service, start_service, write_env_file
-from sim_pipeline_tests.waiting import wait_until
+from sim_pipeline.dagster_instance.run_queue import WINDOWS_TAG
+from sim_pipeline.orchestration.resources import results_database
+from sim_pipeline_tests.support.queue_reader import drain
+from sim_pipeline_tests.support.waiting import wait_until
+from sim_pipeline_tests.support.whole_service import Service, start_service, write_env_file
 
 pytestmark = pytest.mark.timeout(600)
 

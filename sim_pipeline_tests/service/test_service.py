@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from sim_pipeline.config import read_settings
-from sim_pipeline.run_queue import WINDOWS_TAG
-from sim_pipeline.service.directory import ServiceDirectory
-from sim_pipeline_tests.queue_reader import drain
-from sim_pipeline_tests.service.whole_service import Service, start_service, write_env_file
-from sim_pipeline_tests.waiting import wait_until
+from sim_pipeline.dagster_instance.run_queue import WINDOWS_TAG
+from sim_pipeline.local_servers.data_directory import ServiceDirectory
+from sim_pipeline_tests.support.queue_reader import drain
+from sim_pipeline_tests.support.waiting import wait_until
+from sim_pipeline_tests.support.whole_service import Service, start_service, write_env_file
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -206,7 +206,7 @@ def test_it_ends_with_an_error_when_one_of_its_processes_dies(
     service = start()
     service.read_until("Ready.")
     (webserver,) = [
-        p for p in service.processes() if "sim_pipeline.service.webserver" in p.cmdline()
+        p for p in service.processes() if "sim_pipeline.dagster_instance.webserver" in p.cmdline()
     ]
     webserver.kill()
     service.read_until("webserver ended by itself")

@@ -3,8 +3,8 @@
 from datetime import timedelta
 
 from sim_pipeline.store.completeness import Entries, complete_windows, ledger_entries
+from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.ledger import Span
-from sim_pipeline.store.postgres import Postgres
 from sim_pipeline_tests.store.windows import (
     HOUR,
     START,

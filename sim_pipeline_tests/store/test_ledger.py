@@ -9,9 +9,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
+from sim_pipeline.store.batches import Slice
+from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.ledger import Gaps, Span, claim, gaps, latest, recorded, reopen
-from sim_pipeline.store.postgres import Postgres
-from sim_pipeline.store.slices import Slice
 from sim_pipeline_tests.store.windows import (
     FIRST,
     HOUR,
@@ -27,7 +27,7 @@ from sim_pipeline_tests.store.windows import (
     slice_of,
     store,
 )
-from sim_pipeline_tests.waiting import wait_until
+from sim_pipeline_tests.support.waiting import wait_until
 
 MODELS = ("GPT-4o", "Llama-3.1-8B")
 AWKWARD = (

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
+from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.ledger import Gaps, Span, claim, gaps, reopen
-from sim_pipeline.store.postgres import Postgres
 from sim_pipeline.store.retention import RemovedResults, remove_delivered
 from sim_pipeline_tests.store.windows import (
     FIRST,
@@ -25,7 +25,7 @@ from sim_pipeline_tests.store.windows import (
     store,
     stored_rows,
 )
-from sim_pipeline_tests.waiting import wait_until
+from sim_pipeline_tests.support.waiting import wait_until
 
 MODELS = ("GPT-4o", "Llama-3.1-8B")
 # A window is delivered five minutes after its end.

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from sim_pipeline.service.postgres import LocalPostgres
-from sim_pipeline.store.postgres import SESSION_SETTINGS, Postgres
+from sim_pipeline.local_servers.postgres import LocalPostgres
+from sim_pipeline.store.connection import SESSION_SETTINGS, Postgres
 from sim_pipeline.store.server_facts import ids_running_out, unmet_requirements
-from sim_pipeline_tests.databases import database_in
+from sim_pipeline_tests.support.databases import database_in
 
 # Each is the default of some service that people use, or of a role that somebody set up.
 ODD_DEFAULTS = {

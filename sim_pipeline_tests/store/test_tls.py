@@ -16,16 +16,16 @@ import pytest
 import sqlalchemy as sa
 
 from sim_pipeline.config import read_settings
-from sim_pipeline.dagster_storage import create_tables
-from sim_pipeline.service.postgres import LocalPostgres
+from sim_pipeline.dagster_instance.storage import create_tables
+from sim_pipeline.local_servers.postgres import LocalPostgres
+from sim_pipeline.store.connection import Postgres
+from sim_pipeline.store.error_translation import explained
 from sim_pipeline.store.errors import StoreTlsError, StoreUnreachableError
-from sim_pipeline.store.postgres import Postgres
-from sim_pipeline.store.refusals import explained
 from sim_pipeline.store.writer import FEW_VALUES
-from sim_pipeline_tests.certificates import Authority
-from sim_pipeline_tests.exceptions import all_told
 from sim_pipeline_tests.store.windows import labels, slice_of, store, stored_rows
-from sim_pipeline_tests.tcp_proxy import TcpProxy
+from sim_pipeline_tests.support.certificates import Authority
+from sim_pipeline_tests.support.exceptions import all_told
+from sim_pipeline_tests.support.tcp_proxy import TcpProxy
 
 # By psycopg2, and by ADBC.
 WRITES = pytest.mark.parametrize(

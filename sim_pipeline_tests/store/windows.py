@@ -10,8 +10,8 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from sim_pipeline.store.postgres import Postgres
-from sim_pipeline.store.slices import Slice
+from sim_pipeline.store.batches import Slice
+from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.writer import SliceWriter
 
 HOUR = timedelta(hours=1)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, ViewportSize
 
-from sim_pipeline_tests.environment import clear_settings
-from sim_pipeline_tests.service.whole_service import Service, start_service, write_env_file
+from sim_pipeline_tests.support.settings_environment import clear_settings
+from sim_pipeline_tests.support.whole_service import Service, start_service, write_env_file
 from sim_pipeline_tests.ui.browser import NoBrowserError, open_browser, open_context
 
 MODELS = ("GPT-4o", "Llama-3.1-8B")

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from sim_pipeline.metrics import METRICS, UNITS
-from sim_pipeline_tests.service.whole_service import Service
+from sim_pipeline_tests.support.whole_service import Service
 from sim_pipeline_tests.ui.conftest import MODELS, TODAY
 from sim_pipeline_tests.ui.dagster_ui import (
     backfill_status,

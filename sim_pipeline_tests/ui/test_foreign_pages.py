@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from sim_pipeline_tests.service.whole_service import Service
+from sim_pipeline_tests.support.whole_service import Service
 from sim_pipeline_tests.ui.dagster_ui import graph_node, open_graph
 from sim_pipeline_tests.ui.other_site import Site, serving
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from sim_pipeline.cadence import Cadence
-from sim_pipeline.profiles_file import ProfilesFileError
-from sim_pipeline.resources import SimulationInputs
+from sim_pipeline.orchestration.resources import SimulationInputs
 from sim_pipeline.simulator.profiles import MODELS
+from sim_pipeline.simulator.profiles_file import ProfilesFileError
 from sim_pipeline.what_if.form import MAX_VALUES, Scenario, WhatIf, WhatIfError, read_form
+from sim_pipeline.windows import Cadence
 
 NAMES = ("GPT-4o", "Llama-3.1-8B", "DeepSeek-V3")
 NOW = datetime(2026, 11, 24, 17, 20, tzinfo=UTC)

@@ -10,12 +10,12 @@ import pytest
 from dagster._core.storage.tags import MAX_RETRIES_TAG, PRIORITY_TAG
 
 from sim_pipeline.config import Settings
+from sim_pipeline.dagster_instance.run_history import remove_history
 from sim_pipeline.definitions import build_defs
-from sim_pipeline.jobs import JOB_NAME as SIMULATION
+from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
 from sim_pipeline.metrics import METRICS, UNITS
-from sim_pipeline.run_history import remove_history
-from sim_pipeline.service.rabbitmq import LocalRabbitMQ
-from sim_pipeline.store.postgres import Postgres
+from sim_pipeline.orchestration.jobs.simulation import JOB_NAME as SIMULATION
+from sim_pipeline.store.connection import Postgres
 from sim_pipeline.what_if.form import WhatIf
 from sim_pipeline.what_if.job import JOB_NAME, OP_NAME
 from sim_pipeline_tests.store.windows import fetch

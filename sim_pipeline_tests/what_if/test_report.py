@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from sim_pipeline.cadence import Cadence
 from sim_pipeline.config import DEFAULT_MODELS
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.simulator.profiles import MODELS
 from sim_pipeline.what_if.form import Inputs, Scenario
-from sim_pipeline.what_if.outcome import Outcome, Side
 from sim_pipeline.what_if.report import inputs_table, largest_change, metric_table
+from sim_pipeline.what_if.simulate import Outcome, Side
+from sim_pipeline.windows import Cadence
 
 NAMES = ("GPT-4o", "Llama-3.1-8B")
 INPUTS = Inputs(42, 5, {name: MODELS[name] for name in NAMES}, "built in")

@@ -8,7 +8,7 @@ directory=${PGBOUNCER_DIRECTORY:-/run/pgbouncer}
 quoted=$(printf %s "$POSTGRES_PASSWORD" | sed 's/"/""/g')
 printf '"%s" "%s"\n' "$POSTGRES_USER" "$quoted" > "$directory/users"
 
-# What a session relies on (SESSION_SETTINGS in sim_pipeline/store/postgres.py). Clients ask for it in
+# What a session relies on (SESSION_SETTINGS in sim_pipeline/store/connection.py). Clients ask for it in
 # `options`, which PgBouncer cannot pass on. A quote in the value is written twice.
 session="SET TimeZone = ''UTC''; SET DateStyle = ''ISO''; SET IntervalStyle = ''postgres'';\
  SET extra_float_digits = ''1''; SET default_transaction_isolation = ''read committed'';\

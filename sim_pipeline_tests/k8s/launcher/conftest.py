@@ -13,20 +13,20 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 
 from sim_pipeline.config import read_settings
-from sim_pipeline.dagster_storage import create_tables
-from sim_pipeline.service.ports import free_port, listens
-from sim_pipeline.service.postgres import LocalPostgres
-from sim_pipeline.service.rabbitmq import LocalRabbitMQ
-from sim_pipeline.store.migrate import upgrade
-from sim_pipeline_tests.certificates import Authority
-from sim_pipeline_tests.databases import database_in
-from sim_pipeline_tests.environment import clear_settings
+from sim_pipeline.dagster_instance.storage import create_tables
+from sim_pipeline.local_servers.ports import free_port, listens
+from sim_pipeline.local_servers.postgres import LocalPostgres
+from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
+from sim_pipeline.store.migrations import upgrade
 from sim_pipeline_tests.k8s.conftest import rendered
 from sim_pipeline_tests.k8s.launcher.api_server import HOST, ApiServer, Cluster
 from sim_pipeline_tests.k8s.launcher.installation import MODELS, Installation
 from sim_pipeline_tests.k8s.launcher.kubelet import PROJECT, Node
-from sim_pipeline_tests.k8s.reading import named
-from sim_pipeline_tests.waiting import wait_until
+from sim_pipeline_tests.k8s.manifests import named
+from sim_pipeline_tests.support.certificates import Authority
+from sim_pipeline_tests.support.databases import database_in
+from sim_pipeline_tests.support.settings_environment import clear_settings
+from sim_pipeline_tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

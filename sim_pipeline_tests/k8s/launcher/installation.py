@@ -25,9 +25,9 @@ from dagster._serdes import serialize_value
 from dagster_graphql.cli import execute_query
 
 from sim_pipeline.config import Settings
-from sim_pipeline.store.postgres import Postgres
+from sim_pipeline.store.connection import Postgres
 from sim_pipeline_tests.k8s.launcher.api_server import ApiServer, Cluster, Job
-from sim_pipeline_tests.waiting import wait_until
+from sim_pipeline_tests.support.waiting import wait_until
 
 MODELS = ("GPT-4o", "Llama-3.1-8B")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sim_pipeline_tests.k8s.reading import of_kind
+from sim_pipeline_tests.k8s.manifests import of_kind
 from sim_pipeline_tests.k8s.rendering import Manifest
 
 PROJECT = Path(__file__).parents[3]

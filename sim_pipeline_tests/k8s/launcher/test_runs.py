@@ -17,12 +17,12 @@ import pytest
 from dagster._core.storage.tags import WILL_RETRY_TAG
 from dagster._daemon.monitoring import run_monitoring
 
-from sim_pipeline import job_launcher
+from sim_pipeline.dagster_instance import k8s_run_launcher as job_launcher
 from sim_pipeline_tests.k8s import test_rights, test_schemas
 from sim_pipeline_tests.k8s.launcher.api_server import Job
 from sim_pipeline_tests.k8s.launcher.installation import MODELS, Installation, Stored
-from sim_pipeline_tests.k8s.reading import Reference, named, pods
-from sim_pipeline_tests.queue_reader import drain
+from sim_pipeline_tests.k8s.manifests import Reference, named, pods
+from sim_pipeline_tests.support.queue_reader import drain
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -248,8 +248,8 @@ def test_a_refusal_of_the_api_server_is_the_runs_error(installation: Installatio
     assert installation.status(run.run_id) == "FAILURE"
     (error,) = installation.errors(run.run_id)
     assert error.strip() == (
-        "sim_pipeline.job_launcher.LaunchError: The Job of the run was not made: Kubernetes' API"
-        " server refuses it with 403: jobs.batch is forbidden: User"
+        "sim_pipeline.dagster_instance.k8s_run_launcher.LaunchError: The Job of the run was not"
+        " made: Kubernetes' API server refuses it with 403: jobs.batch is forbidden: User"
         ' "system:serviceaccount:sim-pipeline:daemon" cannot create resource "jobs" in API group'
         ' "batch" in the namespace "sim-pipeline"'
     )

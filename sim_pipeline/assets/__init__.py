@@ -1,1 +1,0 @@
-"""The graph: Dagster assets and checks, each a thin shell over simulator, store and broker."""

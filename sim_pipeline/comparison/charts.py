@@ -1,0 +1,237 @@
+"""The comparison for people: Markdown tables, and two plots as PNG in Markdown.
+
+matplotlib takes longer to import than all else that a comparison does, and nothing else needs it:
+it is imported where a plot is drawn.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from datetime import timedelta
+from io import BytesIO
+from typing import TYPE_CHECKING
+from warnings import catch_warnings, simplefilter
+
+import numpy as np
+
+from sim_pipeline import markdown
+from sim_pipeline.comparison.plot_labels import labels
+from sim_pipeline.metrics import METRICS, UNITS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from sim_pipeline.comparison.plot_labels import Labels
+    from sim_pipeline.comparison.ranking import Comparison, History
+
+# In inches, as is all up to the legend's columns and rows. A figure is larger where its labels need
+# it: beside each of two plots they have `_LABEL_WIDTH` of the width.
+_WIDTH, _HEIGHT, _LABEL_WIDTH = 9.0, 6.0, 1.2
+# A plot's title and scale, a line of labels, and what a legend draws before a label.
+_MARGIN, _ROW, _HANDLE = 0.8, 0.16, 0.7
+# The most columns of a legend, and the rows that the height has room for.
+_LEGEND_COLUMNS, _LEGEND_ROWS = 5, 2
+_DPI = 80
+# A plot is kept with each materialization, so that it had better be small: lines on white do with
+# so many colours, at a third of the bytes.
+_COLOURS = 64
+# What a point of the history stands for, unless a window is longer.
+_STEP = timedelta(hours=3)
+# Ten colours, in each of these styles of line and point, tell a hundred models apart.
+_COLOUR_COUNT = 10
+_STYLES = (".-", "s--", "^:", "D-.", "x-", "v--", "P:", "<-.", "*-", ">--")
+_MARK_EVERY = 7
+
+
+def table(ranking: Sequence[Comparison], hours: int, metric: str) -> str:
+    """Return a metric's ranking over a period as a Markdown table.
+
+    The UI shows a text of less than 1,000 characters as it is, others only when asked to: this is
+    one up to a dozen models.
+    """
+    rows = [
+        (
+            one.rank,
+            markdown.literal(one.llm_name),
+            f"{one.p50:.4g}",
+            f"{one.p95:.4g}",
+            "" if one.trend is None else f"{one.trend:+.1%}",
+        )
+        for one in ranking
+        if (one.hours, one.metric) == (hours, metric)
+    ]
+    return markdown.table(("rank", "model", "p50", "p95", "against the day before"), "rlrrr", rows)
+
+
+def ranges_plot(ranking: Sequence[Comparison], hours: int) -> str:
+    """Draw from p50 to p95 of each model over a period, the best at the top, as Markdown."""
+    ranked = [one for one in ranking if one.hours == hours]
+    names = labels(sorted({one.llm_name for one in ranked}))
+    figure, axes = _grid_of_rows(names)
+    for axis, metric in zip(axes, METRICS, strict=True):
+        places = [one for one in ranked if one.metric == metric][::-1]
+        heights = np.arange(len(places))
+        axis.hlines(
+            heights, [one.p50 for one in places], [one.p95 for one in places], color="0.7", lw=3
+        )
+        axis.plot([one.p50 for one in places], heights, "o", color="C0", ms=5)
+        axis.plot([one.p95 for one in places], heights, "|", color="C3", ms=9, mew=2)
+        _name_rows(axis, heights, [one.llm_name for one in places], names)
+        _label(axis, metric)
+    figure.suptitle(f"Last {hours} hours: p50 (dot) to p95 (bar), best at the top", fontsize=10)
+    return _markdown(figure)
+
+
+def changes_plot(
+    llm_names: Sequence[str], now: NDArray[np.float64], then: NDArray[np.float64]
+) -> str:
+    """Draw from p50 to p95 of each model as they are and as they would be, as Markdown.
+
+    Args:
+        llm_names: the models.
+        now: their p50 and p95, shape (models, 4, 2), metrics in the order of `METRICS`.
+        then: the same of a what-if.
+    """
+    names = labels(llm_names)
+    figure, axes = _grid_of_rows(names)
+    # The first model at the top, and of each the what-if below.
+    heights = np.arange(len(llm_names))[::-1]
+    for place, (axis, metric) in enumerate(zip(axes, METRICS, strict=True)):
+        for percentiles, offset, colour, label in (
+            (now, 0.17, "0.55", "current"),
+            (then, -0.17, "C0", "what if"),
+        ):
+            low, high = percentiles[:, place].T
+            axis.hlines(heights + offset, low, high, color=colour, lw=2)
+            axis.plot(low, heights + offset, "o", color=colour, ms=4, label=label)
+            axis.plot(high, heights + offset, "|", color=colour, ms=7, mew=2)
+        _name_rows(axis, heights, llm_names, names)
+        axis.set_xlim(left=0)
+        _label(axis, metric)
+    handles, legends = axes[0].get_legend_handles_labels()
+    figure.legend(handles, legends, loc="outside lower center", ncols=2, fontsize=8)
+    figure.suptitle("p50 (dot) to p95 (bar)", fontsize=10)
+    return _markdown(figure)
+
+
+def history_plot(history: History) -> str:
+    """Draw each model's medians of three hours over the last seven days, as Markdown."""
+    from matplotlib.dates import ConciseDateFormatter  # noqa: PLC0415 - see the top
+
+    names = labels(history.llm_names)
+    figure, axes, columns = _grid_with_legend(names)
+    merged = max(1, _STEP // history.length)
+    points = min(timedelta(days=7) // history.length, len(history.starts)) // merged
+    shown = slice(len(history.starts) - points * merged, None)
+    # Naive, and in UTC: what dates NumPy has.
+    starts = np.array([start.replace(tzinfo=None) for start in history.starts[shown]], "M8[us]")
+    medians = _median(history.p50[..., shown].reshape(*history.p50.shape[:2], points, merged))
+    for place, (axis, metric) in enumerate(zip(axes, METRICS, strict=True)):
+        for index, series in enumerate(medians[:, place]):
+            style, colour = divmod(index, _COLOUR_COUNT)
+            # Smooth edges would be most of the bytes.
+            axis.plot(
+                starts[::merged],
+                series,
+                _STYLES[style % len(_STYLES)],
+                color=f"C{colour}",
+                ms=4 if style else 2,
+                markevery=_marked(series, index) if style else None,
+                lw=1,
+                antialiased=False,
+            )
+        dates = ConciseDateFormatter(axis.xaxis.get_major_locator())  # type: ignore[no-untyped-call]
+        axis.xaxis.set_major_formatter(dates)
+        axis.xaxis.get_offset_text().set_fontsize(7)
+        axis.set_yscale("log")
+        _label(axis, metric)
+    legend = figure.legend(
+        axes[0].get_lines(),
+        list(names.texts.values()),
+        loc="outside lower center",
+        ncols=columns,
+        prop=names.font,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    figure.suptitle("Last seven days: medians", fontsize=10)
+    return _markdown(figure)
+
+
+def _median(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return medians over the last axis of what is there, NaN where nothing is."""
+    with catch_warnings():
+        simplefilter("ignore", RuntimeWarning)
+        return np.nanmedian(values, axis=-1)
+
+
+def _marked(series: NDArray[np.float64], index: int) -> NDArray[np.bool_]:
+    """Return which points of a model's series have a mark.
+
+    It is each that stands between two gaps, which no line shows, and of the others a few: marks
+    of many models hide each other.
+    """
+    known = np.pad(np.isfinite(series), 1)
+    alone = ~(known[:-2] | known[2:])
+    return np.asarray(alone | (np.arange(len(series)) % _MARK_EVERY == index % _MARK_EVERY))
+
+
+def _grid_of_rows(names: Labels) -> tuple[Figure, list[Axes]]:
+    """Return four axes with room for each name beside each of them."""
+    return _grid(
+        _WIDTH + 2 * max(0.0, names.width - _LABEL_WIDTH),
+        max(_HEIGHT, 2 * (_MARGIN + _ROW * len(names.texts))),
+    )
+
+
+def _grid_with_legend(names: Labels) -> tuple[Figure, list[Axes], int]:
+    """Return four axes with room for the names below them, and the legend's columns."""
+    column = names.width + _HANDLE
+    columns = min(max(1, int(_WIDTH / column)), _LEGEND_COLUMNS)
+    rows = -(-len(names.texts) // columns)
+    figure, axes = _grid(
+        max(_WIDTH, column + _MARGIN), _HEIGHT + _ROW * max(0, rows - _LEGEND_ROWS)
+    )
+    return figure, axes, columns
+
+
+def _grid(width: float, height: float) -> tuple[Figure, list[Axes]]:
+    # Not by pyplot, which looks for a display and keeps every figure until it is told not to.
+    from matplotlib.figure import Figure  # noqa: PLC0415 - see the top
+
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    return figure, list(figure.subplots(2, 2).flat)
+
+
+def _name_rows(
+    axis: Axes, heights: NDArray[np.intp], llm_names: Sequence[str], names: Labels
+) -> None:
+    axis.set_yticks(
+        heights,
+        [names.texts[llm_name] for llm_name in llm_names],
+        fontproperties=names.font,
+        parse_math=False,
+    )
+
+
+def _label(axis: Axes, metric: str) -> None:
+    axis.set_title(f"{metric} [{UNITS[metric]}]", fontsize=9)
+    axis.tick_params(which="both", labelsize=7)
+    axis.grid(axis="x", color="0.9")
+    axis.set_axisbelow(True)
+
+
+def _markdown(figure: Figure) -> str:
+    from PIL import Image  # noqa: PLC0415 - comes with matplotlib
+
+    drawn, small = BytesIO(), BytesIO()
+    figure.savefig(drawn, format="png")
+    with Image.open(drawn) as image:
+        image.convert("RGB").quantize(_COLOURS, Image.Quantize.MAXCOVERAGE).save(
+            small, "png", optimize=True
+        )
+    return f"![plot](data:image/png;base64,{b64encode(small.getvalue()).decode()})"

@@ -1,0 +1,210 @@
+"""How the models compare: percentiles and ranks of what is read of them, and their history.
+
+All of it comes from one look at eight days of results; `sampling` says at which of their values.
+One model is read at a time, so that memory does not grow with their number.
+"""
+
+import math
+from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from sim_pipeline.comparison.sampling import Sampling, Series, read_series
+from sim_pipeline.metrics import METRICS
+from sim_pipeline.store.schema import model_comparison
+
+PERIODS: Final = (24, 168)
+"""The lengths of what is compared [h]: a day and seven days."""
+HISTORY: Final = timedelta(days=8)
+"""How far back the history goes; the longest period of a day earlier begins there, too."""
+LOWER_IS_BETTER: Final = frozenset({"TTFT", "e2e_latency"})
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_QUANTILES = np.array([0.50, 0.95])
+
+# Two that compare at once meet here, before either has locked a row; nobody who reads is kept.
+_ONE_AT_A_TIME = sa.text(f"LOCK TABLE {model_comparison.name} IN SHARE ROW EXCLUSIVE MODE")
+
+_FORGET = sa.text(
+    "DELETE FROM model_comparison WHERE compared_at = :compared_at OR compared_at < :before"
+)
+
+_LAST_COMPARED = sa.text("SELECT max(compared_at) FROM model_comparison")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model's place in the ranking of a metric over a period.
+
+    Attributes:
+        hours: length of the period.
+        metric: one of `METRICS`.
+        llm_name: the model.
+        rank: by p50, 1 the best; models that are equal share it.
+        points: how many values were compared.
+        p50: their median, in the metric's unit.
+        p95: their 95th percentile.
+        trend: p50 over that of the same period a day earlier, less 1; None if there is none.
+    """
+
+    hours: int
+    metric: str
+    llm_name: str
+    rank: int
+    points: int
+    p50: float
+    p95: float
+    trend: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """Percentiles of each model and metric over time, a bucket an hour, or a window if longer.
+
+    Attributes:
+        llm_names: the models.
+        starts: when the buckets start, ascending, one after the other, shape (buckets,).
+        length: of a bucket.
+        p50: medians, NaN where there is no value, shape (models, 4, buckets), metrics in the order
+            of `METRICS`.
+        p95: the same of 95th percentiles.
+    """
+
+    llm_names: tuple[str, ...]
+    starts: list[datetime]
+    length: timedelta
+    p50: NDArray[np.float64]
+    p95: NDArray[np.float64]
+
+
+def last_compared(connection: sa.Connection) -> datetime | None:
+    """Return up to when the models were compared last, or None if they never were."""
+    found: datetime | None = connection.execute(_LAST_COMPARED).scalar()
+    return found.astimezone(UTC) if found else None
+
+
+def compare(
+    connection: sa.Connection,
+    llm_names: Sequence[str],
+    latest: datetime,
+    interval: timedelta,
+    sampled: Sampling,
+) -> tuple[list[Comparison], History]:
+    """Rank the models by each metric over each of `PERIODS`, and follow them over `HISTORY`.
+
+    Args:
+        connection: to the results database, in a transaction.
+        llm_names: the models.
+        latest: label of the latest window to compare.
+        interval: length of a window.
+        sampled: which values to read.
+
+    Returns:
+        The ranking by period, metric, rank and model, with nothing of a model that has no value in
+        a period; and the history up to the end of the latest whole bucket.
+    """
+    length = max(interval, timedelta(hours=1))
+    stop = (latest + interval - _EPOCH) // length
+    buckets = range(stop - HISTORY // length, stop)
+    edges = np.array([*buckets, stop]) * length.total_seconds()
+    since = min(_EPOCH + buckets.start * length, latest - HISTORY)
+    percentiles = np.full((2, len(llm_names), len(METRICS), len(buckets)), np.nan)
+    unranked = []
+    for model, llm_name in enumerate(llm_names):
+        read = read_series(connection, llm_name, since, latest + interval, sampled)
+        for place, (metric, series) in enumerate(read.items()):
+            unranked += _over_periods(llm_name, metric, series, latest)
+            parts = np.split(series.values, np.searchsorted(series.starts, edges))[1:-1]
+            for bucket, part in enumerate(parts):
+                if len(part):
+                    percentiles[:, model, place, bucket] = _percentiles(part)
+    starts = [_EPOCH + bucket * length for bucket in buckets]
+    history = History(tuple(llm_names), starts, length, percentiles[0], percentiles[1])
+    return _ranked(unranked), history
+
+
+def keep(
+    connection: sa.Connection,
+    ranking: Sequence[Comparison],
+    compared_at: datetime,
+    *,
+    keep_from: datetime | None = None,
+) -> None:
+    """Store a ranking, in the place of what was stored under the same end.
+
+    Args:
+        connection: to the results database, in a transaction that the caller commits soon: until
+            then another one that keeps a ranking waits.
+        ranking: what to store.
+        compared_at: end of the latest window that was compared.
+        keep_from: remove rankings from before it; None keeps all.
+    """
+    connection.execute(_ONE_AT_A_TIME)
+    connection.execute(_FORGET, {"compared_at": compared_at, "before": keep_from or _EPOCH})
+    if ranking:
+        connection.execute(
+            sa.insert(model_comparison),
+            [{"compared_at": compared_at, **vars(one)} for one in ranking],
+        )
+
+
+def _over_periods(llm_name: str, metric: str, series: Series, latest: datetime) -> list[Comparison]:
+    """Compare a series with itself a day earlier, over each period; the rank is still to come."""
+    found = []
+    for hours in PERIODS:
+        now, before = (_before(series, latest - days * timedelta(days=1), hours) for days in (0, 1))
+        if len(now):
+            p50, p95 = _percentiles(now).tolist()
+            earlier = float(_percentiles(before)[0]) if len(before) else 0.0
+            trend = p50 / earlier - 1 if earlier else None
+            found.append(Comparison(hours, metric, llm_name, 0, len(now), p50, p95, trend))
+    return found
+
+
+def _before(series: Series, latest: datetime, hours: int) -> NDArray[np.float64]:
+    """Return the values of some hours that end with a window.
+
+    A window belongs to the period that its end lies in: so the latest one does, however long it is.
+    """
+    bounds = latest - timedelta(hours=hours), latest
+    first, stop = np.searchsorted(series.starts, [at.timestamp() for at in bounds], side="right")
+    return series.values[first:stop]
+
+
+def _percentiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return p50 and p95 as PostgreSQL's percentile_cont has them: NaN is above all else."""
+    ordered = np.sort(values)
+    places = _QUANTILES * (len(ordered) - 1)
+    below, above = np.floor(places).astype(np.intp), np.ceil(places).astype(np.intp)
+    low, high = ordered[below], ordered[above]
+    # Where both are the same, nothing is added: the difference of two infinities is no number.
+    step = np.subtract(high, low, out=np.zeros_like(low), where=high != low)
+    result: NDArray[np.float64] = low + step * (places - below)
+    return result
+
+
+def _ranked(unranked: Sequence[Comparison]) -> list[Comparison]:
+    scores: dict[tuple[int, str], list[float]] = defaultdict(list)
+    for one in unranked:
+        insort(scores[one.hours, one.metric], _score(one))
+    found = [
+        replace(one, rank=1 + bisect_left(scores[one.hours, one.metric], _score(one)))
+        for one in unranked
+    ]
+    return sorted(
+        found, key=lambda one: (one.hours, METRICS.index(one.metric), one.rank, one.llm_name)
+    )
+
+
+def _score(one: Comparison) -> float:
+    """Return what is the less the better it is; a median that is NaN is the worst."""
+    if math.isnan(one.p50):
+        return math.inf
+    return one.p50 if one.metric in LOWER_IS_BETTER else -one.p50

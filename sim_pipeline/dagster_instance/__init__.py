@@ -1,0 +1,1 @@
+"""Dagster's own machinery, adapted: the only package that imports its private modules."""

@@ -1,0 +1,1 @@
+"""PostgreSQL and RabbitMQ of a checkout's own, on loopback."""

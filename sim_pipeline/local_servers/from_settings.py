@@ -1,0 +1,82 @@
+"""LOCAL_SERVICES: this checkout's own PostgreSQL and RabbitMQ, as the settings describe them."""
+
+import importlib.util
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sim_pipeline.config import Settings, SettingsError
+from sim_pipeline.errors import ServiceError
+from sim_pipeline.local_servers.ports import address
+from sim_pipeline.local_servers.postgres import WHEEL, LocalPostgres
+from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
+
+logger = logging.getLogger(__name__)
+
+
+def require_programs(settings: Settings) -> None:
+    """Refuse LOCAL_SERVICES where PostgreSQL's programs are not installed, as in the image.
+
+    Raises:
+        SettingsError: says so, and what is allowed.
+    """
+    if settings.local_services and importlib.util.find_spec(WHEEL) is None:
+        raise SettingsError(
+            "1 setting is wrong:\n"
+            f"  LOCAL_SERVICES='true': the package {WHEEL.replace('_', '-')}, with a PostgreSQL to"
+            " run, is not installed; allowed here is false, with POSTGRES_HOST and RABBITMQ_HOST"
+            " naming servers of yours"
+        )
+
+
+@contextmanager
+def local_postgres(settings: Settings, directory: Path) -> Iterator[None]:
+    """Run the results database's server, with both databases in it, while the context lasts.
+
+    Raises:
+        ServiceError: it can't be started, or the settings name another machine.
+    """
+    _require_loopback("POSTGRES_HOST", settings.postgres_host)
+    server = LocalPostgres(
+        directory / "postgres",
+        host=settings.postgres_host,
+        port=settings.postgres_port,
+        user=settings.postgres_user,
+        password=settings.postgres_password.get_secret_value(),
+    )
+    logger.info("Starting PostgreSQL on %s", address(server.host, server.port))
+    with server:
+        for database in (settings.postgres_db, settings.dagster_postgres_db):
+            server.ensure_database(database)
+        yield
+
+
+@contextmanager
+def local_rabbitmq(settings: Settings, directory: Path) -> Iterator[None]:
+    """Run the broker while the context lasts.
+
+    Raises:
+        ServiceError: it can't be installed or started, or the settings name another machine.
+    """
+    _require_loopback("RABBITMQ_HOST", settings.rabbitmq_host)
+    server = LocalRabbitMQ(
+        directory / "rabbitmq",
+        host=settings.rabbitmq_host,
+        port=settings.rabbitmq_port,
+        user=settings.rabbitmq_user,
+        password=settings.rabbitmq_password.get_secret_value(),
+        vhost=settings.rabbitmq_vhost,
+    )
+    logger.info("Starting RabbitMQ on %s", address(server.host, server.port))
+    with server:
+        yield
+
+
+def _require_loopback(variable: str, host: str) -> None:
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        raise ServiceError(
+            f"{variable}={host!r}: allowed with LOCAL_SERVICES=true is 127.0.0.1, ::1 or"
+            " localhost;"
+            " set LOCAL_SERVICES=false to use servers of your own"
+        )

@@ -1,0 +1,86 @@
+"""`benchmark_feed`: each stored simulation, published to RabbitMQ once."""
+
+import dagster as dg
+
+from sim_pipeline.dagster_instance.partition_metadata import add_partition_metadata
+from sim_pipeline.feed.publish import publish_pending
+from sim_pipeline.orchestration.partitions import days_and_models
+from sim_pipeline.orchestration.resources import Broker, ResultsDatabase, RunScope, SimulationInputs
+from sim_pipeline.orchestration.retries import faults_handled
+from sim_pipeline.orchestration.table_schema import column_schema
+from sim_pipeline.store.ledger import reopen
+from sim_pipeline.store.schema import deliveries
+
+
+def build_benchmark_feed(
+    metric_frames: dg.AssetsDefinition,
+    partitions_def: dg.PartitionsDefinition,
+    backfill_policy: dg.BackfillPolicy,
+    freshness_policy: dg.FreshnessPolicy,
+    *,
+    database: str,
+    queue: str,
+) -> dg.AssetsDefinition:
+    """Return the asset for these partitions.
+
+    Args:
+        metric_frames: what is published.
+        partitions_def: models by days.
+        backfill_policy: how a range becomes runs.
+        freshness_policy: when it is late.
+        database: the name of the results database, for people.
+        queue: the name of the queue, for people.
+    """
+
+    @dg.asset(
+        partitions_def=partitions_def,
+        backfill_policy=backfill_policy,
+        deps=[metric_frames],
+        kinds={"rabbitmq"},
+        owners=["team:serving-metrics"],
+        group_name="serving_metrics",
+        code_version="1",
+        freshness_policy=freshness_policy,
+        metadata={
+            "queue": dg.MetadataValue.text(queue),
+            "message": dg.MetadataValue.path("docs/message.schema.json"),
+            "dagster/table_name": f"{database}.public.{deliveries.name}",
+            "dagster/column_schema": column_schema(deliveries),
+        },
+    )
+    def benchmark_feed(
+        context: dg.AssetExecutionContext,
+        simulation: dg.ResourceParam[SimulationInputs],
+        scope: RunScope,
+        results: dg.ResourceParam[ResultsDatabase],
+        broker: dg.ResourceParam[Broker],
+    ) -> None:
+        """One message a model and window, confirmed by the broker, in the benchmarking queue.
+
+        What is sent is what the table `deliveries` holds as pending for the run's windows. What
+        the broker did not confirm stays pending, for the next run over these windows.
+        """
+        span = scope.selection(context.partition_keys, simulation.cadence).span
+        engine, sent = results.postgres.engine, scope.sent
+        with faults_handled(results.postgres, context.retry_number):
+            if scope.resend and not sent.reopened:
+                with engine.begin() as connection:
+                    sent.marks.extend(reopen(connection, span).marks)
+                sent.reopened = True
+            publish_pending(engine, broker.config, span, simulation.points, sent)
+        # Of every partition: where nothing was pending, none was sent.
+        days, llm_names = days_and_models(context.partition_keys)
+        counts = {"messages sent": sent.messages}
+        if scope.resend:
+            counts["messages sent again"] = sent.again
+        add_partition_metadata(
+            context.op_execution_context.get_step_execution_context(),
+            context.asset_key,
+            {
+                (day, name): {title: count[day, name] for title, count in counts.items()}
+                for day in days
+                for name in llm_names
+            },
+        )
+
+    return benchmark_feed

@@ -1,0 +1,117 @@
+"""`model_comparison`: how the models compare over the last day and the last seven."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from sim_pipeline.comparison.charts import history_plot, ranges_plot, table
+from sim_pipeline.comparison.ranking import PERIODS, compare, keep
+from sim_pipeline.comparison.regressions import STRETCH, deviations
+from sim_pipeline.comparison.sampling import sampling
+from sim_pipeline.metrics import METRICS, UNITS
+from sim_pipeline.orchestration.resources import ResultsDatabase, SimulationInputs
+from sim_pipeline.orchestration.retries import faults_handled
+from sim_pipeline.orchestration.table_schema import column_schema
+from sim_pipeline.store import ledger
+from sim_pipeline.store.schema import model_comparison as comparison_table
+
+CHECK_NAME = "p95_as_usual"
+
+
+def build_model_comparison(
+    benchmark_feed: dg.AssetsDefinition,
+    llm_names: Sequence[str],
+    freshness_policy: dg.FreshnessPolicy,
+    *,
+    database: str,
+    retention: timedelta | None,
+) -> dg.AssetsDefinition:
+    """Return the asset, with its check.
+
+    Args:
+        benchmark_feed: what it comes after.
+        llm_names: the models to compare.
+        freshness_policy: when it is late.
+        database: the name of the results database, for people.
+        retention: how long comparisons are kept; None keeps all.
+    """
+    usual = dg.AssetCheckSpec(
+        CHECK_NAME,
+        asset="model_comparison",
+        description=(
+            f"Over the latest {STRETCH} hours or windows, no model's p95 is worse than it usually"
+            " is at such a load, by its own past seven days. It warns, and blocks nothing"
+        ),
+    )
+
+    @dg.asset(
+        deps=[benchmark_feed],
+        kinds={"postgres", "matplotlib"},
+        owners=["team:serving-metrics"],
+        group_name="serving_metrics",
+        code_version="1",
+        check_specs=[usual],
+        freshness_policy=freshness_policy,
+        metadata={
+            "dagster/table_name": f"{database}.public.{comparison_table.name}",
+            "dagster/column_schema": column_schema(comparison_table),
+        },
+    )
+    def model_comparison(
+        context: dg.AssetExecutionContext,
+        simulation: dg.ResourceParam[SimulationInputs],
+        results: dg.ResourceParam[ResultsDatabase],
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        """The models ranked by each metric, over the 24 hours and the 7 days before the latest end.
+
+        Each comparison is kept in the table `model_comparison`: p50, p95, and the change of p50
+        against the same period a day earlier. It looks at every value; of windows shorter than a
+        minute, and of more than 300 values of a model, metric and hour, at evenly spaced ones.
+        """
+        interval = timedelta(seconds=simulation.cadence.interval)
+        sampled = sampling(interval, simulation.points)
+        keep_from = datetime.now(UTC) - retention if retention else None
+        with (
+            faults_handled(results.postgres, context.retry_number),
+            results.postgres.engine.begin() as connection,
+        ):
+            latest = ledger.latest(connection, llm_names)
+            if latest is None:
+                raise dg.Failure(
+                    f"nothing is stored yet of {', '.join(llm_names)}: materialize metric_frames",
+                    allow_retries=False,
+                )
+            ranking, history = compare(connection, llm_names, latest, interval, sampled)
+            keep(connection, ranking, latest + interval, keep_from=keep_from)
+        found = deviations(history)
+        day, week = PERIODS
+        return dg.MaterializeResult(
+            metadata={
+                "compared at": dg.MetadataValue.timestamp(latest + interval),
+                "compared": str(sampled),
+                "last 24 hours, plot": dg.MetadataValue.md(ranges_plot(ranking, day)),
+                "last 7 days, plot": dg.MetadataValue.md(history_plot(history)),
+                **{
+                    f"{metric} [{UNITS[metric]}], {period}": dg.MetadataValue.md(
+                        table(ranking, hours, metric)
+                    )
+                    for metric in METRICS
+                    for hours, period in ((day, "last 24 hours"), (week, "last 7 days"))
+                },
+            },
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name=CHECK_NAME,
+                    passed=not found,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    description="; ".join(map(str, found)) or None,
+                    metadata={
+                        f"{one.llm_name} {one.metric} p95, times its limit": one.p95 / one.limit
+                        for one in found
+                    },
+                )
+            ],
+        )
+
+    return model_comparison

@@ -1,0 +1,1 @@
+"""The jobs, each with its schedule."""

@@ -1,1 +1,0 @@
-"""Tests of sim_pipeline.assets."""

@@ -1,0 +1,111 @@
+"""What is asked of a real webserver: why runs failed; and what is said where none is."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+
+from sim_pipeline.backfill.dagster_client import SilentError, Webserver, WebserverError
+from sim_pipeline.local_servers.ports import free_port, listens
+from sim_pipeline_tests.support.waiting import wait_until
+
+BACKFILL = "abcdefgh"
+
+
+def connect() -> None:
+    raise OSError("nobody there")
+
+
+@dg.op
+def gives_up() -> None:
+    try:
+        connect()
+    except OSError as error:
+        raise RuntimeError("the broker is gone\nand this is a second line") from error
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def failing() -> None:
+    gives_up()
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+@pytest.fixture(scope="module")
+def webserver(instance: dg.DagsterInstance) -> Iterator[Webserver]:
+    port = free_port()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "sim_pipeline.dagster_instance.webserver", "--empty-workspace"),
+            *("--host", "127.0.0.1", "--port", str(port), "--dagster-log-level", "error"),
+        ],
+        cwd=instance.root_directory,
+        env={
+            **os.environ,
+            "DAGSTER_HOME": instance.root_directory,
+            "UI_PATH_PREFIX": "/simulation",
+        },
+    )
+    try:
+        wait_until(lambda: listens("127.0.0.1", port), "the webserver", seconds=120)
+        yield Webserver(f"http://127.0.0.1:{port}/simulation")
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def run(instance: dg.DagsterInstance, **tags: str) -> str:
+    tags = {"dagster/backfill": BACKFILL, **tags}
+    return failing.execute_in_process(instance=instance, tags=tags, raise_on_error=False).run_id
+
+
+def test_a_failed_run_is_explained_by_what_its_step_raised(
+    webserver: Webserver, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So that the log is read in several parts.
+    monkeypatch.setattr("sim_pipeline.backfill.dagster_client._EVENTS_AT_ONCE", 3)
+    first = run(instance)
+    run(instance, **{"dagster/will_retry": "true"})
+    run(instance, **{"dagster/backfill": "another"})
+    last = run(instance)
+    assert webserver.failed_runs(BACKFILL) == [first, last]
+    failed = webserver.explain(first)
+    assert failed.message == "RuntimeError: the broker is gone"
+    assert failed.url == f"{webserver.url}/runs/{first}"
+
+
+def test_what_it_refuses_is_told_in_its_words(webserver: Webserver) -> None:
+    with pytest.raises(WebserverError, match=f"answers: .*{BACKFILL}"):
+        webserver.state(BACKFILL)
+    with pytest.raises(WebserverError, match="does not know metric_frames and benchmark_feed"):
+        webserver.materialized()
+
+
+def test_where_nothing_listens_it_says_what_to_do() -> None:
+    port = free_port()
+    with pytest.raises(SilentError, match=rf"127\.0\.0\.1:{port}.*`make run`"):
+        Webserver(f"http://127.0.0.1:{port}").state(BACKFILL)
+
+
+def test_where_something_else_listens_it_says_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b"220 mail.example.org ESMTP\r\n")
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        with pytest.raises(SilentError, match="`make run`"):
+            Webserver(f"http://127.0.0.1:{server.getsockname()[1]}").state(BACKFILL)
+        thread.join()

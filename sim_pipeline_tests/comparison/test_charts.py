@@ -1,0 +1,222 @@
+"""The comparison as people see it."""
+
+from base64 import b64decode
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from numpy.typing import NDArray
+from PIL import Image
+
+from sim_pipeline.comparison.charts import (
+    changes_plot,
+    history_plot,
+    ranges_plot,
+    table,
+)
+from sim_pipeline.comparison.ranking import Comparison, History
+from sim_pipeline.config import DEFAULT_MODELS
+from sim_pipeline.metrics import METRICS
+
+RANKING = [
+    Comparison(hours, metric, name, rank, 120, 0.1 * rank, 0.3 * rank, trend)
+    for hours in (24, 168)
+    for metric in METRICS
+    for rank, (name, trend) in enumerate(
+        zip(DEFAULT_MODELS, [0.125, None, -0.5, *[0.0] * 6], strict=True), 1
+    )
+]
+
+HOUR = timedelta(hours=1)
+START = datetime(2026, 11, 1, tzinfo=UTC)
+
+ODD_NAMES = (
+    "a$$b",
+    "GPT-4o ($2.50/$10)",
+    "_internal",
+    r"$\frac{",
+    r"x\$y",
+    "通义千问-72B",
+    "日本語モデル",
+    "한국어-7B",
+    "Русский-7B",
+    "نموذج عربي",
+)
+MANY_NAMES = tuple(f"{number:02}-{'W' * 47}" for number in range(60))
+
+
+def history(names: tuple[str, ...], buckets: int = 192) -> History:
+    rng = np.random.default_rng(1)
+    values = np.exp(rng.normal(0, 0.05, (len(names), 4, buckets)).cumsum(axis=-1))
+    return History(names, [START + i * HOUR for i in range(buckets)], HOUR, values, values)
+
+
+def percentiles(models: int) -> NDArray[np.float64]:
+    return np.exp(np.random.default_rng(1).normal(0, 0.5, (models, 4, 2))).cumsum(axis=-1)
+
+
+def ranking(names: tuple[str, ...]) -> list[Comparison]:
+    return [
+        Comparison(24, metric, name, rank, 120, 0.1 * rank, 0.3 * rank, None)
+        for metric in METRICS
+        for rank, name in enumerate(names, 1)
+    ]
+
+
+PLOTS: dict[str, Callable[[tuple[str, ...]], str]] = {
+    "ranges": lambda names: ranges_plot(ranking(names), 24),
+    "changes": lambda names: changes_plot(
+        names, percentiles(len(names)), 1.2 * percentiles(len(names))
+    ),
+    "history": lambda names: history_plot(history(names)),
+}
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are drawn."""
+    drawn: list[Figure] = []
+    save = Figure.savefig
+
+    def savefig(figure: Figure, *args: Any, **kwargs: Any) -> None:
+        drawn.append(figure)
+        save(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return drawn
+
+
+def label_groups(figure: Figure) -> list[list[Text]]:
+    """Return the labels of the models, together those that stand beside or below one plot."""
+    for legend in figure.legends:
+        if len(legend.get_texts()) != 2:
+            return [legend.get_texts()]
+    return [list(axis.get_yticklabels()) for axis in figure.axes]
+
+
+def image(markdown: str, most: int = 40_000) -> Image.Image:
+    head, _, data = markdown.removesuffix(")").partition("base64,")
+    assert head == "![plot](data:image/png;"
+    png = b64decode(data)
+    assert len(png) < most, "it is kept with each materialization"
+    return Image.open(BytesIO(png))
+
+
+def test_the_table_has_a_line_a_model_of_its_period_and_metric() -> None:
+    lines = table(RANKING, 24, "TTFT").splitlines()
+    assert len(lines) == 2 + 9
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[2] == "| 1 | GPT-4o | 0.1 | 0.3 | +12.5% |"
+    assert lines[3].endswith("| 0.6 |  |")
+    assert lines[4].endswith("| -50.0% |")
+
+
+def test_a_table_of_the_models_there_are_is_shown_without_being_asked_for() -> None:
+    long = [replace(one, p50=-0.0012345, p95=0.0012345, trend=-0.999) for one in RANKING]
+    for metric in METRICS:
+        assert len(table(long, 168, metric)) < 1000
+
+
+@pytest.mark.parametrize("buckets", [192, 1, 0])
+def test_the_plots_are_small_pictures(buckets: int) -> None:
+    for picture in (
+        image(ranges_plot(RANKING, 24)),
+        image(history_plot(history(DEFAULT_MODELS, buckets))),
+    ):
+        assert picture.size == (720, 480)
+        assert len(picture.convert("RGB").getcolors() or []) > 5
+
+
+def test_a_ranking_of_nothing_can_be_shown() -> None:
+    assert len(table([], 24, "TTFT").splitlines()) == 2
+    assert image(ranges_plot([], 24)).size == (720, 480)
+
+
+@pytest.mark.parametrize("models", [1, 9, 40])
+def test_the_changes_of_some_models_are_a_small_picture(models: int) -> None:
+    names = [f"model {number}" for number in range(models)]
+    picture = image(changes_plot(names, percentiles(models), 1.2 * percentiles(models)), 100_000)
+    assert picture.size[0] == 720
+    assert len(picture.convert("RGB").getcolors() or []) > 5
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("plot", PLOTS)
+def test_each_name_is_drawn_as_text(
+    plot: str, figures: list[Figure], caplog: pytest.LogCaptureFixture
+) -> None:
+    image(PLOTS[plot](ODD_NAMES))
+    (figure,) = figures
+    for texts in label_groups(figure):
+        assert {text.get_text() for text in texts} == set(ODD_NAMES)
+        assert not any(text.get_parse_math() for text in texts)
+        assert all(text.get_visible() for text in texts)
+    assert not caplog.records
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("plot", PLOTS)
+@pytest.mark.parametrize("names", [ODD_NAMES, MANY_NAMES, tuple("通" * 48 + f"{i}" for i in "abc")])
+def test_labels_neither_overlap_nor_are_cut_off(
+    plot: str, names: tuple[str, ...], figures: list[Figure]
+) -> None:
+    image(PLOTS[plot](names), 400_000)
+    (figure,) = figures
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    groups = label_groups(figure)
+    boxes = [text.get_window_extent(renderer) for texts in groups for text in texts]
+    assert len(boxes) == len(names) * len(groups)
+    for box in boxes:
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+        assert sum(box.overlaps(other) for other in boxes) == 1
+    for axis in figure.axes:
+        assert axis.get_window_extent(renderer).width > 150
+
+
+@pytest.mark.parametrize("plot", PLOTS)
+def test_the_figure_grows_with_the_models(plot: str) -> None:
+    sizes = [
+        image(PLOTS[plot](names), 400_000).size
+        for names in (DEFAULT_MODELS, MANY_NAMES[:30], MANY_NAMES)
+    ]
+    assert sizes[0] == (720, 480)
+    for (width, height), (next_width, next_height) in pairwise(sizes):
+        assert next_width >= width
+        assert next_height > height
+
+
+def test_a_hundred_models_differ_in_colour_or_style(figures: list[Figure]) -> None:
+    history_plot(history(tuple(map(str, range(100))), 24))
+    (figure,) = figures
+    for axis in figure.axes:
+        looks = {
+            (line.get_color(), line.get_linestyle(), line.get_marker()) for line in axis.get_lines()
+        }
+        assert len(looks) == 100
+
+
+def test_a_value_between_two_gaps_is_marked(figures: list[Figure]) -> None:
+    series = history(tuple(map(str, range(20))), 24)
+    series.p50[:, :, :9] = series.p50[:, :, 12:] = np.nan
+    history_plot(series)
+    (figure,) = figures
+    for axis in figure.axes:
+        for line in axis.get_lines():
+            marked = line.get_markevery()
+            assert marked is None or np.asarray(marked)[3]
+
+
+def test_names_in_the_table_are_text() -> None:
+    lines = table(ranking(("__init__", "a$$b")), 24, "TTFT").splitlines()
+    assert lines[2:] == ["| 1 | `__init__` | 0.1 | 0.3 |  |", "| 2 | `a$$b` | 0.2 | 0.6 |  |"]

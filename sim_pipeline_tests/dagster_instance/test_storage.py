@@ -1,0 +1,178 @@
+"""What Dagster stores when a run is made is the same, by the row or by the batch."""
+
+import shutil
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import dagster_postgres
+import pytest
+import sqlalchemy as sa
+from alembic.script import ScriptDirectory
+from dagster_postgres.utils import pg_alembic_config
+
+from sim_pipeline.config import Settings
+from sim_pipeline.dagster_instance import storage as dagster_storage
+from sim_pipeline.definitions import build_defs
+from sim_pipeline.local_servers.ports import free_port
+from sim_pipeline.local_servers.postgres import LocalPostgres
+from sim_pipeline.orchestration.jobs.simulation import JOB_NAME
+from sim_pipeline.orchestration.partitions import range_tags
+from sim_pipeline.store.connection import SESSION_SETTINGS, Postgres
+from sim_pipeline_tests.support.dagster_instance import instance_in
+
+DAYS = date(2026, 11, 1), date(2026, 11, 5)
+PARTITIONS = 2 * 5
+
+
+@pytest.fixture(autouse=True)
+def batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in service: events that are reported together reach the storage together."""
+    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "1000")
+
+
+def announce(settings: Settings, instance: dg.DagsterInstance) -> dg.DagsterRun:
+    """Make a run over a range, and nothing more."""
+    job = build_defs(settings).resolve_job_def(JOB_NAME)
+    return instance.create_run_for_job(job, tags=range_tags(settings.llm_models, *DAYS))
+
+
+def stored(database: Postgres, run: dg.DagsterRun) -> dict[str, list[Any]]:
+    """What the database holds, but for times, ids of rows and the run's id."""
+    queries = {
+        "events": "SELECT dagster_event_type, asset_key, partition, step_key,"
+        " (event::jsonb - 'timestamp' - 'run_id') #- '{dagster_event,pid}' FROM event_logs",
+        "assets": "SELECT asset_key, last_run_id IS NOT NULL, last_materialization IS NULL"
+        " FROM asset_keys",
+        "tags": "SELECT asset_key, key, value FROM asset_event_tags",
+        "checks": "SELECT asset_key, check_name, partition, execution_status"
+        " FROM asset_check_executions",
+    }
+    with database.engine.connect() as connection:
+        return {
+            name: sorted(
+                str(tuple(row)).replace(run.run_id, "")
+                for row in connection.execute(sa.text(query))
+            )
+            for name, query in queries.items()
+        }
+
+
+@pytest.mark.parametrize("rows", [2_000, 3])
+def test_the_rows_are_those_of_dagsters_own_storage(
+    settings: Settings,
+    postgres_server: LocalPostgres,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: int,
+) -> None:
+    monkeypatch.setattr(dagster_storage, "_ROWS", rows)
+    with instance_in(postgres_server, stock=True) as (instance, database):
+        expected = stored(database, announce(settings, instance))
+    with instance_in(postgres_server) as (instance, database):
+        assert stored(database, announce(settings, instance)) == expected
+    assert len(expected["events"]) >= 2 * PARTITIONS
+
+
+def test_dagster_knows_the_partitions_of_the_run(
+    settings: Settings, postgres_server: LocalPostgres
+) -> None:
+    with instance_in(postgres_server) as (instance, _):
+        run = announce(settings, instance)
+        key = dg.AssetKey("benchmark_feed")
+        latest = instance.event_log_storage.get_latest_storage_id_by_partition(
+            key, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+        )
+        assert len(latest) == PARTITIONS
+        (record,) = instance.get_asset_records([key])
+        assert record.asset_entry.last_run_id == run.run_id
+
+
+@pytest.mark.parametrize("stock", [True, False])
+def test_only_dagsters_own_storage_asks_for_its_columns_again_and_again(
+    settings: Settings, postgres_server: LocalPostgres, *, stock: bool
+) -> None:
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    with instance_in(postgres_server, stock=stock) as (instance, _):
+        sa.event.listen(sa.Engine, "before_cursor_execute", note)
+        try:
+            run = announce(settings, instance)
+            instance.report_run_failed(run)
+            (record,) = instance.get_run_records(dg.RunsFilter(run_ids=[run.run_id]))
+            (asset,) = instance.get_asset_records([dg.AssetKey("benchmark_feed")])
+        finally:
+            sa.event.remove(sa.Engine, "before_cursor_execute", note)
+    assert record.end_time is not None
+    assert asset.asset_entry.last_run_id == run.run_id
+    assert any("pg_attribute" in statement for statement in statements) == stock
+
+
+def test_opening_the_instance_of_the_service_connects_nowhere(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("POSTGRES_PORT", str(free_port()))
+    with dg.DagsterInstance.from_config(str(Path(__file__).parents[2])) as instance:
+        assert isinstance(instance.event_log_storage, dagster_storage.BatchingEventLogStorage)
+
+
+@pytest.mark.parametrize("zone", ["Asia/Shanghai", "America/Los_Angeles"])
+def test_times_are_in_utc_whatever_the_databases_zone_is(
+    settings: Settings, postgres_server: LocalPostgres, zone: str
+) -> None:
+    with instance_in(postgres_server) as (instance, database):
+        with database.engine.connect().execution_options(
+            isolation_level="AUTOCOMMIT"
+        ) as connection:
+            connection.exec_driver_sql(
+                f"ALTER DATABASE {database.database} SET timezone = '{zone}'"
+            )
+        run = announce(settings, instance)
+        (record,) = instance.get_run_records(dg.RunsFilter(run_ids=[run.run_id]))
+        assert abs(datetime.now(UTC) - record.create_timestamp) < timedelta(minutes=5)
+
+
+def test_sessions_are_set_up_as_those_of_the_results(postgres_server: LocalPostgres) -> None:
+    with instance_in(postgres_server) as (instance, _):
+        storage = instance.event_log_storage
+        assert isinstance(storage, dagster_storage.BatchingEventLogStorage)
+        with storage.index_connection() as connection:
+            found = {
+                name: connection.exec_driver_sql(f"SHOW {name}").scalar_one().partition(",")[0]
+                for name in SESSION_SETTINGS
+            }
+    assert found == SESSION_SETTINGS
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_the_storages_host_may_be_an_ipv6_address(host: str) -> None:
+    parts = {"username": "u@", "password": "p:w", "hostname": host, "port": "1", "db_name": "d"}
+    storage = dagster_storage.BatchingPostgresStorage.from_config_value(
+        None, {"postgres_db": parts, "should_autocreate_tables": False}
+    )
+    url = sa.make_url(storage.postgres_url)
+    assert (url.host, url.port, url.username, url.password) == ("::1", 1, "u@", "p:w")
+
+
+def test_tables_are_made_only_for_the_storage_that_is_ours(
+    postgres_server: LocalPostgres,
+) -> None:
+    with (
+        instance_in(postgres_server, stock=True) as (instance, _),
+        pytest.raises(TypeError, match="kept in a PostgresEventLogStorage"),
+    ):
+        dagster_storage.create_tables(instance)
+
+
+def test_dagsters_migrations_may_lie_in_any_directory(tmp_path: Path) -> None:
+    ini = Path(dagster_postgres.__file__).parent / "alembic" / "alembic.ini"
+    package = tmp_path / "Документы 100% $x #1"
+    (package / "alembic").mkdir(parents=True)
+    shutil.copy(ini, package / "alembic")
+    config = pg_alembic_config(str(package / "event_log" / "event_log.py"))
+    assert ScriptDirectory.from_config(config).get_heads()

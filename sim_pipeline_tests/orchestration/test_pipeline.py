@@ -1,0 +1,425 @@
+"""The graph as a whole: runs of the job against a real database and a real broker."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pika.exceptions
+import pytest
+import sqlalchemy as sa
+
+from sim_pipeline.config import Settings
+from sim_pipeline.definitions import build_defs
+from sim_pipeline.metrics import METRICS
+from sim_pipeline.orchestration.jobs.simulation import JOB_NAME
+from sim_pipeline.orchestration.partitions import range_tags
+from sim_pipeline.orchestration.resources import RunScope
+from sim_pipeline.store.connection import Postgres
+from sim_pipeline_tests.support.queue_reader import drain
+
+DAY = datetime(2026, 11, 20, tzinfo=UTC)
+KEY = "2026-11-20|GPT-4o"
+
+
+@pytest.fixture
+def instance(ephemeral: dg.DagsterInstance) -> dg.DagsterInstance:
+    return ephemeral
+
+
+def run(
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    *,
+    key: str | None = None,
+    tags: dict[str, str] | None = None,
+    raise_on_error: bool = True,
+    **scope: Any,
+) -> dg.ExecuteInProcessResult:
+    return (
+        build_defs(settings)
+        .resolve_job_def(JOB_NAME)
+        .execute_in_process(
+            instance=instance,
+            partition_key=key,
+            tags=tags,
+            run_config={"resources": {"scope": {"config": scope}}},
+            raise_on_error=raise_on_error,
+        )
+    )
+
+
+def rows(postgres: Postgres) -> list[Any]:
+    with postgres.engine.connect() as connection:
+        return list(
+            connection.execute(
+                sa.text(
+                    'SELECT id, llm_name, metric, "values" AS data, "timestamp" AS label'
+                    ' FROM simulation_results ORDER BY llm_name, "timestamp", id'
+                )
+            )
+        )
+
+
+def ledger(postgres: Postgres) -> list[Any]:
+    with postgres.engine.connect() as connection:
+        return list(
+            connection.execute(
+                sa.text(
+                    'SELECT llm_name, "timestamp" AS label, message_id, published_at'
+                    ' FROM deliveries ORDER BY llm_name, "timestamp"'
+                )
+            )
+        )
+
+
+def test_a_partition_is_simulated_stored_and_published(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    assert run(settings, instance, key=KEY).success
+    stored = rows(postgres)
+    assert len(stored) == 24 * 4
+    assert {row.llm_name for row in stored} == {"GPT-4o"}
+    assert [row.metric for row in stored[:4]] == list(METRICS)
+    assert all(len(row.data) == settings.num_data_points for row in stored)
+    assert sorted({row.label for row in stored}) == [DAY + timedelta(hours=h) for h in range(24)]
+
+    messages = drain(settings)
+    assert len(messages) == 24
+    assert [message.body for message in messages] == [
+        [
+            {
+                "llm_name": "GPT-4o",
+                "metric": row.metric,
+                "values": row.data,
+                "timestamp": row.label.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            }
+            for row in stored[first : first + 4]
+        ]
+        for first in range(0, len(stored), 4)
+    ]
+    entries = ledger(postgres)
+    assert [str(entry.message_id) for entry in entries] == [one.message_id for one in messages]
+    assert all(entry.published_at is not None for entry in entries)
+
+
+def test_the_same_partition_again_changes_nothing_and_sends_nothing(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    run(settings, instance, key=KEY)
+    before, sent = rows(postgres), ledger(postgres)
+    drain(settings)
+    run(settings, instance, key=KEY)
+    assert rows(postgres) == before
+    assert ledger(postgres) == sent
+    assert drain(settings) == []
+    with postgres.engine.connect() as connection:
+        burned = connection.execute(sa.text("SELECT last_value FROM simulation_results_id_seq"))
+        assert burned.scalar_one() == len(before)
+
+
+def test_another_seed_replaces_rows_and_sends_one_new_message_a_window(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    run(settings, instance, key=KEY)
+    before, first = rows(postgres), drain(settings)
+    run(settings.model_copy(update={"random_seed": 43}), instance, key=KEY)
+    after, second = rows(postgres), drain(settings)
+    assert [row.label for row in after] == [row.label for row in before]
+    assert all(new.data != old.data for new, old in zip(after, before, strict=True))
+    assert len(second) == len(first)
+    assert not {one.message_id for one in first} & {one.message_id for one in second}
+
+
+def test_a_run_that_must_not_replace_leaves_windows_of_other_inputs_alone(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    run(settings, instance, key=KEY)
+    before = rows(postgres)
+    drain(settings)
+    run(settings.model_copy(update={"random_seed": 43}), instance, key=KEY, replace=False)
+    assert rows(postgres) == before
+    assert drain(settings) == []
+
+
+def test_a_range_of_models_and_days_is_one_run_over_the_rectangle(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    tags = range_tags(settings.llm_models, DAY.date(), DAY.date() + timedelta(days=1))
+    result = run(settings, instance, tags=tags)
+    assert len(rows(postgres)) == 2 * 48 * 4
+    assert len(drain(settings)) == 2 * 48
+    materialized = [
+        event.partition
+        for event in result.all_events
+        if event.is_step_materialization and event.asset_key == dg.AssetKey("metric_frames")
+    ]
+    assert sorted(map(str, materialized)) == [
+        f"2026-11-{day}|{model}" for day in (20, 21) for model in sorted(settings.llm_models)
+    ]
+
+
+def test_since_and_until_narrow_a_run(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    run(
+        settings, instance, key=KEY, since="2026-11-20T05:00:00Z", until="2026-11-20T09:00:00+02:00"
+    )
+    assert {row.label.hour for row in rows(postgres)} == {5, 6}
+    assert len(drain(settings)) == 2
+
+
+def test_a_scope_that_is_no_time_is_refused_with_what_is_allowed(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    with pytest.raises(dg.DagsterError) as raised:
+        run(settings, instance, key=KEY, since="yesterday")
+    assert (
+        "'yesterday': allowed is an ISO 8601 date or time, UTC unless it names its zone, such as"
+    ) in str(raised.value.__cause__)
+
+
+def test_todays_partition_holds_the_windows_that_have_ended(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    began = datetime.now(UTC)
+    minutely = settings.model_copy(update={"simulation_interval": 60})
+    day = began.date()
+    since = began - timedelta(minutes=10)
+    run(
+        minutely,
+        instance,
+        tags=range_tags(settings.llm_models, since.date(), day),
+        since=since.isoformat(),
+    )
+    last = max(row.label for row in rows(postgres))
+    assert began - timedelta(minutes=2) < last <= datetime.now(UTC) - timedelta(minutes=1)
+
+
+def test_force_writes_every_window_anew_and_sends_none(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    run(settings, instance, key=KEY)
+    before, sent = rows(postgres), ledger(postgres)
+    drain(settings)
+    with postgres.engine.begin() as connection:
+        connection.execute(
+            sa.text("""UPDATE simulation_results SET "values" = '{1}' WHERE metric = 'TTFT'""")
+        )
+    run(settings, instance, key=KEY, force=True)
+    assert [row.data for row in rows(postgres)] == [row.data for row in before]
+    assert ledger(postgres) == sent
+    assert drain(settings) == []
+
+
+def test_resend_publishes_delivered_windows_again_under_the_same_ids(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    run(settings, instance, key=KEY)
+    first = drain(settings)
+    run(settings, instance, key=KEY, resend=True)
+    assert [one.message_id for one in drain(settings)] == [one.message_id for one in first]
+
+
+@pytest.mark.parametrize(
+    ("damage", "check"),
+    [
+        ("""UPDATE simulation_results SET "values"[2] = 'NaN' WHERE metric = 'RPS'""", "values"),
+        ("""UPDATE simulation_results SET "values"[1] = 0 WHERE metric = 'TTFT'""", "values"),
+        (
+            """
+            CREATE RULE lost AS ON INSERT TO simulation_results
+            WHERE metric = 'TPS' DO INSTEAD NOTHING
+            """,
+            "windows",
+        ),
+    ],
+)
+def test_what_fails_a_check_is_not_published(
+    settings: Settings,
+    postgres: Postgres,
+    instance: dg.DagsterInstance,
+    damage: str,
+    check: str,
+) -> None:
+    hour: dict[str, Any] = {"since": "2026-11-20T05:00:00Z", "until": "2026-11-20T06:00:00Z"}
+    if damage.startswith("UPDATE"):
+        run(settings, instance, key=KEY, **hour)
+        drain(settings)
+    with postgres.engine.begin() as connection:
+        connection.execute(sa.text(damage))
+    result = run(settings, instance, key=KEY, raise_on_error=False, resend=True, **hour)
+    assert not result.success
+    failed = [one for one in result.get_asset_check_evaluations() if not one.passed]
+    assert [one.check_name.split("_")[0] for one in failed] == [check]
+    assert "`GPT-4o 2026-11-20T05:00:00Z" in str(failed[0].description)
+    assert drain_if_there(settings) == []
+
+
+def drain_if_there(settings: Settings) -> list[Any]:
+    """Return the queue's messages; a queue that nothing was ever sent to does not exist."""
+    try:
+        return list(drain(settings))
+    except pika.exceptions.ChannelClosedByBroker:
+        return []
+
+
+def test_no_password_is_in_a_default_config(settings: Settings) -> None:
+    repository = build_defs(settings).get_repository_def()
+    shown = repr(
+        [
+            definition.config_schema.default_value
+            for definition in repository.get_top_level_resources().values()
+            if definition.config_schema.default_provided
+        ]
+    )
+    assert settings.postgres_password.get_secret_value() not in shown
+    assert settings.rabbitmq_password.get_secret_value() not in shown
+
+
+@pytest.mark.parametrize(
+    ("resource", "config"),
+    [
+        ("simulation", {"seed": 43}),
+        ("results", {"host": "elsewhere"}),
+        ("broker", {"queue": "elsewhere"}),
+        ("frames", {"results": {"host": "elsewhere"}}),
+    ],
+)
+def test_a_launch_sets_the_scope_alone(
+    settings: Settings, resource: str, config: dict[str, object]
+) -> None:
+    job = build_defs(settings).resolve_job_def(JOB_NAME)
+    scope = {"scope": {"config": {"force": True}}}
+    assert dg.validate_run_config(job, {"resources": scope})
+    with pytest.raises(
+        dg.DagsterInvalidConfigError,
+        match=f'unexpected config entry "{next(iter(config))}" at path root:resources:{resource}',
+    ):
+        dg.validate_run_config(job, {"resources": {**scope, resource: {"config": config}}})
+
+
+def test_the_launchpad_fills_in_every_field_of_a_runs_scope_and_describes_it() -> None:
+    shape: Any = RunScope.to_config_schema().as_field().config_type
+    assert set(shape.fields) == set(RunScope.model_fields)
+    for name, field in shape.fields.items():
+        assert field.description, name
+        assert field.default_provided, name
+        assert field.default_value is not None, name
+
+
+def test_a_profiles_file_brings_models_and_incidents_of_ones_own(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    file = tmp_path / "fleet.toml"
+    file.write_text(
+        """
+        [models.GPT-4o]
+        tps_ref = 10
+        [[incidents]]
+        model = "GPT-4o"
+        start = 2026-11-20T12:00:00Z
+        end = 2026-11-21T00:00:00Z
+        capacity_factor = 0.3
+        """
+    )
+    run(settings.model_copy(update={"model_profiles_file": file}), instance, key=KEY)
+    tps = [max(row.data) for row in rows(postgres) if row.metric == "TPS"]
+    assert max(tps) < 40
+    assert max(tps[12:]) < max(tps[:12])
+    before = drain(settings)
+    file.write_text(file.read_text().replace("0.3", "0.4"))
+    run(settings.model_copy(update={"model_profiles_file": file}), instance, key=KEY)
+    changed = drain(settings)
+    assert len(before) == 24
+    assert {message.body[0]["timestamp"][11:13] for message in changed} == {
+        f"{hour:02}" for hour in range(12, 24)
+    }
+
+
+def test_a_partitions_frame_can_be_loaded(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    run(settings, instance, key=KEY)
+    frame: Any = build_defs(settings).load_asset_value(
+        dg.AssetKey("metric_frames"), partition_key=KEY, instance=instance
+    )
+    stored = rows(postgres)
+    assert list(frame["metric"]) == [row.metric for row in stored]
+    assert [list(values) for values in frame["values"]] == [row.data for row in stored]
+
+
+def partition_metadata(
+    result: dg.ExecuteInProcessResult, asset: str
+) -> dict[str, dict[str, dg.MetadataValue[Any]]]:
+    return {
+        str(event.partition): dict(event.step_materialization_data.materialization.metadata)
+        for event in result.all_events
+        if event.is_step_materialization and event.asset_key == dg.AssetKey(asset)
+    }
+
+
+def test_each_partition_of_a_run_says_what_became_of_it(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    run(settings, instance, key=KEY, until="2026-11-20T06:00:00Z")
+    tags = range_tags(settings.llm_models, DAY.date(), DAY.date() + timedelta(days=1))
+    result = run(settings, instance, tags=tags)
+    frames = partition_metadata(result, "metric_frames")
+    feed = partition_metadata(result, "benchmark_feed")
+    assert len(frames) == len(feed) == 4
+    for key, said in frames.items():
+        day, llm_name = key.split("|")
+        there = 6 if key == KEY else 0
+        assert said["windows simulated"].value == 24 - there
+        assert said["windows already there"].value == there
+        assert said["points per metric"].value == (24 - there) * settings.num_data_points
+        failed, completed = said["requests failed"].value, said["requests completed"].value
+        assert 0 < failed < completed / 10
+        assert 0 < said["utilisation, mean"].value < 1
+        medians = [
+            np.median(row.data)
+            for row in rows(postgres)
+            if (row.llm_name, row.metric) == (llm_name, "TTFT")
+            and row.label.date().isoformat() == day
+        ]
+        assert said["TTFT p50 [s]"].value == pytest.approx(np.median(medians[there:]), rel=1e-4)
+        assert feed[key]["messages sent"].value == 24 - there
+        assert "messages sent again" not in feed[key]
+
+
+def test_a_partition_that_was_complete_has_nothing_to_say_of_its_values(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    run(settings, instance, key=KEY)
+    result = run(settings, instance, key=KEY, resend=True)
+    frames = partition_metadata(result, "metric_frames")[KEY]
+    assert frames["windows already there"].value == 24
+    assert "TTFT p50 [s]" not in frames
+    feed = partition_metadata(result, "benchmark_feed")[KEY]
+    assert (feed["messages sent"].value, feed["messages sent again"].value) == (24, 24)
+
+
+def test_each_partition_says_how_many_of_its_messages_were_sent_again(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    run(settings, instance, key=KEY, until="2026-11-20T06:00:00Z")
+    tags = range_tags(settings.llm_models, DAY.date(), DAY.date() + timedelta(days=1))
+    result = run(settings, instance, tags=tags, resend=True)
+    feed = partition_metadata(result, "benchmark_feed")
+    assert {said["messages sent"].value for said in feed.values()} == {24}
+    assert {key: said["messages sent again"].value for key, said in feed.items()} == {
+        f"2026-11-{day}|{name}": 6 if f"2026-11-{day}|{name}" == KEY else 0
+        for day in (20, 21)
+        for name in settings.llm_models
+    }
+
+
+def test_a_message_that_another_seed_replaced_is_not_sent_again_but_anew(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    run(settings, instance, key=KEY)
+    reseeded = settings.model_copy(update={"random_seed": 43})
+    feed = partition_metadata(run(reseeded, instance, key=KEY, resend=True), "benchmark_feed")[KEY]
+    assert (feed["messages sent"].value, feed["messages sent again"].value) == (24, 0)

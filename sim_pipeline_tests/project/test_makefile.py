@@ -1,0 +1,199 @@
+"""The Makefile: its help names every target, and what is wrong is said on standard error.
+
+The targets for Kubernetes and for the image have tests of their own, beside what they make.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sim_pipeline_tests.support.make import PROJECT, make
+
+MAKEFILE = (PROJECT / "Makefile").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The Makefile with nothing installed, and a lock of what no index has."""
+    shutil.copy(PROJECT / "Makefile", tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks" / "dev.txt").write_text(f"nothing==1 --hash=sha256:{64 * '0'}\n")
+    return tmp_path
+
+
+def declared_phony() -> set[str]:
+    (names,) = re.findall(r"^\.PHONY: ((?:.*\\\n)*.*)$", MAKEFILE, flags=re.MULTILINE)
+    return set(names.replace("\\", "").split())
+
+
+def test_every_target_that_makes_no_file_is_declared_so() -> None:
+    targets = set(re.findall(r"^([a-z][a-z0-9-]*):(?!=)", MAKEFILE, flags=re.MULTILINE))
+    assert "help" in targets
+    assert targets <= declared_phony()
+
+
+def test_help_lists_every_target_for_people() -> None:
+    parts_of_others = {"k8s-ready", "k8s-reachable", "k8s-secrets-local", "k8s-secrets-production"}
+    shorter_names = {"k8-render", "k8-apply", "k8-delete"}
+    done = make()
+    assert done.returncode == 0, done.stderr
+    listed = set(re.findall(r"^  ([a-z0-9-]+) +\S", done.stdout, flags=re.MULTILINE))
+    assert listed == declared_phony() - parts_of_others - shorter_names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "There is no target nonsense: make help lists all\n"),
+        (["install", "LOCK=none"], "LOCK=none: allowed is one of dev, k8s, run\n"),
+        (["install", "PYTHON=none"], "Python 3.11 to 3.13 is needed; none is no Python.\n"),
+    ],
+)
+def test_what_is_wrong_is_named_and_nothing_is_made(
+    checkout: Path, arguments: list[str], message: str
+) -> None:
+    done = make(*arguments, directory=checkout)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+    assert done.stdout == ""
+    assert not (checkout / ".venv").exists()
+
+
+def test_the_last_word_on_what_could_not_be_installed_is_what_to_do(checkout: Path) -> None:
+    done = make("install", directory=checkout, PIP_NO_INDEX="1", PIP_CONFIG_FILE=os.devnull)
+    assert done.returncode == 2
+    assert "No matching distribution found for nothing==1" in done.stderr
+    *_, cause, remedy, _ = done.stderr.splitlines()
+    assert cause.startswith("Not installed: pip says above why. It needs a package index")
+    assert remedy == "The same command again goes on from there"
+
+
+def test_install_says_where_all_is_that_it_names(checkout: Path) -> None:
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / ".installed-dev").touch()
+    assert make("install", directory=checkout).stdout == ".venv holds what locks/dev.txt names\n"
+
+
+AWKWARD = "Документы 100% $x/it's #1 `\""
+
+
+@pytest.fixture
+def installable(tmp_path: Path) -> Path:
+    """A checkout, at a path with much that a shell or make reads otherwise, of one small package.
+
+    It has no dependencies, so that pip needs no index.
+    """
+    checkout = tmp_path / AWKWARD
+    (checkout / "locks").mkdir(parents=True)
+    shutil.copy(PROJECT / "Makefile", checkout)
+    (checkout / "locks" / "run.txt").touch()
+    (checkout / "locks" / "dev.txt").touch()
+    (checkout / "where.py").touch()
+    (checkout / "pyproject.toml").write_text(
+        "[build-system]\n"
+        "requires = []\n"
+        'build-backend = "backend"\n'
+        'backend-path = ["."]\n'
+        '[project]\nname = "where"\nversion = "1"\n'
+    )
+    (checkout / "backend.py").write_text(BACKEND)
+    return checkout
+
+
+# Of a build backend what an editable installation asks for: a wheel with the path of the checkout.
+BACKEND = """
+import os, zipfile
+
+def build_editable(directory, settings=None, metadata=None):
+    name = "where-1-py3-none-any.whl"
+    with zipfile.ZipFile(os.path.join(directory, name), "w") as wheel:
+        wheel.writestr("where.pth", os.getcwd() + os.linesep)
+        wheel.writestr(
+            "where-1.dist-info/METADATA", "Metadata-Version: 2.1\\nName: where\\nVersion: 1\\n"
+        )
+        wheel.writestr(
+            "where-1.dist-info/WHEEL",
+            "Wheel-Version: 1.0\\nGenerator: none\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+        )
+        wheel.writestr("where-1.dist-info/RECORD", "")
+    return name
+"""
+
+
+def installed_from(checkout: Path) -> Path:
+    """Return the directory of the code that the checkout's own Python runs, started elsewhere."""
+    python = checkout / ".venv" / "bin" / "python"
+    done = subprocess.run(
+        [python, "-c", "import where; print(where.__file__)"],
+        cwd=checkout.parent,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    return Path(done.stdout.rstrip("\n")).parent
+
+
+REMADE = (
+    ".venv was made at another path (the checkout was moved or copied): making it again\n"
+    "Installing into .venv (a minute or two the first time)\n"
+)
+
+
+def test_a_moved_or_copied_checkout_runs_its_own_code(installable: Path) -> None:
+    done = make("install", "LOCK=run", directory=installable)
+    assert done.returncode == 0, done.stderr
+    assert "another path" not in done.stdout
+    assert installed_from(installable) == installable
+
+    copied = installable.with_name("copied")
+    shutil.copytree(installable, copied, symlinks=True)
+    assert installed_from(copied) == installable
+    done = make("install", "LOCK=run", directory=copied)
+    assert done.stdout.startswith(REMADE), done.stderr
+    assert installed_from(copied) == copied
+    assert installed_from(installable) == installable
+
+    moved = installable.with_name("moved")
+    copied.rename(moved)
+    assert make("install", "LOCK=run", directory=moved).stdout.startswith(REMADE)
+    assert installed_from(moved) == moved
+    again = make("install", "LOCK=run", directory=moved)
+    assert again.stdout == ".venv holds what locks/run.txt names\n"
+
+
+def test_what_a_link_named_venv_leads_to_is_kept(installable: Path, tmp_path: Path) -> None:
+    others = tmp_path / "others"
+    others.mkdir()
+    (others / "pyvenv.cfg").write_text("command = /usr/bin/python3 -m venv /elsewhere/.venv\n")
+    (installable / ".venv").symlink_to(others)
+    done = make("install", directory=installable)
+    assert done.stdout.startswith(REMADE), done.stderr
+    assert [file.name for file in others.iterdir()] == ["pyvenv.cfg"]
+    assert not (installable / ".venv").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["a:b", "a\nb", "a\tb"])
+def test_a_path_that_python_cannot_take_is_named(checkout: Path, name: str) -> None:
+    directory = checkout / name
+    directory.mkdir()
+    for file in ("Makefile", "pyproject.toml", "locks"):
+        (checkout / file).rename(directory / file)
+    done = make("install", directory=directory)
+    assert done.returncode == 2
+    assert done.stderr.startswith("The path of this checkout has a colon or a control character;")
+    assert not (directory / ".venv").exists()
+
+
+@pytest.mark.parametrize("rounds", ["many", "0", "-1", "1.5"])
+def test_rounds_of_faults_are_a_whole_number(checkout: Path, rounds: str) -> None:
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / ".installed-dev").touch()
+    done = make("test-faults", f"FAULT_ROUNDS={rounds}", directory=checkout)
+    assert done.returncode == 2
+    message = f"FAULT_ROUNDS={rounds}: allowed is a whole number from 1 on\n"
+    assert message in done.stderr

@@ -1,0 +1,78 @@
+"""What the service's processes say reaches the log at the level that it deserves."""
+
+import io
+import logging
+
+import pytest
+
+from sim_pipeline.service.children import _relay
+
+
+def relayed(caplog: pytest.LogCaptureFixture, text: str) -> list[tuple[str, str, bool]]:
+    """Level, text and whether it is for the console only, of each line that passes at INFO."""
+    caplog.set_level(logging.INFO, "sim_pipeline.service.children")
+    _relay("code", io.StringIO(text))
+    return [
+        (record.levelname, record.getMessage().split(maxsplit=1)[1], record.console_only)  # type: ignore[attr-defined]
+        for record in caplog.records
+    ]
+
+
+def test_lines_of_a_run_are_for_the_console_and_take_the_level_of_their_head(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert relayed(
+        caplog,
+        "2026-11-24 12:00:00 +0000 - dagster - DEBUG - simulation - STEP_START\n"
+        "2026-11-24 12:00:01 +0000 - dagster - ERROR - simulation - STEP_FAILURE\n"
+        "more of it\n",
+    ) == [("ERROR", "simulation - STEP_FAILURE", True), ("ERROR", "more of it", True)]
+
+
+@pytest.mark.parametrize(
+    "beginning", ["Exception in thread grpc-server-cleanup:", "Traceback (most recent call last):"]
+)
+def test_an_unexpected_error_is_told_whatever_was_said_before(
+    caplog: pytest.LogCaptureFixture, beginning: str
+) -> None:
+    assert relayed(
+        caplog,
+        "2026-11-24 12:00:00 +0000 - dagster - DEBUG - simulation - STEP_START\n"
+        f"{beginning}\n"
+        "  File one\n",
+    ) == [("ERROR", beginning, False), ("ERROR", "File one", False)]
+
+
+def test_a_daemons_housekeeping_is_left_out_and_what_comes_of_it_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    head = "2026-11-24 12:00:00 +0000 - dagster.daemon."
+    assert relayed(
+        caplog,
+        f"{head}EventLogConsumerDaemon - WARNING - No cursor for event type "
+        "DagsterEventType.RUN_FAILURE, ignoring older events\n"
+        f"{head}QueuedRunCoordinatorDaemon - INFO - Priority sorting and checking tag concurrency"
+        " limits for queued runs.\n"
+        f"{head}QueuedRunCoordinatorDaemon - INFO - Launched 1 runs.\n"
+        f"{head}MonitoringDaemon - INFO - Collected 1 runs for monitoring\n"
+        f"{head}SchedulerDaemon - WARNING - simulation_schedule has no partition set, so not trying"
+        " to catch up\n",
+    ) == [("INFO", "Launched 1 runs.", False)]
+
+
+def test_of_a_backfill_what_names_all_partitions_is_left_out_and_errors_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    head = "2026-11-24 12:00:00 +0000 - dagster.daemon.BackfillDaemon - "
+    assert relayed(
+        caplog,
+        f"{head}INFO - Asset partitions to request:\n"
+        "- metric_frames: {2026-11-18|GPT-4o, 2026-11-18|GPT-4o-mini}\n"
+        f"{head}INFO - Submitted run 1aad for assets/checks benchmark_feed\n"
+        f"{head}INFO - Overall backfill status:\n"
+        "**Materialized assets:**\n"
+        f"{head}ERROR - Backfill failed\n",
+    ) == [
+        ("INFO", "Submitted run 1aad for assets/checks benchmark_feed", False),
+        ("ERROR", "Backfill failed", False),
+    ]

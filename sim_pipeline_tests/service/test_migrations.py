@@ -1,0 +1,117 @@
+"""`migrate`, with Dagster's storage and without: where it is taken from, and what is missing.
+
+And `revision`: what it will not write.
+"""
+
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from sim_pipeline.local_servers.postgres import LocalPostgres
+from sim_pipeline.store.connection import Postgres
+from sim_pipeline.store.migrations import MIGRATIONS
+from sim_pipeline_tests.support.databases import database_in
+
+PROJECT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.usefixtures("settings")
+
+
+@pytest.fixture
+def dagster(postgres_server: LocalPostgres, monkeypatch: pytest.MonkeyPatch) -> Postgres:
+    """An empty database that the settings name for Dagster."""
+    name = f"dagster_{uuid.uuid4().hex}"
+    postgres_server.ensure_database(name)
+    monkeypatch.setenv("DAGSTER_POSTGRES_DB", name)
+    return database_in(postgres_server, name)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """DAGSTER_HOME, with the configuration of the service, that nobody may write to."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_bytes((PROJECT / "dagster.yaml").read_bytes())
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    return home
+
+
+def migrate(*options: str) -> subprocess.CompletedProcess[str]:
+    return command("migrate", *options)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sim_pipeline", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def tables(postgres: Postgres) -> list[str]:
+    names = sa.inspect(postgres.engine).get_table_names()
+    postgres.engine.dispose()
+    return names
+
+
+@pytest.mark.usefixtures("home")
+def test_both_are_brought_to_their_schemas_and_again_without_harm(
+    dagster: Postgres, postgres: Postgres
+) -> None:
+    for _ in range(2):
+        done = migrate("--dagster")
+        assert done.returncode == 0, done.stderr
+    assert {"runs", "event_logs", "job_ticks", "alembic_version"} <= set(tables(dagster))
+    assert "deliveries" in tables(postgres)
+
+
+@pytest.mark.usefixtures("home")
+def test_without_the_option_dagster_s_is_left_alone(dagster: Postgres) -> None:
+    assert migrate().returncode == 0
+    assert tables(dagster) == []
+
+
+@pytest.mark.usefixtures("dagster")
+def test_a_dagster_home_that_is_none_is_a_clear_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for value in ("", "relative", str(tmp_path / "missing")):
+        monkeypatch.setenv("DAGSTER_HOME", value)
+        done = migrate("--dagster")
+        assert done.returncode == 1
+        assert "DAGSTER_HOME: allowed is the absolute path" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("dagster")
+def test_an_instance_with_another_storage_is_refused(home: Path) -> None:
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    done = migrate("--dagster")
+    assert done.returncode == 1
+    assert "allowed is sim_pipeline.dagster_instance.storage" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("home")
+def test_a_database_that_is_missing_ends_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_POSTGRES_DB", "nothing_of_this_name")
+    done = migrate("--dagster")
+    assert done.returncode == 1
+    assert 'database "nothing_of_this_name" does not exist' in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_no_migration_is_written_where_the_tables_have_not_changed() -> None:
+    before = sorted(MIGRATIONS.rglob("*.py"))
+    done = command("revision", "don't")
+    try:
+        assert done.returncode == 1
+        assert "No migration was written: sim_pipeline/store/schema.py" in done.stderr
+        assert """alembic revision -m 'don'"'"'t'`""" in done.stderr
+        assert sorted(MIGRATIONS.rglob("*.py")) == before
+    finally:
+        for file in set(MIGRATIONS.rglob("*.py")).difference(before):
+            file.unlink()

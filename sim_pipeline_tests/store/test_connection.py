@@ -1,0 +1,144 @@
+"""Both drivers reach the database whatever it is called; neither tells the password."""
+
+import dataclasses
+import socket
+import traceback
+from collections.abc import Callable, Iterator
+
+import adbc_driver_manager
+import pytest
+import sqlalchemy as sa
+
+from sim_pipeline.local_servers.ports import free_port
+from sim_pipeline.store.connection import Postgres
+
+USER = 'o\'b@r:/?#%25 "é"'
+PASSWORD = "p@ss:w/rd?&=#%20+ '\"\\[é]"  # noqa: S105 - the role is the test's own
+DATABASE = "d b@:/?#&=%41'é"
+
+
+def by_sqlalchemy(postgres: Postgres) -> object:
+    with postgres.engine.connect() as connection:
+        return tuple(connection.execute(sa.text("SELECT current_user, current_database()")).one())
+
+
+def by_adbc(postgres: Postgres) -> object:
+    with postgres.bulk_connection() as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT current_user::text, current_database()::text")
+        return cursor.fetchone()
+
+
+BOTH = pytest.mark.parametrize("connect", [by_sqlalchemy, by_adbc])
+
+
+def refusal(connect: Callable[[Postgres], object], postgres: Postgres) -> str:
+    """Return all that can be seen of a failure to connect: the traceback with every cause."""
+    with pytest.raises((sa.exc.OperationalError, adbc_driver_manager.OperationalError)) as raised:
+        connect(postgres)
+    seen = "".join(traceback.format_exception(raised.value)) + repr(raised.value)
+    assert postgres.password not in seen
+    return str(raised.value)
+
+
+@pytest.fixture
+def awkward(postgres: Postgres) -> Iterator[Postgres]:
+    """A role, a password and a database with every character that an address has a use for."""
+
+    def quoted(name: str) -> str:
+        return '"' + name.replace('"', '""') + '"'
+
+    password = PASSWORD.replace("'", "''")
+    server = sa.create_engine(postgres.url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with server.connect() as connection:
+        dbapi = connection.connection.cursor()
+        dbapi.execute(f"CREATE ROLE {quoted(USER)} LOGIN PASSWORD '{password}'")
+        dbapi.execute(f"CREATE DATABASE {quoted(DATABASE)} OWNER {quoted(USER)}")
+        awkward = dataclasses.replace(postgres, user=USER, password=PASSWORD, database=DATABASE)
+        yield awkward
+        awkward.engine.dispose()
+        dbapi.execute(f"DROP DATABASE {quoted(DATABASE)} WITH (FORCE)")
+        dbapi.execute(f"DROP ROLE {quoted(USER)}")
+
+
+@BOTH
+def test_any_character_may_be_in_user_password_and_database(
+    awkward: Postgres, connect: Callable[[Postgres], object]
+) -> None:
+    assert connect(awkward) == (USER, DATABASE)
+
+
+def test_the_password_is_in_no_description(awkward: Postgres) -> None:
+    for description in (awkward, awkward.engine, {"postgres": awkward, "url": awkward.url}):
+        for seen in (str(description), repr(description), f"{description}"):
+            assert PASSWORD not in seen
+            assert awkward.url.render_as_string(hide_password=False) not in seen
+
+
+@BOTH
+def test_a_wrong_password_is_refused_and_not_told(
+    awkward: Postgres, connect: Callable[[Postgres], object]
+) -> None:
+    wrong = dataclasses.replace(awkward, password=PASSWORD[::-1])
+    assert "password authentication failed for user" in refusal(connect, wrong)
+
+
+@BOTH
+def test_an_unknown_database_is_named(
+    postgres: Postgres, connect: Callable[[Postgres], object]
+) -> None:
+    unknown = dataclasses.replace(postgres, database="nowhere")
+    assert 'database "nowhere" does not exist' in refusal(connect, unknown)
+
+
+@BOTH
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_port_that_nobody_listens_on_is_named(
+    postgres: Postgres, connect: Callable[[Postgres], object], host: str
+) -> None:
+    port = free_port()
+    closed = dataclasses.replace(postgres, host=host, port=port)
+    message = refusal(connect, closed)
+    assert f'"{host}"' in message
+    assert f"port {port} failed" in message
+    assert not closed.reachable()
+
+
+@BOTH
+def test_a_host_that_is_unknown_is_named(
+    postgres: Postgres, connect: Callable[[Postgres], object]
+) -> None:
+    unknown = dataclasses.replace(postgres, host="nowhere.invalid")
+    assert '"nowhere.invalid"' in refusal(connect, unknown)
+
+
+@BOTH
+def test_encryption_that_the_server_lacks_is_an_error(
+    postgres: Postgres, connect: Callable[[Postgres], object]
+) -> None:
+    encrypted = dataclasses.replace(postgres, sslmode="require")
+    assert "server does not support SSL" in refusal(connect, encrypted)
+
+
+@BOTH
+@pytest.mark.timeout(30)
+def test_a_host_that_does_not_answer_is_given_up(
+    postgres: Postgres, connect: Callable[[Postgres], object]
+) -> None:
+    """Something accepts the connection, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        mute = dataclasses.replace(postgres, port=silent.getsockname()[1], connect_timeout=2)
+        assert "timeout expired" in refusal(connect, mute)
+
+
+def test_reachable_is_what_answers(postgres: Postgres) -> None:
+    assert postgres.reachable()
+
+
+def test_a_session_that_the_server_ended_is_replaced(postgres: Postgres) -> None:
+    with postgres.engine.connect() as connection:
+        before = connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
+    server = sa.create_engine(postgres.url, poolclass=sa.NullPool)
+    with server.begin() as connection:
+        connection.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": before})
+    with postgres.engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one() != before

@@ -1,0 +1,131 @@
+"""The migrations go up, down and up again, and several processes may run them at once."""
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from alembic import command
+
+from sim_pipeline.local_servers.postgres import LocalPostgres
+from sim_pipeline.store.connection import Postgres
+from sim_pipeline.store.migrations import alembic_config, upgrade
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def empty(postgres_server: LocalPostgres) -> Iterator[Postgres]:
+    """A database without any table."""
+    name = f"empty_{uuid.uuid4().hex}"
+    postgres_server.ensure_database(name)
+    postgres = Postgres(
+        host=postgres_server.host,
+        port=postgres_server.port,
+        user=postgres_server.user,
+        password=postgres_server.password,
+        database=name,
+    )
+    yield postgres
+    postgres.engine.dispose()
+
+
+def relations(postgres: Postgres) -> set[str]:
+    inspector = sa.inspect(postgres.engine)
+    return {*inspector.get_table_names(), *inspector.get_view_names()} - {"alembic_version"}
+
+
+def test_up_down_and_up_again(empty: Postgres) -> None:
+    everything = {"simulation_results", "deliveries", "metric_summary", "model_comparison"}
+    upgrade(empty)
+    assert relations(empty) == everything
+    command.downgrade(alembic_config(empty), "base")
+    assert relations(empty) == set()
+    upgrade(empty)
+    assert relations(empty) == everything
+
+
+def test_the_columns_are_those_of_the_contract(postgres: Postgres) -> None:
+    with postgres.engine.connect() as connection:
+        columns = connection.execute(
+            sa.text(
+                "SELECT table_name, column_name, format_type(a.atttypid, a.atttypmod), is_nullable"
+                " FROM information_schema.columns AS c JOIN pg_attribute AS a"
+                " ON a.attrelid = c.table_name::regclass AND a.attname = c.column_name"
+                " WHERE table_name IN ('simulation_results', 'deliveries')"
+                " ORDER BY table_name DESC, ordinal_position"
+            )
+        ).all()
+    assert [tuple(column) for column in columns] == [
+        ("simulation_results", "id", "integer", "NO"),
+        ("simulation_results", "llm_name", "character varying(50)", "NO"),
+        ("simulation_results", "metric", "character varying(20)", "NO"),
+        ("simulation_results", "values", "double precision[]", "NO"),
+        ("simulation_results", "timestamp", "timestamp with time zone", "NO"),
+        ("deliveries", "llm_name", "character varying(50)", "NO"),
+        ("deliveries", "timestamp", "timestamp with time zone", "NO"),
+        ("deliveries", "message_id", "uuid", "NO"),
+        ("deliveries", "created_at", "timestamp with time zone", "NO"),
+        ("deliveries", "published_at", "timestamp with time zone", "YES"),
+    ]
+
+
+def test_the_tables_in_code_and_database_do_not_differ(postgres: Postgres) -> None:
+    command.check(alembic_config(postgres))
+
+
+def test_processes_that_migrate_at_once_all_succeed(empty: Postgres) -> None:
+    script = (
+        "import sys; from sim_pipeline.store.migrations import upgrade;"
+        " from sim_pipeline.store.connection import Postgres;"
+        f" upgrade(Postgres({empty.host!r}, {empty.port}, {empty.user!r},"
+        f" sys.stdin.readline().strip(), {empty.database!r}))"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    said = [process.communicate(empty.password)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, said
+    assert "deliveries" in relations(empty)
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_alembics_own_command_line_reads_the_settings(empty: Postgres) -> None:
+    environment = os.environ | {
+        "POSTGRES_HOST": empty.host,
+        "POSTGRES_PORT": str(empty.port),
+        "POSTGRES_USER": empty.user,
+        "POSTGRES_PASSWORD": empty.password,
+        "POSTGRES_DB": empty.database,
+        "LOG_FILE": str(Path.cwd() / "log"),
+    }
+    for arguments in (["upgrade", "head"], ["check"]):
+        subprocess.run(
+            [sys.executable, "-m", "alembic", *arguments], cwd=PROJECT, env=environment, check=True
+        )
+    assert "deliveries" in relations(empty)
+
+
+def test_the_summary_agrees_with_numpy(postgres: Postgres) -> None:
+    values = np.random.default_rng(5).lognormal(size=101)
+    with postgres.engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                'INSERT INTO simulation_results (llm_name, metric, "values", "timestamp")'
+                " VALUES ('m', 'TTFT', :values, '2026-11-20T00:00:00Z')"
+            ),
+            {"values": values.tolist()},
+        )
+        (row,) = connection.execute(sa.text("SELECT * FROM metric_summary"))
+    assert (row.llm_name, row.metric, row.n) == ("m", "TTFT", 101)
+    assert row.mean == pytest.approx(values.mean(), rel=1e-12)
+    for name, percent in (("p50", 50), ("p95", 95), ("p99", 99)):
+        assert getattr(row, name) == pytest.approx(np.percentile(values, percent), rel=1e-12)

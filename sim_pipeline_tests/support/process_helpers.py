@@ -1,0 +1,42 @@
+"""Finding processes, and losing their owner, for the tests of the local servers."""
+
+import multiprocessing
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import psutil
+
+from sim_pipeline.local_servers.base import LocalServer
+
+_START_SECONDS = 120
+
+
+def processes_of(directory: Path) -> list[psutil.Process]:
+    """Find every process that works in the directory or names it in its command."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            works_there = Path(process.cwd()).is_relative_to(directory)
+            if works_there or any(str(directory) in word for word in process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def start_and_lose_owner(server: LocalServer) -> None:
+    """Start a server from another process, and kill that: the server is left behind."""
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    owner = context.Process(target=_own, args=(server, started))
+    owner.start()
+    assert started.wait(_START_SECONDS)
+    owner.kill()
+    owner.join()
+
+
+def _own(server: LocalServer, started: Event) -> None:
+    server.start()
+    started.set()
+    while True:
+        multiprocessing.Event().wait()

@@ -1,0 +1,141 @@
+"""The whole service as its user starts it, and what can be seen of it from outside."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import sqlalchemy as sa
+
+from sim_pipeline.config import Settings, read_settings
+from sim_pipeline.local_servers.ports import free_port
+from sim_pipeline.orchestration.resources import results_database
+
+
+@dataclass
+class Service:
+    """A running service in a directory of its own."""
+
+    directory: Path
+    settings: Settings
+    process: subprocess.Popen[str]
+    lines: list[str] = field(default_factory=list)
+    _looked_at: int = 0
+
+    def __post_init__(self) -> None:
+        # All the time: with a full pipe the service would stand still.
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+
+    def read_until(self, text: str) -> None:
+        """Wait for a line of the console that holds `text`; the test's time-out bounds it.
+
+        Only lines that no call went past before are looked at.
+        """
+        while True:
+            ended = not self._reader.is_alive()
+            while self._looked_at < len(self.lines):
+                self._looked_at += 1
+                if text in self.lines[self._looked_at - 1]:
+                    return
+            if ended:
+                pytest.fail(f"ended without saying {text!r}:\n{''.join(self.lines)}")
+            self._reader.join(0.02)
+
+    def interrupt(self) -> int:
+        """Do what Ctrl-C does; return the exit status."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end and all it has to say; return the exit status."""
+        status = self.process.wait()
+        self._reader.join()
+        return status
+
+    def query(self, statement: str, **parameters: Any) -> list[Any]:
+        engine = results_database(self.settings).engine
+        with engine.connect() as connection:
+            return list(connection.execute(sa.text(statement), parameters))
+
+    def graphql(self, query: str, **variables: Any) -> dict[str, Any]:
+        request = urllib.request.Request(
+            f"{self.settings.ui_url}/graphql",
+            data=json.dumps({"query": query, "variables": variables}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request) as response:
+            answer: dict[str, Any] = json.load(response)["data"]
+        return answer
+
+    def runs(self) -> list[dict[str, Any]]:
+        answer = self.graphql(
+            "{ runsOrError { ... on Runs { results { runId status tags { key value } } } } }"
+        )
+        results: list[dict[str, Any]] = answer["runsOrError"]["results"]
+        return results
+
+    def processes(self) -> list[psutil.Process]:
+        """Find every process that has anything of this directory in its environment or cwd."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                where = [process.cwd(), *process.cmdline(), *process.environ().values()]
+            except psutil.Error:
+                continue
+            if process.pid != os.getpid() and any(str(self.directory) in one for one in where):
+                found.append(process)
+        return found
+
+
+def write_env_file(directory: Path, variables: Mapping[str, object]) -> None:
+    """Write an `.env` for servers of the service's own, on free ports, and these variables."""
+    common = {
+        "LOCAL_SERVICES": "true",
+        "POSTGRES_PORT": free_port(),
+        "POSTGRES_PASSWORD": "a secret of postgres",
+        "RABBITMQ_PORT": free_port(),
+        "RABBITMQ_PASSWORD": "a secret of rabbitmq",
+        "UI_PORT": free_port(),
+    }
+    (directory / ".env").write_text(
+        "".join(f"{name}={value}\n" for name, value in {**common, **variables}.items())
+    )
+
+
+def start_service(
+    directory: Path,
+    python: Path = Path(sys.executable),
+    environment: Mapping[str, str] | None = None,
+) -> Service:
+    """Start `python -m sim_pipeline run` in a directory with an `.env`.
+
+    Args:
+        directory: where it runs; this process must be in it too, to read the same settings.
+        python: the interpreter, with the package on its path.
+        environment: all of its environment; this process's own by default.
+    """
+    process = subprocess.Popen(
+        [str(python), "-m", "sim_pipeline", "run"],
+        cwd=directory,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        start_new_session=True,
+    )
+    return Service(directory, read_settings(), process)
