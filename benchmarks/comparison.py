@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from benchmarks.figures import Limit, Row
 from benchmarks.servers import postgres_server, results_database
 from benchmarks.workers import peak_memory
-from sim_pipeline.comparison.ranking import HISTORY, PERIODS, Comparison, compare
+from sim_pipeline.comparison.ranking import HISTORY, PERIODS, Comparison, rank_models
 from sim_pipeline.comparison.sampling import sampling
 from sim_pipeline.feed.simulate import MetricFrames
 from sim_pipeline.orchestration.partitions import Selection
@@ -116,7 +116,7 @@ def ranked(
 ) -> list[Comparison]:
     """Compare, as the asset does."""
     with postgres.engine.begin() as connection:
-        ranking, _ = compare(
+        ranking, _ = rank_models(
             connection, llm_names, _END - interval, interval, sampling(interval, points)
         )
         return ranking

@@ -23,7 +23,7 @@ from sim_pipeline.dagster_instance.lifecycle import prepare_instance
 from sim_pipeline.local_servers.from_settings import local_postgres, local_rabbitmq
 from sim_pipeline.local_servers.ports import free_port, listens
 from sim_pipeline.orchestration.resources import message_broker, results_database
-from sim_pipeline.service.children import Programs, StopRequest
+from sim_pipeline.service.children import Children, StopRequest
 from sim_pipeline.service.supervisor import PROJECT, service_environment
 from sim_pipeline.store.migrations import upgrade
 
@@ -120,7 +120,7 @@ class DagsterService:
         upgrade(self.results)
         prepare_instance(directory / "dagster", PROJECT / "dagster.yaml")
         self.instance = stack.enter_context(dg.DagsterInstance.get())
-        self.programs = stack.enter_context(Programs(directory, environment, _stop_request()))
+        self.programs = stack.enter_context(Children(directory, environment, _stop_request()))
         self.workspace = directory / "workspace.yaml"
         if self._locations:
             self._start_dagster()

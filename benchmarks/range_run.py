@@ -15,7 +15,7 @@ from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run_iterator
 
 from benchmarks.workers import peak_memory
-from sim_pipeline.orchestration.jobs.simulation import JOB_NAME
+from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
 from sim_pipeline.orchestration.partitions import range_tags
 
 _TAIL_BYTES = 4_000
@@ -79,7 +79,7 @@ def main(first_model: str, last_model: str, first_day: str, last_day: str) -> No
     # Reads the settings as it is imported, which this module's other side must not.
     from sim_pipeline.definitions import defs  # noqa: PLC0415
 
-    job = defs.resolve_job_def(JOB_NAME)
+    job = defs.resolve_job_def(SIMULATION_JOB)
     tags = range_tags(
         (first_model, last_model), date.fromisoformat(first_day), date.fromisoformat(last_day)
     )

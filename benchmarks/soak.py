@@ -57,7 +57,7 @@ from benchmarks.machine import header
 from benchmarks.service_under_test import ServiceUnderTest
 from sim_pipeline.config import DEFAULT_MODELS, Settings
 from sim_pipeline.metrics import METRICS
-from sim_pipeline.orchestration.jobs.simulation import JOB_NAME
+from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
 from sim_pipeline.orchestration.jobs.simulation_schedule import run_request
 from sim_pipeline.orchestration.resources import results_database
 from sim_pipeline.store.ledger import Span
@@ -268,7 +268,7 @@ class Load:
                 "selector": {
                     "repositoryLocationName": "sim_pipeline",
                     "repositoryName": "__repository__",
-                    "jobName": JOB_NAME,
+                    "jobName": SIMULATION_JOB,
                 },
                 "config": request.run_config,
                 "tags": [{"key": key, "value": value} for key, value in request.tags.items()],

@@ -11,7 +11,7 @@ from datetime import UTC, timedelta
 
 from benchmarks.dagster_service import PIPELINE, DagsterService
 from benchmarks.figures import Row
-from sim_pipeline.orchestration.jobs.simulation import JOB_NAME
+from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
 from sim_pipeline.orchestration.jobs.simulation_schedule import run_request
 from sim_pipeline.store.ledger import Span
 from sim_pipeline.windows import Cadence
@@ -59,7 +59,7 @@ def _our_run(service: DagsterService, window: int) -> tuple[float, float]:
     return _run(
         service,
         next(iter(PIPELINE)),
-        JOB_NAME,
+        SIMULATION_JOB,
         *("--tags", json.dumps(request.tags), "--config-json", json.dumps(request.run_config)),
     )
 

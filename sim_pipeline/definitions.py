@@ -13,7 +13,7 @@ from sim_pipeline.orchestration.assets.model_comparison import build_model_compa
 from sim_pipeline.orchestration.freshness import freshness
 from sim_pipeline.orchestration.io_manager import frames_io_manager
 from sim_pipeline.orchestration.jobs.comparison import (
-    EVERY,
+    COMPARISON_INTERVAL,
     build_comparison_job,
     build_comparison_schedule,
 )
@@ -50,7 +50,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
     model_comparison = build_model_comparison(
         benchmark_feed,
         settings.llm_models,
-        freshness(max(interval, EVERY), catch_up),
+        freshness(max(interval, COMPARISON_INTERVAL), catch_up),
         database=settings.postgres_db,
         retention=timedelta(days=results_days) if results_days else None,
     )

@@ -10,7 +10,7 @@ ALLOWED: Final = (
 """What `moment` reads, for people."""
 
 
-def moment(text: str) -> datetime:
+def parse_timestamp(text: str) -> datetime:
     """Return the moment, in UTC, that a date or time names.
 
     Raises:
@@ -23,10 +23,10 @@ def moment(text: str) -> datetime:
         raise ValueError(f"{text!r}: allowed is {ALLOWED}") from None
 
 
-def moment_or_none(text: str) -> datetime | None:
+def parse_optional_timestamp(text: str) -> datetime | None:
     """Return the same, or None for an empty text, which in a form stands for no bound.
 
     Raises:
         ValueError: see `moment`.
     """
-    return moment(text) if text else None
+    return parse_timestamp(text) if text else None

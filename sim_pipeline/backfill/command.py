@@ -11,8 +11,13 @@ from datetime import UTC, datetime, timedelta
 import sqlalchemy as sa
 from rich.console import Console
 
-from sim_pipeline.backfill.dagster_client import SilentError, State, Webserver, WebserverError
-from sim_pipeline.backfill.progress import Display, Look, duration
+from sim_pipeline.backfill.dagster_client import (
+    DagsterClient,
+    State,
+    WebserverError,
+    WebserverUnreachableError,
+)
+from sim_pipeline.backfill.progress import Display, ProgressSnapshot, duration
 from sim_pipeline.backfill.request import Request, days_of, iso
 from sim_pipeline.config import Settings
 from sim_pipeline.errors import ServiceError
@@ -73,7 +78,7 @@ class _Backfill:
         self._cadence = Cadence(settings.simulation_interval, settings.simulation_start)
         self._interval = timedelta(seconds=settings.simulation_interval)
         self._engine = results_database(settings).engine
-        self._webserver = Webserver(settings.ui_url)
+        self._webserver = DagsterClient(settings.ui_url)
         self._stop = StopRequest()
 
     def run(self) -> int:
@@ -166,13 +171,15 @@ class _Backfill:
                 try:
                     state = self._webserver.state(backfill)
                     entries = self._entries(scope.span)
-                except (SilentError, sa.exc.OperationalError):
+                except (WebserverUnreachableError, sa.exc.OperationalError):
                     if began > heard + _SILENCE_SECONDS:
                         raise
                 else:
                     heard = time.monotonic()
                     display.show(
-                        Look(entries.stored, entries.published, state.runs, state.runs_succeeded)
+                        ProgressSnapshot(
+                            entries.stored, entries.published, state.runs, state.runs_succeeded
+                        )
                     )
                     if state.has_ended:
                         return state

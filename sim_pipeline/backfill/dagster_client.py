@@ -128,7 +128,7 @@ class WebserverError(ServiceError):
     """The webserver can't be reached, or refuses what it was asked."""
 
 
-class SilentError(WebserverError):
+class WebserverUnreachableError(WebserverError):
     """Nothing that speaks Dagster's API answers; it may later."""
 
 
@@ -174,7 +174,7 @@ class FailedRun:
     message: str
 
 
-class Webserver:
+class DagsterClient:
     """A Dagster webserver and the backfills behind it."""
 
     def __init__(self, url: str) -> None:
@@ -325,7 +325,7 @@ class Webserver:
             raise WebserverError(f"{self.url} answers: {reason}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
-            raise SilentError(
+            raise WebserverUnreachableError(
                 f"No Dagster answers at {self.url}, which UI_HOST, UI_PORT and UI_PATH_PREFIX name"
                 f" ({reason}); start the service with `make run`"
             ) from None

@@ -14,7 +14,7 @@ _LINE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Look:
+class ProgressSnapshot:
     """What is seen of a backfill at one moment.
 
     Attributes:
@@ -30,7 +30,7 @@ class Look:
     runs_succeeded: int
 
 
-class Pace:
+class Throughput:
     """How fast windows are done, and how long the rest takes at that.
 
     A window is half done when it is stored. The clock runs from the last look that had seen no
@@ -42,7 +42,7 @@ class Pace:
         self._began: tuple[float, float] | None = None
         self._now: tuple[float, float] = (0.0, 0.0)
 
-    def note(self, seconds: float, look: Look) -> None:
+    def note(self, seconds: float, look: ProgressSnapshot) -> None:
         """Take in what was seen at a moment of a clock that only goes forward."""
         self._now = (seconds, (look.stored + look.published) / 2)
         if self._began is None or self._now[1] == self._began[1]:
@@ -74,7 +74,7 @@ class Display:
         """
         self._console = console
         self._total = total
-        self._pace = Pace(total)
+        self._pace = Throughput(total)
         self._printed = 0.0
         self._bars = Progress(
             TextColumn("{task.description:<9}"),
@@ -98,7 +98,7 @@ class Display:
     ) -> None:
         self._live.stop()
 
-    def show(self, look: Look) -> None:
+    def show(self, look: ProgressSnapshot) -> None:
         """Show what was seen just now."""
         now = time.monotonic()
         self._pace.note(now, look)
@@ -114,7 +114,7 @@ class Display:
                 soft_wrap=True,
             )
 
-    def _in_words(self, look: Look) -> str:
+    def _in_words(self, look: ProgressSnapshot) -> str:
         if not look.runs:
             return "Dagster looks for new backfills every 30 s"
         runs = f"{look.runs_succeeded:,} of {look.runs:,} runs done"

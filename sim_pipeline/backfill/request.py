@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 from sim_pipeline.comparison.ranking import HISTORY
-from sim_pipeline.timestamps import moment
+from sim_pipeline.timestamps import parse_timestamp
 from sim_pipeline.windows import Cadence
 
 DEFAULT_LENGTH: Final = HISTORY
@@ -44,17 +44,15 @@ class Request:
         """
         return with_models(f"{iso(self.since)}/{iso(self.until)}/", self.llm_names)
 
-    def windows_ended(self, cadence: Cadence, moment: datetime) -> range:
+    def windows_ended(self, cadence: Cadence, now: datetime) -> range:
         """Return the numbers of its windows that have ended at a moment, the same for each model.
 
         Args:
             cadence: the windows of the feed.
-            moment: aware.
+            now: aware.
         """
         windows = cadence.windows_between(self.since, self.until)
-        return range(
-            windows.start, max(windows.start, min(windows.stop, cadence.window_at(moment)))
-        )
+        return range(windows.start, max(windows.start, min(windows.stop, cadence.window_at(now))))
 
 
 def with_models(name: str, llm_names: Sequence[str]) -> str:
@@ -136,14 +134,14 @@ def read_request(
     raise RequestError("\n".join(wrong))
 
 
-def iso(moment: datetime) -> str:
+def iso(timestamp: datetime) -> str:
     """Write a moment as ISO 8601, UTC, with a Z."""
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return timestamp.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _moment(name: str, text: str, wrong: list[str]) -> datetime | None:
     try:
-        return moment(text)
+        return parse_timestamp(text)
     except ValueError as error:
         wrong.append(f"{name}={error}")
         return None

@@ -46,7 +46,7 @@ _ABORT_TIMEOUT: Final = 1.0
 
 
 @dataclass(slots=True)
-class Settled:
+class Outcomes:
     """What the broker said about messages in one turn.
 
     Attributes:
@@ -128,7 +128,7 @@ class Session:
 
         self._config = config
         self._tag = 0
-        self._settled = Settled()
+        self._settled = Outcomes()
         self._returned: dict[str, str] = {}
         self._connect_error: BaseException | None = None
         self._released = False
@@ -181,13 +181,13 @@ class Session:
         """A block in which many messages are sent; cheaper than one by one."""
         return self._connection.gathering()
 
-    def turn(self, timeout: float) -> Settled:
+    def turn(self, timeout: float) -> Outcomes:
         """Write and read what can be written and read now, or wait for it up to `timeout` seconds.
 
         What happened to the connection or the channel is in the attributes afterwards, along with
         the settled messages and never instead of them.
         """
-        self._settled = settled = Settled()
+        self._settled = settled = Outcomes()
         timer = self._loop.call_later(max(timeout, 0.0), _nothing)
         self._loop.poll()
         self._loop.process_timeouts()

@@ -13,7 +13,7 @@ from typing import Self
 from uuid import UUID
 
 from sim_pipeline.broker.config import BrokerConfig
-from sim_pipeline.broker.connection import Session, Settled
+from sim_pipeline.broker.connection import Outcomes, Session
 from sim_pipeline.broker.error_translation import channel_error, size_limit
 from sim_pipeline.broker.errors import (
     BrokerBlockedError,
@@ -64,7 +64,7 @@ class _Call:
             self.backlog.extend(islice(self.source, 1))
         return bool(self.backlog)
 
-    def note(self, settled: Settled) -> None:
+    def note(self, settled: Outcomes) -> None:
         """Take over what the broker said."""
         self.confirmed.update(message.message_id for message in settled.confirmed)
         self.returned += settled.returned

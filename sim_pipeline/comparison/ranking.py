@@ -90,7 +90,7 @@ def last_compared(connection: sa.Connection) -> datetime | None:
     return found.astimezone(UTC) if found else None
 
 
-def compare(
+def rank_models(
     connection: sa.Connection,
     llm_names: Sequence[str],
     latest: datetime,
@@ -130,7 +130,7 @@ def compare(
     return _ranked(unranked), history
 
 
-def keep(
+def save_ranking(
     connection: sa.Connection,
     ranking: Sequence[Comparison],
     compared_at: datetime,

@@ -41,7 +41,7 @@ FACTORS: Final[Mapping[str, float]] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Deviation:
+class Regression:
     """A p95 beyond its usual range.
 
     Attributes:
@@ -70,7 +70,7 @@ class Deviation:
         )
 
 
-def deviations(history: History) -> list[Deviation]:
+def find_regressions(history: History) -> list[Regression]:
     """Return what is beyond its usual range in the latest stretch, by model and metric."""
     if len(history.starts) < STRETCH + MINIMUM:
         return []
@@ -85,7 +85,7 @@ def deviations(history: History) -> list[Deviation]:
             limit = _limit(level[:-STRETCH], loads[:-STRETCH] >= LOAD * loads[-1], factor)
             if limit is not None and level[-1] > limit:
                 p95, end = (float(np.exp(sign * value)) for value in (level[-1], limit))
-                found.append(Deviation(llm_name, metric, since, until, p95, end))
+                found.append(Regression(llm_name, metric, since, until, p95, end))
     return found
 
 

@@ -13,7 +13,7 @@ from sim_pipeline.broker.errors import BrokerError
 from sim_pipeline.broker.message import OutgoingMessage, encode
 from sim_pipeline.broker.publisher import Publisher
 from sim_pipeline.feed.progress import Progress
-from sim_pipeline.feed.publish_counts import Sent
+from sim_pipeline.feed.publish_counts import PublishCounts
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.store.ledger import Claim, Pending, Span, claim, count_pending
 
@@ -24,7 +24,7 @@ _CLAIM_VALUES = 500_000
 
 
 def publish_pending(
-    engine: sa.Engine, broker: BrokerConfig, span: Span, points: int, sent: Sent
+    engine: sa.Engine, broker: BrokerConfig, span: Span, points: int, sent: PublishCounts
 ) -> None:
     """Send every pending window of a span.
 
@@ -60,7 +60,7 @@ def publish_pending(
                 _enter(claimed, confirmed, sent)
 
 
-def _enter(claimed: Claim, confirmed: Collection[UUID], sent: Sent) -> None:
+def _enter(claimed: Claim, confirmed: Collection[UUID], sent: PublishCounts) -> None:
     claimed.mark_published(confirmed)
     sent.count(pending for pending in claimed.pending if pending.message_id in confirmed)
 

@@ -9,7 +9,7 @@ from sim_pipeline.store.ledger import Pending
 
 
 @dataclass
-class Sent:
+class PublishCounts:
     """Messages that the broker confirmed and the ledger has as delivered, by day and model.
 
     A message was sent again if the ledger had it as delivered, under the same id, when the run

@@ -17,7 +17,7 @@ from sim_pipeline.windows import DAY
 
 
 @dataclass
-class PartitionTally:
+class PartitionStats:
     """The windows of a model and day that a run simulated.
 
     Attributes:
@@ -61,7 +61,7 @@ class PartitionTally:
 
 
 @dataclass
-class Tally:
+class RunStats:
     """What became of the windows of a run.
 
     Attributes:
@@ -72,7 +72,7 @@ class Tally:
 
     simulated: int = 0
     kept: int = 0
-    partitions: dict[tuple[date, str], PartitionTally] = field(default_factory=dict)
+    partitions: dict[tuple[date, str], PartitionStats] = field(default_factory=dict)
 
     def count(
         self,
@@ -98,7 +98,7 @@ class Tally:
             days.tolist(), starts, [*starts[1:], len(windows)], strict=True
         ):
             key = datetime.fromtimestamp(day * DAY, UTC).date(), profile.name
-            partition = self.partitions.setdefault(key, PartitionTally())
+            partition = self.partitions.setdefault(key, PartitionStats())
             partition.simulated += int(stop - start)
             partition.completed += int(simulation.completed[start:stop].sum())
             partition.failed += int(simulation.failed[start:stop].sum())
@@ -115,6 +115,6 @@ class Tally:
             points: values per metric and window.
         """
         return {
-            key: self.partitions.get(key, PartitionTally()).metadata(count, points)
+            key: self.partitions.get(key, PartitionStats()).metadata(count, points)
             for key, count in windows.items()
         }

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim_pipeline.broker.message import message_id
-from sim_pipeline.feed.run_stats import Tally
+from sim_pipeline.feed.run_stats import RunStats
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.orchestration.partitions import Selection
 from sim_pipeline.simulator.fingerprint import fingerprints
@@ -22,7 +22,7 @@ from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline.simulator.simulation import simulate
 from sim_pipeline.store.batches import Slice
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline.store.ledger import recorded
+from sim_pipeline.store.ledger import stored_message_ids
 from sim_pipeline.windows import Cadence
 
 # A slice holds at most about this many values (4 MB), at the least a window, and never more than
@@ -76,7 +76,7 @@ class MetricFrames:
         """
         self.selection = selection
         self.force = force
-        self.tally = Tally()
+        self.tally = RunStats()
         self._profiles = profiles
         self._cadence = cadence
         self._points = points
@@ -138,7 +138,7 @@ class MetricFrames:
         ]
         if not self.force:
             with self._postgres.engine.connect() as connection:
-                stored = recorded(
+                stored = stored_message_ids(
                     connection,
                     profile.name,
                     labels[0],

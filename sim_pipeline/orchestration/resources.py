@@ -16,12 +16,12 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.config import Settings
-from sim_pipeline.feed.publish_counts import Sent
+from sim_pipeline.feed.publish_counts import PublishCounts
 from sim_pipeline.orchestration.partitions import Selection, select
 from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline.simulator.profiles_file import read_profiles
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline.timestamps import ALLOWED, moment_or_none
+from sim_pipeline.timestamps import ALLOWED, parse_optional_timestamp
 from sim_pipeline.windows import Cadence
 
 NO_CONFIG: Final[dict[str, object]] = {}
@@ -182,22 +182,22 @@ class RunScope(dg.ConfigurableResource):  # type: ignore[type-arg]
         ),
     )
     _began: datetime = PrivateAttr(default_factory=lambda: datetime.now(UTC))
-    _sent: Sent = PrivateAttr(default_factory=Sent)
+    _sent: PublishCounts = PrivateAttr(default_factory=PublishCounts)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
         """Fix the moment that decides which windows have ended, for all steps of the run."""
         self._began = datetime.now(UTC)
-        self._sent = Sent()
+        self._sent = PublishCounts()
 
     @property
-    def sent(self) -> Sent:
+    def sent(self) -> PublishCounts:
         """What the run has sent so far, in this attempt of its step and those before."""
         return self._sent
 
     @field_validator("since", "until")
     @classmethod
     def _a_moment(cls, value: str) -> str:
-        moment_or_none(value)
+        parse_optional_timestamp(value)
         return value
 
     def selection(self, partition_keys: Sequence[str], cadence: Cadence) -> Selection:
@@ -206,6 +206,6 @@ class RunScope(dg.ConfigurableResource):  # type: ignore[type-arg]
             partition_keys,
             cadence,
             began=self._began,
-            since=moment_or_none(self.since),
-            until=moment_or_none(self.until),
+            since=parse_optional_timestamp(self.since),
+            until=parse_optional_timestamp(self.until),
         )

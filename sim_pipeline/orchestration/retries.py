@@ -17,7 +17,7 @@ import dagster as dg
 
 from sim_pipeline.broker.errors import BrokerError
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline.store.error_translation import explained
+from sim_pipeline.store.error_translation import translate_db_errors
 from sim_pipeline.store.errors import StoreError
 
 # Not handed to Dagster as a step's retry policy: that would retry every exception, a bug's too, and
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def faults_handled(postgres: Postgres, retry_number: int) -> Iterator[None]:
+def retry_transient_errors(postgres: Postgres, retry_number: int) -> Iterator[None]:
     """Run a block of a step that uses the results database, and perhaps the broker.
 
     Args:
@@ -44,7 +44,7 @@ def faults_handled(postgres: Postgres, retry_number: int) -> Iterator[None]:
         dagster.Failure: any other fault, described by its message.
     """
     try:
-        with explained(postgres):
+        with translate_db_errors(postgres):
             yield
     except (BrokerError, StoreError) as error:
         waited = isinstance(error, BrokerError) and error.waited

@@ -53,7 +53,7 @@ _SHUTDOWN = ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0))
 logger = logging.getLogger(__name__)
 
 
-class Program:
+class Child:
     """A child process in a session of its own: Ctrl-C in the terminal does not reach it."""
 
     def __init__(
@@ -99,7 +99,7 @@ class StopRequest:
         return self._event.wait(seconds)
 
 
-class Programs:
+class Children:
     """The processes of one service; leaving the context ends them and all that they started."""
 
     def __init__(self, directory: Path, environment: Mapping[str, str], stop: StopRequest) -> None:
@@ -114,7 +114,7 @@ class Programs:
         self._directory = directory
         self._environment = {**environment, _MARK: str(directory)}
         self._stop = stop
-        self._programs: list[Program] = []
+        self._programs: list[Child] = []
 
     def __enter__(self) -> Self:
         return self
@@ -176,8 +176,8 @@ class Programs:
                     return
                 os.waitpid(ended.si_pid, os.WNOHANG)
 
-    def _run(self, name: str, arguments: Sequence[str]) -> Program:
-        return Program(name, [sys.executable, "-m", *arguments], self._environment, self._directory)
+    def _run(self, name: str, arguments: Sequence[str]) -> Child:
+        return Child(name, [sys.executable, "-m", *arguments], self._environment, self._directory)
 
     def _all_run(self) -> None:
         for program in self._programs:

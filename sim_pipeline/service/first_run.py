@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from sim_pipeline.config import Settings
-from sim_pipeline.orchestration.jobs.simulation import JOB_NAME
+from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
 from sim_pipeline.orchestration.jobs.simulation_schedule import missing_windows, run_request
 from sim_pipeline.orchestration.resources import results_database
-from sim_pipeline.store.ledger import latest
+from sim_pipeline.store.ledger import latest_window_start
 from sim_pipeline.windows import Cadence
 
 
@@ -24,7 +24,7 @@ def first_run_command(settings: Settings, workspace: Sequence[str]) -> list[str]
     """
     engine = results_database(settings).engine
     with engine.connect() as connection:
-        if latest(connection, settings.llm_models) is not None:
+        if latest_window_start(connection, settings.llm_models) is not None:
             return None
     cadence = Cadence(settings.simulation_interval, settings.simulation_start)
     now = datetime.now(UTC)
@@ -33,7 +33,7 @@ def first_run_command(settings: Settings, workspace: Sequence[str]) -> list[str]
         return None
     request = run_request(missing.span, cadence)
     return [
-        *("dagster", "job", "launch", *workspace, "--job", JOB_NAME),
+        *("dagster", "job", "launch", *workspace, "--job", SIMULATION_JOB),
         *("--tags", json.dumps(request.tags)),
         *("--config-json", json.dumps(request.run_config)),
     ]

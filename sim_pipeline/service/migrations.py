@@ -15,7 +15,7 @@ from sim_pipeline.errors import ServiceError
 from sim_pipeline.orchestration.resources import results_database
 from sim_pipeline.service.readiness import Pause, await_database
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline.store.error_translation import explained
+from sim_pipeline.store.error_translation import translate_db_errors
 from sim_pipeline.store.errors import StoreError
 from sim_pipeline.store.migrations import upgrade
 from sim_pipeline.store.server_facts import ids_running_out, unmet_requirements
@@ -33,7 +33,7 @@ def migrate_results(settings: Settings) -> None:
     require_fit(postgres)
     logger.info("Migrating %s", postgres)
     try:
-        with explained(postgres):
+        with translate_db_errors(postgres):
             upgrade(postgres)
             with postgres.engine.connect() as connection:
                 warning = ids_running_out(connection)
@@ -54,7 +54,7 @@ def require_fit(postgres: Postgres, *, temporary_tables: bool = True) -> None:
         ServiceError: names each thing that is wrong, or says why the database can't be asked.
     """
     try:
-        with explained(postgres), postgres.engine.connect() as connection:
+        with translate_db_errors(postgres), postgres.engine.connect() as connection:
             unmet = unmet_requirements(connection, temporary_tables=temporary_tables)
     except StoreError as error:
         raise ServiceError(str(error)) from error

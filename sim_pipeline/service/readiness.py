@@ -18,7 +18,7 @@ from sim_pipeline.errors import ServiceError
 from sim_pipeline.local_servers.ports import address
 from sim_pipeline.orchestration.resources import message_broker, results_database
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline.store.error_translation import explained
+from sim_pipeline.store.error_translation import translate_db_errors
 from sim_pipeline.store.errors import StoreError
 
 Pause = Callable[[float], bool]
@@ -83,7 +83,7 @@ def _await_broker(settings: Settings, pause: Pause, seconds: float) -> bool:
 
 
 def _ask_database(postgres: Postgres) -> None:
-    with explained(postgres), postgres.engine.connect():
+    with translate_db_errors(postgres), postgres.engine.connect():
         pass
 
 

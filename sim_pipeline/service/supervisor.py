@@ -19,7 +19,7 @@ from sim_pipeline.local_servers.data_directory import ServiceDirectory
 from sim_pipeline.local_servers.from_settings import local_postgres, local_rabbitmq
 from sim_pipeline.local_servers.ports import free_port, listens, require_free
 from sim_pipeline.orchestration.resources import results_database
-from sim_pipeline.service.children import Programs, StopRequest, end_marked
+from sim_pipeline.service.children import Children, StopRequest, end_marked
 from sim_pipeline.service.first_run import first_run_command
 from sim_pipeline.service.migrations import migrate_results, require_fit
 from sim_pipeline.service.readiness import await_servers
@@ -102,7 +102,7 @@ def _run_until_stopped(
     close_abandoned_runs()
     if stop:
         return
-    programs = running.enter_context(Programs(directory, environment, stop))
+    programs = running.enter_context(Children(directory, environment, stop))
     _start_dagster(settings, programs, environment)
     if not stop:
         _say_where_things_are(settings, directory)
@@ -136,7 +136,7 @@ def _dagster_home(directory: Path) -> Path:
     return directory / "dagster"
 
 
-def _start_dagster(settings: Settings, programs: Programs, environment: dict[str, str]) -> None:
+def _start_dagster(settings: Settings, programs: Children, environment: dict[str, str]) -> None:
     """Start code server, daemon and webserver, and launch the first run."""
     logger.info("Starting Dagster")
     host, port = environment["CODE_SERVER_HOST"], environment["CODE_SERVER_PORT"]

@@ -89,7 +89,7 @@ _SEVERITY: Final = re.compile(r"(?:ERROR|FATAL|PANIC): +(.*)")
 
 
 @contextmanager
-def explained(postgres: Postgres) -> Iterator[None]:
+def translate_db_errors(postgres: Postgres) -> Iterator[None]:
     """Have what the drivers raise in a block that uses the database raised as a `StoreError`.
 
     For the outer edge of the store's use, where the database that the block talks to is known.

@@ -166,7 +166,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Gaps:
+class MissingWindows:
     """What is missing or undelivered.
 
     Attributes:
@@ -178,7 +178,7 @@ class Gaps:
     windows: int
 
 
-def recorded(
+def stored_message_ids(
     connection: sa.Connection, llm_name: str, since: datetime, until: datetime
 ) -> Mapping[datetime, UUID]:
     """Return the message_id of each window of a model that is stored with all four rows.
@@ -202,19 +202,19 @@ def recorded(
     return {row.timestamp.astimezone(UTC): row.message_id for row in rows}
 
 
-def latest(connection: sa.Connection, llm_names: Sequence[str]) -> datetime | None:
+def latest_window_start(connection: sa.Connection, llm_names: Sequence[str]) -> datetime | None:
     """Return the label of the latest window recorded of any of these models, or None."""
     found: datetime | None = connection.execute(_LATEST, {"llm_names": list(llm_names)}).scalar()
     return found.astimezone(UTC) if found else None
 
 
-def gaps(
+def find_missing(
     connection: sa.Connection,
     llm_names: Sequence[str],
     windows: range,
     interval: timedelta,
     busy: Sequence[Span] = (),
-) -> Gaps | None:
+) -> MissingWindows | None:
     """Return what is missing or undelivered among some windows, or None.
 
     A window counts as there when its four rows are stored and its ledger entry says published.
@@ -252,7 +252,7 @@ def gaps(
         since=min(row.earliest for row in rows).astimezone(UTC),
         until=max(row.latest for row in rows).astimezone(UTC) + interval,
     )
-    return Gaps(span, sum(row.windows for row in rows))
+    return MissingWindows(span, sum(row.windows for row in rows))
 
 
 def count_pending(connection: sa.Connection, span: Span) -> int:

@@ -103,7 +103,7 @@ _INCONSISTENT = sa.text(
 
 
 @dataclass(frozen=True)
-class Finding:
+class ValidationResult:
     """Windows that fail a question.
 
     Attributes:
@@ -117,7 +117,7 @@ class Finding:
 
 def incomplete_windows(
     connection: sa.Connection, llm_names: Sequence[str], windows: range, interval: timedelta
-) -> Finding:
+) -> ValidationResult:
     """Find the windows that do not have exactly their four rows.
 
     Args:
@@ -143,7 +143,7 @@ def incomplete_windows(
     return _finding(rows, lambda row: f"{row.found} rows of {len(METRICS)}")
 
 
-def inconsistent_windows(connection: sa.Connection, span: Span) -> Finding:
+def inconsistent_windows(connection: sa.Connection, span: Span) -> ValidationResult:
     """Find the windows whose values can't be of the same requests.
 
     What is asked of every data point: all four values there, and finite; TTFT, TPS above 0; RPS
@@ -169,8 +169,8 @@ def inconsistent_windows(connection: sa.Connection, span: Span) -> Finding:
     return _finding(rows, lambda row: row.reason)
 
 
-def _finding(rows: Sequence[sa.Row[Any]], reason: Callable[[sa.Row[Any]], str]) -> Finding:
-    return Finding(
+def _finding(rows: Sequence[sa.Row[Any]], reason: Callable[[sa.Row[Any]], str]) -> ValidationResult:
+    return ValidationResult(
         rows[0].windows if rows else 0,
         tuple(f"{row.llm_name} {_label(row.timestamp)}: {reason(row)}" for row in rows),
     )

@@ -13,7 +13,7 @@ from sim_pipeline.orchestration.resources import SimulationInputs
 from sim_pipeline.simulator.arguments import RUN_RANGES
 from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline.simulator.profiles_file import ProfilesFileError, profiles_from, read_profiles
-from sim_pipeline.timestamps import ALLOWED, moment_or_none
+from sim_pipeline.timestamps import ALLOWED, parse_optional_timestamp
 from sim_pipeline.windows import Cadence
 
 MAX_VALUES: Final = 1_000_000
@@ -209,7 +209,7 @@ class _Reader:
 
     def _moment(self, field: str) -> datetime | None:
         try:
-            return moment_or_none(getattr(self._form, field))
+            return parse_optional_timestamp(getattr(self._form, field))
         except ValueError as error:
             self._problems.append(f"{field} is {error}")
             return None

@@ -18,7 +18,7 @@ from sim_pipeline.what_if.form import Scenario, WhatIf, WhatIfError, read_form
 from sim_pipeline.what_if.report import inputs_table, largest_change, metric_table
 from sim_pipeline.what_if.simulate import Outcome, simulate_scenario
 
-JOB_NAME = "what_if"
+WHAT_IF_JOB = "what_if"
 OP_NAME = "simulate_what_if"
 
 
@@ -49,7 +49,7 @@ def build_what_if_job(llm_names: Sequence[str], *, seed: int, points: int) -> dg
         context.add_output_metadata(_metadata(scenario, outcome))
 
     @dg.job(
-        name=JOB_NAME,
+        name=WHAT_IF_JOB,
         executor_def=dg.in_process_executor,
         description=(
             "What would another seed, number of points or set of model profiles give? Simulates the"

@@ -10,7 +10,11 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 
-from sim_pipeline.backfill.dagster_client import SilentError, Webserver, WebserverError
+from sim_pipeline.backfill.dagster_client import (
+    DagsterClient,
+    WebserverError,
+    WebserverUnreachableError,
+)
 from sim_pipeline.local_servers.ports import free_port, listens
 from sim_pipeline_tests.support.waiting import wait_until
 
@@ -41,7 +45,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 @pytest.fixture(scope="module")
-def webserver(instance: dg.DagsterInstance) -> Iterator[Webserver]:
+def webserver(instance: dg.DagsterInstance) -> Iterator[DagsterClient]:
     port = free_port()
     process = subprocess.Popen(
         [
@@ -57,7 +61,7 @@ def webserver(instance: dg.DagsterInstance) -> Iterator[Webserver]:
     )
     try:
         wait_until(lambda: listens("127.0.0.1", port), "the webserver", seconds=120)
-        yield Webserver(f"http://127.0.0.1:{port}/simulation")
+        yield DagsterClient(f"http://127.0.0.1:{port}/simulation")
     finally:
         process.terminate()
         process.wait()
@@ -69,7 +73,7 @@ def run(instance: dg.DagsterInstance, **tags: str) -> str:
 
 
 def test_a_failed_run_is_explained_by_what_its_step_raised(
-    webserver: Webserver, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    webserver: DagsterClient, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So that the log is read in several parts.
     monkeypatch.setattr("sim_pipeline.backfill.dagster_client._EVENTS_AT_ONCE", 3)
@@ -83,7 +87,7 @@ def test_a_failed_run_is_explained_by_what_its_step_raised(
     assert failed.url == f"{webserver.url}/runs/{first}"
 
 
-def test_what_it_refuses_is_told_in_its_words(webserver: Webserver) -> None:
+def test_what_it_refuses_is_told_in_its_words(webserver: DagsterClient) -> None:
     with pytest.raises(WebserverError, match=f"answers: .*{BACKFILL}"):
         webserver.state(BACKFILL)
     with pytest.raises(WebserverError, match="does not know metric_frames and benchmark_feed"):
@@ -92,8 +96,8 @@ def test_what_it_refuses_is_told_in_its_words(webserver: Webserver) -> None:
 
 def test_where_nothing_listens_it_says_what_to_do() -> None:
     port = free_port()
-    with pytest.raises(SilentError, match=rf"127\.0\.0\.1:{port}.*`make run`"):
-        Webserver(f"http://127.0.0.1:{port}").state(BACKFILL)
+    with pytest.raises(WebserverUnreachableError, match=rf"127\.0\.0\.1:{port}.*`make run`"):
+        DagsterClient(f"http://127.0.0.1:{port}").state(BACKFILL)
 
 
 def test_where_something_else_listens_it_says_what_to_do() -> None:
@@ -106,6 +110,6 @@ def test_where_something_else_listens_it_says_what_to_do() -> None:
 
         thread = threading.Thread(target=greet)
         thread.start()
-        with pytest.raises(SilentError, match="`make run`"):
-            Webserver(f"http://127.0.0.1:{server.getsockname()[1]}").state(BACKFILL)
+        with pytest.raises(WebserverUnreachableError, match="`make run`"):
+            DagsterClient(f"http://127.0.0.1:{server.getsockname()[1]}").state(BACKFILL)
         thread.join()

@@ -6,7 +6,13 @@ from datetime import datetime, timedelta
 import numpy as np
 import pytest
 
-from sim_pipeline.comparison.ranking import Comparison, History, compare, keep, last_compared
+from sim_pipeline.comparison.ranking import (
+    Comparison,
+    History,
+    last_compared,
+    rank_models,
+    save_ranking,
+)
 from sim_pipeline.comparison.sampling import VALUES_PER_HOUR, sampling
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.store.connection import Postgres
@@ -40,7 +46,7 @@ def compared(
     postgres: Postgres, *models: str, latest: datetime = LATEST, interval: timedelta = HOUR
 ) -> list[Comparison]:
     with postgres.engine.begin() as connection:
-        ranking, _ = compare(
+        ranking, _ = rank_models(
             connection, models or MODELS, latest, interval, sampling(interval, points=5)
         )
         return ranking
@@ -48,7 +54,7 @@ def compared(
 
 def history(postgres: Postgres, latest: datetime, interval: timedelta) -> History:
     with postgres.engine.begin() as connection:
-        return compare(connection, MODELS, latest, interval, sampling(interval, points=5))[1]
+        return rank_models(connection, MODELS, latest, interval, sampling(interval, points=5))[1]
 
 
 def kept(postgres: Postgres, at: datetime) -> set[Comparison]:
@@ -125,25 +131,25 @@ def test_values_that_are_infinite_have_infinite_percentiles(filled: Postgres) ->
 def test_it_is_kept_and_done_again_it_is_replaced(filled: Postgres) -> None:
     ranking, fewer = compared(filled), compared(filled, *MODELS[:2])
     with filled.engine.begin() as connection:
-        keep(connection, ranking, START - HOUR)
-        keep(connection, ranking, START)
+        save_ranking(connection, ranking, START - HOUR)
+        save_ranking(connection, ranking, START)
         assert last_compared(connection) == START
     assert kept(filled, START) == set(ranking)
     with filled.engine.begin() as connection:
-        keep(connection, fewer, START)
+        save_ranking(connection, fewer, START)
     assert kept(filled, START) == set(fewer)
     assert kept(filled, START - HOUR) == set(ranking)
     with filled.engine.begin() as connection:
-        keep(connection, [], START)
+        save_ranking(connection, [], START)
         assert last_compared(connection) == START - HOUR
 
 
 def test_what_is_older_than_is_kept_goes(filled: Postgres) -> None:
     ranking = compared(filled)
     with filled.engine.begin() as connection:
-        keep(connection, ranking, START - 3 * HOUR)
-        keep(connection, ranking, START - HOUR)
-        keep(connection, ranking, START, keep_from=START - HOUR)
+        save_ranking(connection, ranking, START - 3 * HOUR)
+        save_ranking(connection, ranking, START - HOUR)
+        save_ranking(connection, ranking, START, keep_from=START - HOUR)
     times = fetch(filled, "SELECT DISTINCT compared_at FROM model_comparison ORDER BY 1")
     assert times == [(START - HOUR,), (START,)]
 
@@ -152,7 +158,7 @@ def test_two_that_keep_theirs_at_once_take_turns(filled: Postgres) -> None:
     """Whatever rows they remove: without turns, each could hold one that the other waits for."""
     first, second = compared(filled), compared(filled, *MODELS[:2])
     with filled.engine.begin() as connection:
-        keep(connection, first, START)
+        save_ranking(connection, first, START)
         with ThreadPoolExecutor(1) as executor:
             other = executor.submit(keep_alone, filled, second)
             wait_until(lambda: bool(sessions_waiting(filled)), "the other one to wait")
@@ -163,13 +169,13 @@ def test_two_that_keep_theirs_at_once_take_turns(filled: Postgres) -> None:
 
 def keep_alone(postgres: Postgres, ranking: list[Comparison]) -> None:
     with postgres.engine.begin() as connection:
-        keep(connection, ranking, START, keep_from=START)
+        save_ranking(connection, ranking, START, keep_from=START)
 
 
 def test_rows_are_read_once_and_none_that_is_older_than_eight_days(filled: Postgres) -> None:
     with filled.engine.connect() as connection:
         before = table_reads(connection)
-        compare(connection, MODELS, LATEST, HOUR, sampling(HOUR, points=5))
+        rank_models(connection, MODELS, LATEST, HOUR, sampling(HOUR, points=5))
         scans, by_index = np.subtract(table_reads(connection), before)
     # The first one starts eight days before the latest one does.
     assert (scans, by_index) == (0, len(MODELS) * len(METRICS) * (8 * 24 + 1))

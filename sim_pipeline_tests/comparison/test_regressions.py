@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sim_pipeline.comparison.ranking import History
-from sim_pipeline.comparison.regressions import deviations
+from sim_pipeline.comparison.regressions import find_regressions
 from sim_pipeline.config import DEFAULT_MODELS
 from sim_pipeline.simulator.profiles import Incident, profile_for
 from sim_pipeline.simulator.simulation import simulate
@@ -53,20 +53,20 @@ def test_an_incident_is_told_of_by_model_metric_and_window() -> None:
     begin = FIRST + 15 * 24 + 12
     incident = Incident(begin * HOUR, (begin + 4) * HOUR, 0.3)
     history = months(("GPT-4o", "Llama-3.1-8B"), 15 * 24 + 16, 42, incident)
-    found = deviations(history and until(history, 15 * 24 + 16))
+    found = find_regressions(history and until(history, 15 * 24 + 16))
     assert {one.llm_name for one in found} == {"GPT-4o"}
     assert "e2e_latency" in {one.metric for one in found}
     one = next(one for one in found if one.metric == "e2e_latency")
     assert one.p95 > one.limit
     assert str(one).startswith("GPT-4o e2e_latency 2026-01-16T13:00Z to 2026-01-16T16:00Z: p95 ")
     assert " is above the usual " in str(one)
-    assert deviations(until(history, 15 * 24 + 12)) == []
+    assert find_regressions(until(history, 15 * 24 + 12)) == []
 
 
 def test_a_slower_generation_is_below_what_is_usual() -> None:
     history = months(("GPT-4o",), WEEK_AND_DAY, 42)
     history.p95[0, 1, -3:] /= 5
-    (found,) = deviations(history)
+    (found,) = find_regressions(history)
     assert (found.metric, found.p95 < found.limit) == ("TPS", True)
     assert " is below the usual " in str(found)
 
@@ -75,34 +75,34 @@ def test_a_better_p95_and_a_single_bad_hour_are_not_told_of() -> None:
     history = months(("GPT-4o",), WEEK_AND_DAY, 42)
     history.p95[0, 1, -3:] *= 9
     history.p95[0, [0, 2], -3:] /= 9
-    assert deviations(history) == []
+    assert find_regressions(history) == []
     history.p95[0, [0, 2], -1] *= 900
-    assert deviations(history) == []
+    assert find_regressions(history) == []
 
 
 def test_an_ordinary_month_of_nine_models_passes_each_hour() -> None:
     history = months(DEFAULT_MODELS, 38 * 24, 42)
     hours = range(WEEK_AND_DAY, 38 * 24 + 1)
-    assert [hour for hour in hours if deviations(until(history, hour))] == []
+    assert [hour for hour in hours if find_regressions(until(history, hour))] == []
 
 
 def test_without_enough_history_nothing_is_said() -> None:
     begin = FIRST + 12
     incident = Incident(begin * HOUR, (begin + 4) * HOUR, 0.3)
-    assert deviations(months(("GPT-4o",), 16, 42, incident)) == []
+    assert find_regressions(months(("GPT-4o",), 16, 42, incident)) == []
     gaps = months(("GPT-4o",), WEEK_AND_DAY, 42)
     gaps.p95[0, :, -3:] *= 100
     gaps.p95[0, :, :-20] = np.nan
-    assert deviations(gaps) == []
+    assert find_regressions(gaps) == []
 
 
 @pytest.mark.parametrize("buckets", [0, 1, 2, 26])
 def test_a_short_history_is_none(buckets: int) -> None:
-    assert deviations(until(months(("GPT-4o",), 30, 42), buckets)) == []
+    assert find_regressions(until(months(("GPT-4o",), 30, 42), buckets)) == []
 
 
 def test_a_name_with_markup_is_told_as_text() -> None:
     history = replace(months(("GPT-4o",), WEEK_AND_DAY, 42), llm_names=("__init__",))
     history.p95[0, 1, -3:] /= 5
-    (found,) = deviations(history)
+    (found,) = find_regressions(history)
     assert str(found).startswith("`__init__` TPS ")

@@ -17,7 +17,7 @@ from sim_pipeline.dagster_instance import storage as dagster_storage
 from sim_pipeline.definitions import build_defs
 from sim_pipeline.local_servers.ports import free_port
 from sim_pipeline.local_servers.postgres import LocalPostgres
-from sim_pipeline.orchestration.jobs.simulation import JOB_NAME
+from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
 from sim_pipeline.orchestration.partitions import range_tags
 from sim_pipeline.store.connection import SESSION_SETTINGS, Postgres
 from sim_pipeline_tests.support.dagster_instance import instance_in
@@ -34,7 +34,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def announce(settings: Settings, instance: dg.DagsterInstance) -> dg.DagsterRun:
     """Make a run over a range, and nothing more."""
-    job = build_defs(settings).resolve_job_def(JOB_NAME)
+    job = build_defs(settings).resolve_job_def(SIMULATION_JOB)
     return instance.create_run_for_job(job, tags=range_tags(settings.llm_models, *DAYS))
 
 

@@ -5,7 +5,7 @@ from datetime import date
 import numpy as np
 import pytest
 
-from sim_pipeline.feed.run_stats import Tally
+from sim_pipeline.feed.run_stats import RunStats
 from sim_pipeline.simulator.profiles import MODELS
 from sim_pipeline.simulator.simulation import simulate
 
@@ -16,7 +16,7 @@ FIRST = 1_767_652_200 // INTERVAL
 MONDAY, TUESDAY = (date(2026, 1, 5), "GPT-4o"), (date(2026, 1, 6), "GPT-4o")
 
 
-def counted(tally: Tally, *numbers: int) -> None:
+def counted(tally: RunStats, *numbers: int) -> None:
     windows = FIRST + np.array(numbers, dtype=np.int64)
     simulation = simulate(PROFILE, windows, interval=INTERVAL, points=5, seed=42)
     values = np.stack(
@@ -26,7 +26,7 @@ def counted(tally: Tally, *numbers: int) -> None:
 
 
 def test_windows_belong_to_the_day_they_start_in_and_may_come_in_pieces() -> None:
-    at_once, in_pieces = Tally(), Tally()
+    at_once, in_pieces = RunStats(), RunStats()
     counted(at_once, 0, 1, 2, 3, 4)
     counted(in_pieces, 0, 1)
     counted(in_pieces, 2, 3, 4)
@@ -41,7 +41,7 @@ def test_windows_belong_to_the_day_they_start_in_and_may_come_in_pieces() -> Non
 
 
 def test_numbers_are_those_of_the_simulation() -> None:
-    tally = Tally()
+    tally = RunStats()
     counted(tally, 0, 1, 2)
     said = tally.metadata({TUESDAY: 2}, points=5)[TUESDAY]
     windows = FIRST + np.array([1, 2])
@@ -54,6 +54,6 @@ def test_numbers_are_those_of_the_simulation() -> None:
 
 
 def test_a_partition_of_which_nothing_was_simulated_has_only_counts() -> None:
-    assert Tally().metadata({MONDAY: 1}, points=5) == {
+    assert RunStats().metadata({MONDAY: 1}, points=5) == {
         MONDAY: {"windows simulated": 0, "windows already there": 1}
     }

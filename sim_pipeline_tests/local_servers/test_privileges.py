@@ -6,20 +6,20 @@ from pathlib import Path
 import pytest
 
 from sim_pipeline.local_servers.privileges import unprivileged_owner
-from sim_pipeline.local_servers.processes import AS_WE_ARE, Identity
+from sim_pipeline.local_servers.processes import CURRENT_USER, RunAs
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="needs an ordinary user")
 def test_an_ordinary_user_stays_who_they_are(tmp_path: Path) -> None:
-    assert unprivileged_owner(tmp_path) == AS_WE_ARE
+    assert unprivileged_owner(tmp_path) == CURRENT_USER
 
 
 @as_root
 def test_root_becomes_the_owner_of_the_directory(tmp_path: Path) -> None:
     os.chown(tmp_path, 12_345, 23_456)
-    assert unprivileged_owner(tmp_path) == Identity(user=12_345, group=23_456)
+    assert unprivileged_owner(tmp_path) == RunAs(user=12_345, group=23_456)
 
 
 @as_root

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sim_pipeline.config import Settings
 from sim_pipeline.definitions import build_defs
 from sim_pipeline.metrics import METRICS
-from sim_pipeline.orchestration.jobs.simulation import JOB_NAME
+from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
 from sim_pipeline.orchestration.partitions import range_tags
 from sim_pipeline.orchestration.resources import RunScope
 from sim_pipeline.store.connection import Postgres
@@ -39,7 +39,7 @@ def run(
 ) -> dg.ExecuteInProcessResult:
     return (
         build_defs(settings)
-        .resolve_job_def(JOB_NAME)
+        .resolve_job_def(SIMULATION_JOB)
         .execute_in_process(
             instance=instance,
             partition_key=key,
@@ -290,7 +290,7 @@ def test_no_password_is_in_a_default_config(settings: Settings) -> None:
 def test_a_launch_sets_the_scope_alone(
     settings: Settings, resource: str, config: dict[str, object]
 ) -> None:
-    job = build_defs(settings).resolve_job_def(JOB_NAME)
+    job = build_defs(settings).resolve_job_def(SIMULATION_JOB)
     scope = {"scope": {"config": {"force": True}}}
     assert dg.validate_run_config(job, {"resources": scope})
     with pytest.raises(

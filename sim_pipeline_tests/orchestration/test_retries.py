@@ -23,8 +23,8 @@ from sim_pipeline.definitions import build_defs
 from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
 from sim_pipeline.orchestration import resources
 from sim_pipeline.orchestration import retries as faults
-from sim_pipeline.orchestration.jobs.simulation import JOB_NAME
-from sim_pipeline.orchestration.retries import STEP_RETRIES, faults_handled
+from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
+from sim_pipeline.orchestration.retries import STEP_RETRIES, retry_transient_errors
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.errors import SchemaError, StoreUnreachableError
 from sim_pipeline_tests.store.windows import (
@@ -95,7 +95,7 @@ class Run:
         instance.add_event_listener(run_id, listen)
         self.success = (
             build_defs(settings)
-            .resolve_job_def(JOB_NAME)
+            .resolve_job_def(SIMULATION_JOB)
             .execute_in_process(
                 instance=instance,
                 run_id=run_id,
@@ -378,7 +378,7 @@ def test_a_missing_table_fails_the_run_at_once(
 
 @pytest.mark.parametrize("error", [ValueError("ours"), KeyboardInterrupt(), dg.Failure("ours")])
 def test_what_is_no_fault_of_a_server_passes(postgres: Postgres, error: BaseException) -> None:
-    with pytest.raises(type(error)) as raised, faults_handled(postgres, 0):
+    with pytest.raises(type(error)) as raised, retry_transient_errors(postgres, 0):
         raise error
     assert raised.value is error
 
@@ -399,7 +399,7 @@ def test_only_what_may_pass_is_tried_again_and_that_not_for_ever(
     postgres: Postgres, error: Exception, retry_number: int, *, again: bool
 ) -> None:
     expected: Any = dg.RetryRequested if again else dg.Failure
-    with pytest.raises(expected) as raised, faults_handled(postgres, retry_number):
+    with pytest.raises(expected) as raised, retry_transient_errors(postgres, retry_number):
         raise error
     assert raised.value.__cause__ is error
     assert postgres.password not in all_told(raised.value)

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from sim_pipeline.local_servers.postgres import WHEEL
-from sim_pipeline.orchestration.jobs.simulation import JOB_NAME
+from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
 from sim_pipeline.orchestration.partitions import range_tags
 from sim_pipeline.orchestration.resources import results_database
 from sim_pipeline_tests.support.queue_reader import drain
@@ -99,7 +99,7 @@ def test_a_partition_is_materialized_in_odd_surroundings(service: Service) -> No
     launched = service.graphql(
         "mutation ($tags: [ExecutionTag!]!) { launchRun(executionParams: {selector: {"
         'repositoryName: "__repository__", repositoryLocationName: "sim_pipeline",'
-        f' jobName: "{JOB_NAME}"}}, executionMetadata: {{tags: $tags}}}})'
+        f' jobName: "{SIMULATION_JOB}"}}, executionMetadata: {{tags: $tags}}}})'
         " { __typename ... on LaunchRunSuccess { run { runId } } } }",
         tags=[{"key": key, "value": value} for key, value in tags.items()],
     )["launchRun"]

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sim_pipeline.config import Settings, read_settings
 from sim_pipeline.definitions import build_defs
 from sim_pipeline.metrics import METRICS
-from sim_pipeline.orchestration.jobs.simulation import JOB_NAME
+from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
 from sim_pipeline.orchestration.partitions import range_tags
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline_tests.support.queue_reader import Received, drain
@@ -34,7 +34,7 @@ def settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 def _run(barrier: Barrier, overrides: dict[str, Any], scope: dict[str, Any]) -> None:
     settings = read_settings(overrides)
-    job = build_defs(settings).resolve_job_def(JOB_NAME)
+    job = build_defs(settings).resolve_job_def(SIMULATION_JOB)
     with dg.DagsterInstance.ephemeral() as instance:
         barrier.wait()
         job.execute_in_process(

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline.store.error_translation import explained, store_error
+from sim_pipeline.store.error_translation import store_error, translate_db_errors
 from sim_pipeline.store.errors import (
     SchemaError,
     StatementRefusedError,
@@ -23,7 +23,7 @@ from sim_pipeline.store.errors import (
     StoreUnreachableError,
     TransactionAbortedError,
 )
-from sim_pipeline.store.ledger import Span, claim, gaps
+from sim_pipeline.store.ledger import Span, claim, find_missing
 from sim_pipeline.store.writer import FEW_VALUES
 from sim_pipeline_tests.store.windows import (
     FIRST,
@@ -63,7 +63,7 @@ def refused(
     kind: type[StoreError], postgres: Postgres, use: Callable[..., None], *arguments: object
 ) -> str:
     """Return the message of the error, of exactly this kind, that using the database raises."""
-    with pytest.raises(StoreError) as raised, explained(postgres):
+    with pytest.raises(StoreError) as raised, translate_db_errors(postgres):
         use(postgres, *arguments)
     error = raised.value
     assert type(error) is kind, error
@@ -190,7 +190,10 @@ def test_a_wrong_password(postgres: Postgres, ask: Ask) -> None:
 def test_no_password(postgres: Postgres, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPASSFILE", "/dev/null")
     without = dataclasses.replace(postgres, password="")
-    with pytest.raises(StoreAccessRefusedError, match="no password supplied"), explained(without):
+    with (
+        pytest.raises(StoreAccessRefusedError, match="no password supplied"),
+        translate_db_errors(without),
+    ):
         ask(without)
 
 
@@ -262,7 +265,9 @@ def test_a_schema_that_a_question_does_not_fit(postgres: Postgres) -> None:
 
     def ask(postgres: Postgres) -> None:
         with postgres.engine.connect() as connection:
-            gaps(connection, [f"model {n}" for n in range(9_000)], range(FIRST, FIRST + 1), HOUR)
+            find_missing(
+                connection, [f"model {n}" for n in range(9_000)], range(FIRST, FIRST + 1), HOUR
+            )
 
     message = refused(SchemaError, postgres, ask)
     assert ': relation "deliveries" does not exist; run' in message
@@ -363,14 +368,14 @@ def test_what_no_error_is_made_for(postgres: Postgres, ask: Ask) -> None:
     "error", [ValueError("ours"), sa.exc.ArgumentError("ours"), KeyboardInterrupt()]
 )
 def test_what_is_not_the_databases_fault_passes(postgres: Postgres, error: BaseException) -> None:
-    with pytest.raises(type(error)) as raised, explained(postgres):
+    with pytest.raises(type(error)) as raised, translate_db_errors(postgres):
         raise error
     assert raised.value is error
 
 
 def test_the_cause_shows_where_it_happened(postgres: Postgres) -> None:
     execute(postgres, "DROP TABLE deliveries")
-    with pytest.raises(SchemaError) as raised, explained(postgres):
+    with pytest.raises(SchemaError) as raised, translate_db_errors(postgres):
         store(postgres, SMALL)
     assert re.search(r"writer\.py.*session\.execute\(_ENTER\)", all_told(raised.value), re.DOTALL)
 

@@ -11,7 +11,15 @@ from sqlalchemy.exc import OperationalError
 
 from sim_pipeline.store.batches import Slice
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline.store.ledger import Gaps, Span, claim, gaps, latest, recorded, reopen
+from sim_pipeline.store.ledger import (
+    MissingWindows,
+    Span,
+    claim,
+    find_missing,
+    latest_window_start,
+    reopen,
+    stored_message_ids,
+)
 from sim_pipeline_tests.store.windows import (
     FIRST,
     HOUR,
@@ -51,16 +59,16 @@ def found_gaps(
     llm_names: tuple[str, ...] = MODELS,
     interval: timedelta = HOUR,
     busy: tuple[Span, ...] = (),
-) -> Gaps | None:
+) -> MissingWindows | None:
     with postgres.engine.connect() as connection:
-        return gaps(connection, llm_names, windows, interval, busy)
+        return find_missing(connection, llm_names, windows, interval, busy)
 
 
 def found_ids(
     postgres: Postgres, llm_name: str, since: datetime, to: datetime
 ) -> dict[datetime, UUID]:
     with postgres.engine.connect() as connection:
-        return dict(recorded(connection, llm_name, since, to))
+        return dict(stored_message_ids(connection, llm_name, since, to))
 
 
 def reopened(postgres: Postgres, span: Span) -> int:
@@ -101,9 +109,9 @@ def test_any_name_is_found(postgres: Postgres) -> None:
     for name in AWKWARD:
         assert sorted(found_ids(postgres, name, START, START + 9 * HOUR)) == labels(2)
         with postgres.engine.connect() as connection:
-            assert latest(connection, [name, "another"]) == START + HOUR
+            assert latest_window_start(connection, [name, "another"]) == START + HOUR
         span = Span((name,), START, START + 2 * HOUR)
-        gap = Gaps(span, 2)
+        gap = MissingWindows(span, 2)
         assert found_gaps(postgres, windows, llm_names=(name,)) == gap
         others = tuple(other for other in AWKWARD if other != name)
         busy = (Span(others, START, START + 2 * HOUR),)
@@ -117,10 +125,10 @@ def test_any_name_is_found(postgres: Postgres) -> None:
 def test_the_latest_is_of_the_models_asked_for(postgres: Postgres) -> None:
     store(postgres, slice_of(["a"], labels(3)), slice_of(["b"], labels(5)))
     with postgres.engine.connect() as connection:
-        assert latest(connection, ["a"]) == START + 2 * HOUR
-        assert latest(connection, ["a", "b"]) == START + 4 * HOUR
-        assert latest(connection, ["c"]) is None
-        assert latest(connection, []) is None
+        assert latest_window_start(connection, ["a"]) == START + 2 * HOUR
+        assert latest_window_start(connection, ["a", "b"]) == START + 4 * HOUR
+        assert latest_window_start(connection, ["c"]) is None
+        assert latest_window_start(connection, []) is None
 
 
 # What is missing
@@ -131,7 +139,7 @@ def test_nothing_is_missing_of_what_is_stored_and_published(complete: Postgres) 
 
 
 def test_all_is_missing_of_an_empty_database(postgres: Postgres) -> None:
-    assert found_gaps(postgres) == Gaps(Span(MODELS, START, START + 4 * HOUR), 8)
+    assert found_gaps(postgres) == MissingWindows(Span(MODELS, START, START + 4 * HOUR), 8)
 
 
 def test_no_windows_or_no_models_have_no_gaps(postgres: Postgres) -> None:
@@ -155,7 +163,7 @@ def test_no_windows_or_no_models_have_no_gaps(postgres: Postgres) -> None:
 def test_a_window_not_whole_or_not_published_is_a_gap(complete: Postgres, damage: str) -> None:
     execute(complete, damage, name="Llama-3.1-8B", label=START + 2 * HOUR)
     span = Span(("Llama-3.1-8B",), START + 2 * HOUR, START + 3 * HOUR)
-    assert found_gaps(complete) == Gaps(span, 1)
+    assert found_gaps(complete) == MissingWindows(span, 1)
     assert found_gaps(complete, range(FIRST, FIRST + 2)) is None
     assert found_gaps(complete, range(FIRST + 3, FIRST + 4)) is None
     assert found_gaps(complete, llm_names=("GPT-4o",)) is None
@@ -165,7 +173,7 @@ def test_the_span_is_around_all_gaps_and_counts_each_once(complete: Postgres) ->
     execute(complete, "DELETE FROM simulation_results WHERE id = 5")
     execute(complete, 'UPDATE deliveries SET published_at = NULL WHERE "timestamp" >= :label',
             label=START + 3 * HOUR)  # fmt: skip
-    assert found_gaps(complete) == Gaps(Span(MODELS, START + HOUR, START + 4 * HOUR), 3)
+    assert found_gaps(complete) == MissingWindows(Span(MODELS, START + HOUR, START + 4 * HOUR), 3)
 
 
 def test_models_come_in_the_order_asked_for(postgres: Postgres) -> None:
@@ -178,7 +186,7 @@ def test_a_pending_entry_between_the_windows_is_a_gap(complete: Postgres) -> Non
     """Another interval left it, and it is still to be sent."""
     between = START + timedelta(minutes=90)
     store(complete, slice_of(["GPT-4o"], [between]))
-    assert found_gaps(complete) == Gaps(Span(("GPT-4o",), between, between + HOUR), 1)
+    assert found_gaps(complete) == MissingWindows(Span(("GPT-4o",), between, between + HOUR), 1)
     execute(complete, 'DELETE FROM simulation_results WHERE "timestamp" = :label', label=between)
     assert found_gaps(complete) is None, "no run would write the rows that it lacks"
 
@@ -186,8 +194,10 @@ def test_a_pending_entry_between_the_windows_is_a_gap(complete: Postgres) -> Non
 def test_what_a_run_is_at_is_no_gap(postgres: Postgres) -> None:
     busy = Span(("GPT-4o",), START, START + 2 * HOUR)
     rest = Span(("Llama-3.1-8B",), START, START + 3 * HOUR)
-    assert found_gaps(postgres, busy=(busy,)) == Gaps(Span(MODELS, START, START + 4 * HOUR), 6)
-    assert found_gaps(postgres, busy=(busy, rest)) == Gaps(
+    assert found_gaps(postgres, busy=(busy,)) == MissingWindows(
+        Span(MODELS, START, START + 4 * HOUR), 6
+    )
+    assert found_gaps(postgres, busy=(busy, rest)) == MissingWindows(
         Span(MODELS, START + 2 * HOUR, START + 4 * HOUR), 3
     )
     assert found_gaps(postgres, busy=(Span(MODELS, START, START + 4 * HOUR),)) is None
@@ -207,7 +217,7 @@ def test_gaps_at_any_interval_in_any_year(postgres: Postgres, seconds: int) -> N
         publish_all(postgres)
         assert found_gaps(postgres, windows, llm_names=("a",), interval=interval) is None
         execute(postgres, 'DELETE FROM deliveries WHERE "timestamp" = :t', t=start + 3 * interval)
-        assert found_gaps(postgres, windows, llm_names=("a",), interval=interval) == Gaps(
+        assert found_gaps(postgres, windows, llm_names=("a",), interval=interval) == MissingWindows(
             Span(("a",), start + 3 * interval, start + 4 * interval), 1
         )
 

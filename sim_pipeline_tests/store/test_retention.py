@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline.store.ledger import Gaps, Span, claim, gaps, reopen
+from sim_pipeline.store.ledger import MissingWindows, Span, claim, find_missing, reopen
 from sim_pipeline.store.retention import RemovedResults, remove_delivered
 from sim_pipeline_tests.store.windows import (
     FIRST,
@@ -112,9 +112,9 @@ def test_an_empty_database_has_nothing_to_remove(postgres: Postgres) -> None:
 def test_a_tick_asks_for_nothing_that_was_removed(delivered: Postgres) -> None:
     remove_delivered(delivered.engine, START + 5 * HOUR + DELAY)
     with delivered.engine.connect() as connection:
-        assert gaps(connection, MODELS, range(FIRST + 5, FIRST + 12), HOUR) is None
+        assert find_missing(connection, MODELS, range(FIRST + 5, FIRST + 12), HOUR) is None
         # That the removed ones would be asked for is why they must lie before the catch-up.
-        assert gaps(connection, MODELS, range(FIRST, FIRST + 12), HOUR) == Gaps(
+        assert find_missing(connection, MODELS, range(FIRST, FIRST + 12), HOUR) == MissingWindows(
             Span(MODELS, START, START + 5 * HOUR), 10
         )
 

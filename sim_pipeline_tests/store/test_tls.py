@@ -19,7 +19,7 @@ from sim_pipeline.config import read_settings
 from sim_pipeline.dagster_instance.storage import create_tables
 from sim_pipeline.local_servers.postgres import LocalPostgres
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline.store.error_translation import explained
+from sim_pipeline.store.error_translation import translate_db_errors
 from sim_pipeline.store.errors import StoreTlsError, StoreUnreachableError
 from sim_pipeline.store.writer import FEW_VALUES
 from sim_pipeline_tests.store.windows import labels, slice_of, store, stored_rows
@@ -70,7 +70,7 @@ def encrypted(postgres: Postgres, tls_proxy: TcpProxy, authority: Authority) -> 
 
 
 def refused(postgres: Postgres, part: object) -> str:
-    with pytest.raises(StoreTlsError) as raised, explained(postgres):
+    with pytest.raises(StoreTlsError) as raised, translate_db_errors(postgres):
         store(postgres, part)  # type: ignore[arg-type]
     assert postgres.password not in all_told(raised.value)
     message = str(raised.value)
@@ -87,7 +87,7 @@ def test_rows_arrive_by_tls(encrypted: Postgres, part: object) -> None:
 @WRITES
 def test_without_tls_nothing_gets_through(encrypted: Postgres, part: object) -> None:
     plain = replace(encrypted, sslmode="disable", sslrootcert=None)
-    with pytest.raises(StoreUnreachableError), explained(plain):
+    with pytest.raises(StoreUnreachableError), translate_db_errors(plain):
         store(plain, part)  # type: ignore[arg-type]
 
 

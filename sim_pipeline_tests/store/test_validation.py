@@ -11,7 +11,7 @@ from sim_pipeline.metrics import METRICS
 from sim_pipeline.store.batches import Slice
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.ledger import Span
-from sim_pipeline.store.validation import Finding, incomplete_windows, inconsistent_windows
+from sim_pipeline.store.validation import ValidationResult, incomplete_windows, inconsistent_windows
 from sim_pipeline_tests.store.windows import (
     FIRST,
     HOUR,
@@ -25,7 +25,7 @@ from sim_pipeline_tests.store.windows import (
 )
 
 MODELS = ("GPT-4o", "Llama-3.1-8B")
-NONE = Finding(0, ())
+NONE = ValidationResult(0, ())
 TTFT, TPS, E2E, RPS = range(4)
 
 NOT_FINITE = "a value is not finite"
@@ -38,14 +38,14 @@ def incomplete(
     windows: range,
     llm_names: Sequence[str] = MODELS,
     interval: timedelta = HOUR,
-) -> Finding:
+) -> ValidationResult:
     with postgres.engine.connect() as connection:
         return incomplete_windows(connection, llm_names, windows, interval)
 
 
 def inconsistent(
     postgres: Postgres, llm_names: tuple[str, ...] = MODELS, start: datetime = START, hours: int = 9
-) -> Finding:
+) -> ValidationResult:
     with postgres.engine.connect() as connection:
         return inconsistent_windows(connection, Span(llm_names, start, start + hours * HOUR))
 
@@ -66,7 +66,7 @@ def test_windows_with_their_four_rows_pass(postgres: Postgres) -> None:
 def test_windows_that_lack_rows_are_found(postgres: Postgres) -> None:
     store(postgres, slice_of(MODELS, labels(4)))
     execute(postgres, "DELETE FROM simulation_results WHERE id IN (5, 9, 10, 11, 12)")
-    assert incomplete(postgres, range(FIRST, FIRST + 4)) == Finding(
+    assert incomplete(postgres, range(FIRST, FIRST + 4)) == ValidationResult(
         2,
         (
             "GPT-4o 2026-11-24T01:00:00Z: 3 rows of 4",
@@ -152,7 +152,7 @@ def test_one_value_that_cannot_be_fails_its_window(postgres: Postgres) -> None:
         values[window, metric, window % 5] = value
     store_values(postgres, values)
     for label, (metric, value, reason) in zip(labels(len(bad)), bad, strict=True):
-        expected = Finding(1, (f"GPT-4o {label:%Y-%m-%dT%H:%M:%SZ}: {reason}",))
+        expected = ValidationResult(1, (f"GPT-4o {label:%Y-%m-%dT%H:%M:%SZ}: {reason}",))
         assert inconsistent(postgres, start=label, hours=1) == expected, (METRICS[metric], value)
 
 
@@ -179,7 +179,7 @@ def test_metrics_of_different_lengths_fail(postgres: Postgres) -> None:
             label=label,
             metrics=list(metrics),
         )
-        expected = Finding(1, (f"GPT-4o {label:%Y-%m-%dT%H:%M:%SZ}: {reason}",))
+        expected = ValidationResult(1, (f"GPT-4o {label:%Y-%m-%dT%H:%M:%SZ}: {reason}",))
         assert inconsistent(postgres, start=label, hours=1) == expected, change
 
 

@@ -14,10 +14,10 @@ from sim_pipeline.dagster_instance.run_history import remove_history
 from sim_pipeline.definitions import build_defs
 from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
 from sim_pipeline.metrics import METRICS, UNITS
-from sim_pipeline.orchestration.jobs.simulation import JOB_NAME as SIMULATION
+from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB as SIMULATION
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.what_if.form import WhatIf
-from sim_pipeline.what_if.job import JOB_NAME, OP_NAME
+from sim_pipeline.what_if.job import OP_NAME, WHAT_IF_JOB
 from sim_pipeline_tests.store.windows import fetch
 
 STRETCH = {"since": "2026-11-20T00:00:00Z", "until": "2026-11-21T00:00:00Z"}
@@ -41,7 +41,7 @@ def what_if(
 ) -> dg.ExecuteInProcessResult:
     return (
         build_defs(settings)
-        .resolve_job_def(JOB_NAME)
+        .resolve_job_def(WHAT_IF_JOB)
         .execute_in_process(
             instance=instance,
             run_config={"ops": {OP_NAME: {"config": STRETCH | form}}},
@@ -201,7 +201,7 @@ def test_what_is_wrong_with_the_form_is_why_the_run_fails_and_nothing_is_simulat
 def test_the_launchpad_starts_from_the_current_settings_and_shows_every_field(
     offline: Settings,
 ) -> None:
-    job = build_defs(offline).resolve_job_def(JOB_NAME)
+    job = build_defs(offline).resolve_job_def(WHAT_IF_JOB)
     assert job.run_config == {
         "ops": {
             OP_NAME: {
@@ -221,7 +221,7 @@ def test_the_launchpad_starts_from_the_current_settings_and_shows_every_field(
 
 
 def test_it_starts_after_the_feeds_runs_and_is_not_launched_anew(offline: Settings) -> None:
-    tags = build_defs(offline).resolve_job_def(JOB_NAME).tags
+    tags = build_defs(offline).resolve_job_def(WHAT_IF_JOB).tags
     assert int(tags[PRIORITY_TAG]) < 0
     assert tags[MAX_RETRIES_TAG] == "0"
 

@@ -6,7 +6,7 @@ from sim_pipeline.dagster_instance.partition_metadata import add_partition_metad
 from sim_pipeline.feed.publish import publish_pending
 from sim_pipeline.orchestration.partitions import days_and_models
 from sim_pipeline.orchestration.resources import Broker, ResultsDatabase, RunScope, SimulationInputs
-from sim_pipeline.orchestration.retries import faults_handled
+from sim_pipeline.orchestration.retries import retry_transient_errors
 from sim_pipeline.orchestration.table_schema import column_schema
 from sim_pipeline.store.ledger import reopen
 from sim_pipeline.store.schema import deliveries
@@ -62,7 +62,7 @@ def build_benchmark_feed(
         """
         span = scope.selection(context.partition_keys, simulation.cadence).span
         engine, sent = results.postgres.engine, scope.sent
-        with faults_handled(results.postgres, context.retry_number):
+        with retry_transient_errors(results.postgres, context.retry_number):
             if scope.resend and not sent.reopened:
                 with engine.begin() as connection:
                     sent.marks.extend(reopen(connection, span).marks)

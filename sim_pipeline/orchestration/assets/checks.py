@@ -7,8 +7,8 @@ import dagster as dg
 
 from sim_pipeline.markdown import literal
 from sim_pipeline.orchestration.resources import ResultsDatabase, RunScope, SimulationInputs
-from sim_pipeline.orchestration.retries import faults_handled
-from sim_pipeline.store.validation import Finding, incomplete_windows, inconsistent_windows
+from sim_pipeline.orchestration.retries import retry_transient_errors
+from sim_pipeline.store.validation import ValidationResult, incomplete_windows, inconsistent_windows
 
 
 def build_frame_checks(metric_frames: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
@@ -39,7 +39,7 @@ def build_frame_checks(metric_frames: dg.AssetsDefinition) -> dg.AssetChecksDefi
         selection = scope.selection(context.partition_keys, simulation.cadence)
         interval = timedelta(seconds=simulation.cadence.interval)
         with (
-            faults_handled(results.postgres, context.retry_number),
+            retry_transient_errors(results.postgres, context.retry_number),
             results.postgres.engine.connect() as connection,
         ):
             incomplete = incomplete_windows(
@@ -53,7 +53,7 @@ def build_frame_checks(metric_frames: dg.AssetsDefinition) -> dg.AssetChecksDefi
     return frame_checks
 
 
-def _result(spec: dg.AssetCheckSpec, finding: Finding) -> dg.AssetCheckResult:
+def _result(spec: dg.AssetCheckSpec, finding: ValidationResult) -> dg.AssetCheckResult:
     first = "; ".join(map(literal, finding.examples))
     return dg.AssetCheckResult(
         asset_key=spec.asset_key,

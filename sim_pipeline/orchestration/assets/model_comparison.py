@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from sim_pipeline.comparison.charts import history_plot, ranges_plot, table
-from sim_pipeline.comparison.ranking import PERIODS, compare, keep
-from sim_pipeline.comparison.regressions import STRETCH, deviations
+from sim_pipeline.comparison.ranking import PERIODS, rank_models, save_ranking
+from sim_pipeline.comparison.regressions import STRETCH, find_regressions
 from sim_pipeline.comparison.sampling import sampling
 from sim_pipeline.metrics import METRICS, UNITS
 from sim_pipeline.orchestration.resources import ResultsDatabase, SimulationInputs
-from sim_pipeline.orchestration.retries import faults_handled
+from sim_pipeline.orchestration.retries import retry_transient_errors
 from sim_pipeline.orchestration.table_schema import column_schema
 from sim_pipeline.store import ledger
 from sim_pipeline.store.schema import model_comparison as comparison_table
@@ -73,18 +73,18 @@ def build_model_comparison(
         sampled = sampling(interval, simulation.points)
         keep_from = datetime.now(UTC) - retention if retention else None
         with (
-            faults_handled(results.postgres, context.retry_number),
+            retry_transient_errors(results.postgres, context.retry_number),
             results.postgres.engine.begin() as connection,
         ):
-            latest = ledger.latest(connection, llm_names)
+            latest = ledger.latest_window_start(connection, llm_names)
             if latest is None:
                 raise dg.Failure(
                     f"nothing is stored yet of {', '.join(llm_names)}: materialize metric_frames",
                     allow_retries=False,
                 )
-            ranking, history = compare(connection, llm_names, latest, interval, sampled)
-            keep(connection, ranking, latest + interval, keep_from=keep_from)
-        found = deviations(history)
+            ranking, history = rank_models(connection, llm_names, latest, interval, sampled)
+            save_ranking(connection, ranking, latest + interval, keep_from=keep_from)
+        found = find_regressions(history)
         day, week = PERIODS
         return dg.MaterializeResult(
             metadata={

@@ -26,13 +26,13 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG, MAX_RUNTIME_SECONDS_TAG,
 
 from sim_pipeline.comparison.ranking import last_compared
 from sim_pipeline.orchestration.resources import ResultsDatabase
-from sim_pipeline.store.error_translation import explained
-from sim_pipeline.store.ledger import latest
+from sim_pipeline.store.error_translation import translate_db_errors
+from sim_pipeline.store.ledger import latest_window_start
 from sim_pipeline.windows import Cadence
 
-JOB_NAME = "comparison"
-SCHEDULE_NAME = "comparison_schedule"
-EVERY: Final = timedelta(minutes=15)
+COMPARISON_JOB = "comparison"
+COMPARISON_SCHEDULE = "comparison_schedule"
+COMPARISON_INTERVAL: Final = timedelta(minutes=15)
 
 # From minute 2 on: windows end at the full minutes of an hour, and a scheduled run takes seconds.
 _CRON = "2-59/15 * * * *"
@@ -46,7 +46,7 @@ _UNFINISHED = [
 def build_comparison_job(model_comparison: dg.AssetsDefinition) -> UnresolvedAssetJobDefinition:
     """Return the job that compares the models; it runs in one process."""
     return dg.define_asset_job(
-        JOB_NAME,
+        COMPARISON_JOB,
         selection=dg.AssetSelection.assets(model_comparison),
         executor_def=dg.in_process_executor,
         description="Compare the models over the last day and the last seven",
@@ -63,7 +63,7 @@ def build_comparison_schedule(
     interval = timedelta(seconds=cadence.interval)
 
     @dg.schedule(
-        name=SCHEDULE_NAME,
+        name=COMPARISON_SCHEDULE,
         job=job,
         cron_schedule=_CRON,
         execution_timezone="UTC",
@@ -73,15 +73,15 @@ def build_comparison_schedule(
     def comparison_schedule(
         context: dg.ScheduleEvaluationContext, results: dg.ResourceParam[ResultsDatabase]
     ) -> dg.RunRequest | dg.SkipReason:
-        with explained(results.postgres), results.postgres.engine.connect() as connection:
-            stored, compared = latest(connection, llm_names), last_compared(connection)
+        with translate_db_errors(results.postgres), results.postgres.engine.connect() as connection:
+            stored, compared = latest_window_start(connection, llm_names), last_compared(connection)
         if stored is None:
             return dg.SkipReason("Nothing is stored yet")
         if compared is not None and stored + interval <= compared:
             return dg.SkipReason(
                 f"Nothing new is stored since what was compared up to {compared.isoformat()}"
             )
-        waiting = dg.RunsFilter(job_name=JOB_NAME, statuses=_UNFINISHED)
+        waiting = dg.RunsFilter(job_name=COMPARISON_JOB, statuses=_UNFINISHED)
         if context.instance.get_runs_count(waiting):
             return dg.SkipReason("A comparison is under way")
         return dg.RunRequest()

@@ -18,8 +18,8 @@ from sim_pipeline.orchestration.resources import ResultsDatabase
 from sim_pipeline.store.retention import remove_delivered
 from sim_pipeline.store.server_facts import ids_running_out
 
-JOB_NAME = "retention"
-SCHEDULE_NAME = "retention_schedule"
+RETENTION_JOB = "retention"
+RETENTION_SCHEDULE = "retention_schedule"
 
 # A minute at which no interval that divides an hour ends.
 _CRON = "17 3 * * *"
@@ -81,7 +81,7 @@ def build_retention_job(*, event_days: int, results_days: int) -> dg.JobDefiniti
         )
 
     @dg.job(
-        name=JOB_NAME,
+        name=RETENTION_JOB,
         executor_def=dg.in_process_executor,
         description="Remove old results, runs and events, so that nothing grows forever",
         # Runs by hand come first. One that hangs is ended by run monitoring; one that died is
@@ -98,7 +98,7 @@ def build_retention_job(*, event_days: int, results_days: int) -> dg.JobDefiniti
 def build_retention_schedule(job: dg.JobDefinition, *, running: bool) -> dg.ScheduleDefinition:
     """Return the schedule that runs the job each night, by default only if there is a reason."""
     return dg.ScheduleDefinition(
-        name=SCHEDULE_NAME,
+        name=RETENTION_SCHEDULE,
         job=job,
         cron_schedule=_CRON,
         execution_timezone="UTC",

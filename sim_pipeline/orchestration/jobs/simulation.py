@@ -3,7 +3,7 @@
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-JOB_NAME = "simulation"
+SIMULATION_JOB = "simulation"
 
 
 def build_simulation_job(
@@ -15,7 +15,7 @@ def build_simulation_job(
     It runs in one process: its steps take milliseconds, a process for each would take seconds.
     """
     return dg.define_asset_job(
-        JOB_NAME,
+        SIMULATION_JOB,
         selection=dg.AssetSelection.assets(metric_frames, benchmark_feed),
         executor_def=dg.in_process_executor,
         description="Simulate the windows of some partitions, store, check and publish them",

@@ -17,11 +17,11 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG, MAX_RUNTIME_SECONDS_TAG,
 from sim_pipeline.dagster_instance.run_queue import WINDOWS_TAG
 from sim_pipeline.orchestration.partitions import models_in_range, range_tags
 from sim_pipeline.orchestration.resources import ResultsDatabase
-from sim_pipeline.store.error_translation import explained
-from sim_pipeline.store.ledger import Gaps, Span, gaps
+from sim_pipeline.store.error_translation import translate_db_errors
+from sim_pipeline.store.ledger import MissingWindows, Span, find_missing
 from sim_pipeline.windows import Cadence
 
-SCHEDULE_NAME = "simulation_schedule"
+SIMULATION_SCHEDULE = "simulation_schedule"
 
 _STARTING = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
 _UNFINISHED = [
@@ -50,7 +50,7 @@ def build_simulation_schedule(
     """Return the schedule that keeps the feed complete over the last `catch_up`."""
 
     @dg.schedule(
-        name=SCHEDULE_NAME,
+        name=SIMULATION_SCHEDULE,
         job=job,
         cron_schedule=list(cadence.cron_schedule),
         execution_timezone="UTC",
@@ -65,7 +65,7 @@ def build_simulation_schedule(
     ) -> dg.RunRequest | dg.SkipReason:
         tick = context.scheduled_execution_time
         busy = tuple(_unfinished_spans(context.instance, llm_names))
-        with explained(results.postgres):
+        with translate_db_errors(results.postgres):
             missing = missing_windows(
                 results.postgres.engine,
                 cadence,
@@ -98,7 +98,7 @@ def missing_windows(
     since: datetime,
     now: datetime,
     busy: Sequence[Span] = (),
-) -> Gaps | None:
+) -> MissingWindows | None:
     """Return what is missing or undelivered of the windows that ended from `since` to `now`.
 
     The latest window that has ended is always asked for, however long ago it began.
@@ -108,7 +108,7 @@ def missing_windows(
     if first >= stop:
         return None
     with engine.connect() as connection:
-        return gaps(
+        return find_missing(
             connection,
             llm_names,
             range(first, stop),

@@ -82,7 +82,9 @@ def test_every_asset_says_what_it_is_whose_it_is_and_where_its_source_is() -> No
         for field in ("description", "owners", "kinds", "code_version", "group"):
             assert asset[field], f"{name} has no {field}"
         assert asset["freshness"] != "None", name
-        assert asset["metadata"]["dagster/code_references"] == [f"sim_pipeline/orchestration/assets/{name}.py"]
+        assert asset["metadata"]["dagster/code_references"] == [
+            f"sim_pipeline/orchestration/assets/{name}.py"
+        ]
         columns = asset["metadata"]["dagster/column_schema"]
         assert columns
         assert all(description for _, _, description in columns.values()), name

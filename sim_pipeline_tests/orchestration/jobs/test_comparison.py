@@ -12,8 +12,8 @@ from dagster._utils.schedules import cron_string_iterator
 from sim_pipeline.config import Settings
 from sim_pipeline.definitions import build_defs
 from sim_pipeline.metrics import UNITS
-from sim_pipeline.orchestration.jobs.comparison import JOB_NAME, SCHEDULE_NAME
-from sim_pipeline.orchestration.jobs.simulation import JOB_NAME as SIMULATION
+from sim_pipeline.orchestration.jobs.comparison import COMPARISON_JOB, COMPARISON_SCHEDULE
+from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB as SIMULATION
 from sim_pipeline.orchestration.partitions import range_tags
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline_tests.store.windows import execute, fetch
@@ -47,7 +47,7 @@ def compare(
 ) -> dg.ExecuteInProcessResult:
     return (
         build_defs(settings)
-        .resolve_job_def(JOB_NAME)
+        .resolve_job_def(COMPARISON_JOB)
         .execute_in_process(instance=instance, raise_on_error=raise_on_error)
     )
 
@@ -60,7 +60,7 @@ def metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
 def tick(settings: Settings, instance: dg.DagsterInstance) -> dg.RunRequest | str:
     """Evaluate the schedule; return what it requests, or why it requests nothing."""
     defs = build_defs(settings)
-    schedule = defs.resolve_schedule_def(SCHEDULE_NAME)
+    schedule = defs.resolve_schedule_def(COMPARISON_SCHEDULE)
     with dg.build_schedule_context(
         instance=instance,
         repository_def=defs.get_repository_def(),
@@ -180,7 +180,7 @@ def test_a_comparison_under_way_is_not_asked_for_again(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     feed(settings, instance, 2)
-    job = build_defs(settings).resolve_job_def(JOB_NAME)
+    job = build_defs(settings).resolve_job_def(COMPARISON_JOB)
     run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
     assert tick(settings, instance) == "A comparison is under way"
     instance.delete_run(run.run_id)
@@ -188,7 +188,7 @@ def test_a_comparison_under_way_is_not_asked_for_again(
 
 
 def test_it_ticks_just_after_the_windows_of_an_hour(settings: Settings) -> None:
-    schedule = build_defs(settings).resolve_schedule_def(SCHEDULE_NAME)
+    schedule = build_defs(settings).resolve_schedule_def(COMPARISON_SCHEDULE)
     assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
     ticks = cron_string_iterator(END.timestamp(), str(schedule.cron_schedule), "UTC")
     assert [next(ticks).minute for _ in range(5)] == [2, 17, 32, 47, 2]

@@ -7,7 +7,7 @@ import pytest
 
 from sim_pipeline.config import Settings
 from sim_pipeline.definitions import build_defs
-from sim_pipeline.orchestration.jobs.retention import JOB_NAME, SCHEDULE_NAME
+from sim_pipeline.orchestration.jobs.retention import RETENTION_JOB, RETENTION_SCHEDULE
 from sim_pipeline.orchestration.jobs.simulation_schedule import missing_windows
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.windows import Cadence
@@ -23,7 +23,7 @@ from sim_pipeline_tests.store.windows import (
 
 
 def retain(settings: Settings, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
-    return build_defs(settings).resolve_job_def(JOB_NAME).execute_in_process(instance=instance)
+    return build_defs(settings).resolve_job_def(RETENTION_JOB).execute_in_process(instance=instance)
 
 
 def metadata(result: dg.ExecuteInProcessResult, op: str) -> dict[str, object]:
@@ -154,7 +154,7 @@ def test_runs_are_removed_though_the_results_database_is_away(
     away = settings.model_copy(update={"results_retention_days": 2, "postgres_port": 1})
     result = (
         build_defs(away)
-        .resolve_job_def(JOB_NAME)
+        .resolve_job_def(RETENTION_JOB)
         .execute_in_process(instance=instance, raise_on_error=False)
     )
     assert not result.success
@@ -170,8 +170,8 @@ def test_the_schedule_runs_each_night_if_there_is_a_reason(
     settings = settings.model_copy(
         update={"event_retention_days": events, "results_retention_days": results}
     )
-    schedule = build_defs(settings).resolve_schedule_def(SCHEDULE_NAME)
+    schedule = build_defs(settings).resolve_schedule_def(RETENTION_SCHEDULE)
     assert schedule.default_status == dg.DefaultScheduleStatus(status)
     assert schedule.cron_schedule == "17 3 * * *"
     assert schedule.execution_timezone == "UTC"
-    assert schedule.job_name == JOB_NAME
+    assert schedule.job_name == RETENTION_JOB

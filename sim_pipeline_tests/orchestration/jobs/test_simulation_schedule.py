@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from sim_pipeline.config import Settings
 from sim_pipeline.definitions import build_defs
-from sim_pipeline.orchestration.jobs.simulation import JOB_NAME
-from sim_pipeline.orchestration.jobs.simulation_schedule import SCHEDULE_NAME
+from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
+from sim_pipeline.orchestration.jobs.simulation_schedule import SIMULATION_SCHEDULE
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.errors import SchemaError, StoreUnreachableError
 from sim_pipeline_tests.support.exceptions import all_told
@@ -39,7 +39,7 @@ def tick(
 ) -> dg.RunRequest | str:
     """Evaluate the schedule; return what it requests, or why it requests nothing."""
     defs = build_defs(settings)
-    schedule = defs.resolve_schedule_def(SCHEDULE_NAME)
+    schedule = defs.resolve_schedule_def(SIMULATION_SCHEDULE)
     with dg.build_schedule_context(
         instance=instance,
         scheduled_execution_time=at,
@@ -59,7 +59,7 @@ def scope(request: dg.RunRequest) -> dict[str, Any]:
 
 
 def execute(settings: Settings, instance: dg.DagsterInstance, request: dg.RunRequest) -> None:
-    build_defs(settings).resolve_job_def(JOB_NAME).execute_in_process(
+    build_defs(settings).resolve_job_def(SIMULATION_JOB).execute_in_process(
         instance=instance, tags=request.tags, run_config=request.run_config
     )
 
@@ -69,7 +69,7 @@ def submitted(
 ) -> None:
     """Leave in the instance a run for a request, as far as `status`."""
     instance.create_run_for_job(
-        build_defs(settings).resolve_job_def(JOB_NAME),
+        build_defs(settings).resolve_job_def(SIMULATION_JOB),
         run_config=request.run_config,
         tags=request.tags,
         status=dg.DagsterRunStatus(status),
@@ -77,7 +77,7 @@ def submitted(
 
 
 def test_the_schedule_runs_by_default_at_window_ends(settings: Settings) -> None:
-    schedule = build_defs(settings).resolve_schedule_def(SCHEDULE_NAME)
+    schedule = build_defs(settings).resolve_schedule_def(SIMULATION_SCHEDULE)
     assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
     assert schedule.cron_schedule == ["0 * * * *"]
     assert schedule.execution_timezone == "UTC"
