@@ -97,10 +97,11 @@ migrations: install ## Write a migration from the tables' changes: msg="add a co
 bench: install ## Run every benchmark, or some: ARGS="store publish", ARGS=--quick to try them
 	@$(BIN)/python -m benchmarks.bench $(ARGS)
 
-lint: install ## Check style, types and the code location
+lint: install ## Check style, types, the import layers and the code location
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/python -m mypy
+	@$(BIN)/python -m importlinter.cli --no-logo --no-cache
 	@# Elsewhere, for here Dagster would take dagster.yaml, which needs a database.
 	@# What Dagster has in place of this command comes with a package of its own.
 	@project="$$PWD" && cd "$$(mktemp -d)" && PYTHONWARNINGS='ignore:Function `definitions_validate_command` is superseded' \

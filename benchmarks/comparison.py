@@ -22,8 +22,8 @@ from benchmarks.servers import postgres_server, results_database
 from benchmarks.workers import peak_memory
 from sim_pipeline.comparison.ranking import HISTORY, PERIODS, Comparison, rank_models
 from sim_pipeline.comparison.sampling import sampling
+from sim_pipeline.feed.selection import Selection
 from sim_pipeline.feed.simulate import MetricFrames
-from sim_pipeline.orchestration.partitions import Selection
 from sim_pipeline.simulator.profiles import MODELS
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.ledger import Span

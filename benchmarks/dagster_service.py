@@ -19,12 +19,14 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from benchmarks import ui
 from sim_pipeline.config import Settings, read_settings
+from sim_pipeline.connections import message_broker, results_database
 from sim_pipeline.dagster_instance.lifecycle import prepare_instance
 from sim_pipeline.local_servers.from_settings import local_postgres, local_rabbitmq
 from sim_pipeline.local_servers.ports import free_port, listens
-from sim_pipeline.orchestration.resources import message_broker, results_database
-from sim_pipeline.service.children import Children, StopRequest
-from sim_pipeline.service.supervisor import PROJECT, service_environment
+from sim_pipeline.project_files import project_file
+from sim_pipeline.service.children import Children
+from sim_pipeline.service.supervisor import service_environment
+from sim_pipeline.stop_request import StopRequest
 from sim_pipeline.store.migrations import upgrade
 
 PIPELINE = {"sim_pipeline": "sim_pipeline.definitions"}
@@ -109,7 +111,7 @@ class DagsterService:
             **service_environment(self.settings, directory),
             **self._environment,
             # The processes work elsewhere.
-            "PYTHONPATH": str(PROJECT),
+            "PYTHONPATH": str(project_file("sim_pipeline").parent),
         }
         os.environ.update(environment)
         stack.enter_context(local_postgres(self.settings, directory))
@@ -118,7 +120,7 @@ class DagsterService:
         self.broker = message_broker(self.settings)
         stack.callback(self.results.engine.dispose)
         upgrade(self.results)
-        prepare_instance(directory / "dagster", PROJECT / "dagster.yaml")
+        prepare_instance(directory / "dagster", project_file("dagster.yaml"))
         self.instance = stack.enter_context(dg.DagsterInstance.get())
         self.programs = stack.enter_context(Children(directory, environment, _stop_request()))
         self.workspace = directory / "workspace.yaml"

@@ -56,10 +56,10 @@ from benchmarks.footprint import MEASURES, Growth, Sample, growths, take_sample
 from benchmarks.machine import header
 from benchmarks.service_under_test import ServiceUnderTest
 from sim_pipeline.config import DEFAULT_MODELS, Settings
+from sim_pipeline.connections import results_database
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
 from sim_pipeline.orchestration.jobs.simulation_schedule import run_request
-from sim_pipeline.orchestration.resources import results_database
 from sim_pipeline.store.ledger import Span
 from sim_pipeline.windows import Cadence
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import context
 
 from sim_pipeline.config import load_settings
-from sim_pipeline.orchestration.resources import results_database
+from sim_pipeline.connections import results_database
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.schema import metadata
 

@@ -29,9 +29,9 @@ from sim_pipeline.broker.consumer import (
 )
 from sim_pipeline.broker.errors import BrokerError
 from sim_pipeline.config import Settings, SettingsError, load_settings
+from sim_pipeline.connections import message_broker, results_database
 from sim_pipeline.errors import ServiceError
 from sim_pipeline.local_servers.from_settings import local_postgres, require_programs
-from sim_pipeline.orchestration.resources import message_broker, results_database
 from sim_pipeline.service.env_file import ensure_env_file
 from sim_pipeline.service.migrations import migrate_dagster, migrate_results
 from sim_pipeline.service.readiness import await_database

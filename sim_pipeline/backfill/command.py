@@ -20,9 +20,9 @@ from sim_pipeline.backfill.dagster_client import (
 from sim_pipeline.backfill.progress import Display, ProgressSnapshot, duration
 from sim_pipeline.backfill.request import Request, days_of, iso
 from sim_pipeline.config import Settings
+from sim_pipeline.connections import results_database
 from sim_pipeline.errors import ServiceError
-from sim_pipeline.orchestration.resources import results_database
-from sim_pipeline.service.children import StopRequest
+from sim_pipeline.stop_request import StopRequest
 from sim_pipeline.store.completeness import Entries, complete_windows, ledger_entries
 from sim_pipeline.store.ledger import Span
 from sim_pipeline.windows import Cadence

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
+from sim_pipeline.dagster_instance.run_tags import REQUEST_TAG
 from sim_pipeline.errors import ServiceError
 
-# On each backfill of ours, and on its runs: which request it is for.
-REQUEST_TAG = "sim_pipeline/backfill"
 ASSETS = ("metric_frames", "benchmark_feed")
 
 _ANSWER_SECONDS = 60.0

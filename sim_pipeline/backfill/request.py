@@ -4,13 +4,13 @@ What belongs here: words to a `Request`, and a request to windows and partitions
 reads a clock, asks a database or knows Dagster.
 """
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 from sim_pipeline.comparison.ranking import HISTORY
+from sim_pipeline.dagster_instance.run_tags import with_models
 from sim_pipeline.timestamps import parse_timestamp
 from sim_pipeline.windows import Cadence
 
@@ -53,18 +53,6 @@ class Request:
         """
         windows = cadence.windows_between(self.since, self.until)
         return range(windows.start, max(windows.start, min(windows.stop, cadence.window_at(now))))
-
-
-def with_models(name: str, llm_names: Sequence[str]) -> str:
-    """Return the name of the request for the same windows of other models.
-
-    Args:
-        name: of a request.
-        llm_names: the other models, in the order of LLM_MODELS_STR.
-    """
-    span, _, _ = name.rpartition("/")
-    models = hashlib.sha256("\n".join(llm_names).encode()).hexdigest()[:12]
-    return f"{span}/{models}"
 
 
 def days_of(windows: range, cadence: Cadence) -> Iterator[tuple[date, int]]:

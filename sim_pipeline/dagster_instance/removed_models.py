@@ -30,8 +30,7 @@ from dagster._core.utils import make_new_backfill_id
 from dagster._time import get_current_timestamp
 from dagster_shared.error import SerializableErrorInfo
 
-from sim_pipeline.backfill.dagster_client import REQUEST_TAG
-from sim_pipeline.backfill.request import with_models
+from sim_pipeline.dagster_instance.run_tags import REQUEST_TAG, with_models
 
 _PARTITION_TAGS = (
     PARTITION_NAME_TAG,

@@ -10,10 +10,7 @@ from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.storage.dagster_run import DagsterRun
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 
-WINDOWS_TAG = "sim_pipeline/windows"
-"""On each run of the schedule: the ISO 8601 interval that its windows start in."""
-QUEUE_TAG = "sim_pipeline/queue"
-"""On each run that is neither the schedule's nor a backfill's."""
+from sim_pipeline.dagster_instance.run_tags import QUEUE_TAG, WINDOWS_TAG
 
 
 class FeedFirstRunCoordinator(QueuedRunCoordinator):

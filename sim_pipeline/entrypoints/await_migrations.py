@@ -20,7 +20,7 @@ from dagster_postgres.utils import pg_alembic_config
 
 from sim_pipeline import logs
 from sim_pipeline.config import Settings, SettingsError, load_settings
-from sim_pipeline.orchestration.resources import results_database
+from sim_pipeline.connections import results_database
 from sim_pipeline.store.migrations import alembic_config
 
 _PATIENCE_SECONDS = 600.0

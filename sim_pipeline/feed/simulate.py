@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from sim_pipeline.broker.message import message_id
 from sim_pipeline.feed.run_stats import RunStats
+from sim_pipeline.feed.selection import Selection
 from sim_pipeline.metrics import METRICS
-from sim_pipeline.orchestration.partitions import Selection
 from sim_pipeline.simulator.fingerprint import fingerprints
 from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline.simulator.simulation import simulate

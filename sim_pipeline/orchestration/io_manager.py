@@ -6,9 +6,9 @@ import dagster as dg
 
 from sim_pipeline.dagster_instance.partition_metadata import add_partition_metadata
 from sim_pipeline.feed.progress import Progress
+from sim_pipeline.feed.selection import days_and_models
 from sim_pipeline.feed.simulate import MetricFrames
 from sim_pipeline.metrics import METRICS
-from sim_pipeline.orchestration.partitions import days_and_models
 from sim_pipeline.orchestration.resources import NO_CONFIG, ResultsDatabase
 from sim_pipeline.orchestration.retries import retry_transient_errors
 from sim_pipeline.store.batches import read_frame

@@ -8,7 +8,6 @@ launch.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
 import dagster as dg
@@ -16,10 +15,10 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.config import Settings
+from sim_pipeline.connections import message_broker, results_database
+from sim_pipeline.feed.inputs import SimulationInputs
 from sim_pipeline.feed.publish_counts import PublishCounts
-from sim_pipeline.orchestration.partitions import Selection, select
-from sim_pipeline.simulator.profiles import Profile
-from sim_pipeline.simulator.profiles_file import read_profiles
+from sim_pipeline.feed.selection import Selection, select
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.timestamps import ALLOWED, parse_optional_timestamp
 from sim_pipeline.windows import Cadence
@@ -27,33 +26,6 @@ from sim_pipeline.windows import Cadence
 NO_CONFIG: Final[dict[str, object]] = {}
 """The config schema of what can't be set at launch. Without a schema Dagster takes any config, and
 the pipeline would ignore it."""
-
-
-def results_database(settings: Settings) -> Postgres:
-    """Describe the database that the settings name."""
-    return Postgres(
-        host=settings.postgres_host,
-        port=settings.postgres_port,
-        user=settings.postgres_user,
-        password=settings.postgres_password.get_secret_value(),
-        database=settings.postgres_db,
-        sslmode=settings.postgres_sslmode,
-        sslrootcert=settings.postgres_sslrootcert,
-    )
-
-
-def message_broker(settings: Settings) -> BrokerConfig:
-    """Describe the broker and the queue that the settings name."""
-    return BrokerConfig(
-        host=settings.rabbitmq_host,
-        port=settings.rabbitmq_port,
-        user=settings.rabbitmq_user,
-        password=settings.rabbitmq_password.get_secret_value(),
-        vhost=settings.rabbitmq_vhost,
-        queue=settings.rabbitmq_queue,
-        tls=settings.rabbitmq_tls,
-        ca_file=settings.rabbitmq_ca_file,
-    )
 
 
 @dataclass(frozen=True)
@@ -76,31 +48,6 @@ class Broker:
     """
 
     config: BrokerConfig
-
-
-@dataclass(frozen=True)
-class SimulationInputs:
-    """What the numbers depend on, beside the model and the window.
-
-    Attributes:
-        cadence: the windows.
-        points: values per metric and window.
-        seed: of the random numbers.
-        profiles_file: of model profiles, workload and incidents; None for the built-in ones.
-    """
-
-    cadence: Cadence
-    points: int
-    seed: int
-    profiles_file: Path | None
-
-    def profiles(self, llm_names: Sequence[str]) -> dict[str, Profile]:
-        """Return the profile of each model, by name.
-
-        Raises:
-            ProfilesFileError: the file can't be read or has a bad field.
-        """
-        return read_profiles(self.profiles_file, llm_names)
 
 
 def settings_as_resources(settings: Settings) -> dict[str, dg.ResourceDefinition]:

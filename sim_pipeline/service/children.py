@@ -18,6 +18,7 @@ import psutil
 
 from sim_pipeline.errors import ServiceError
 from sim_pipeline.local_servers.processes import end
+from sim_pipeline.stop_request import StopRequest
 
 # Each process of the service carries the service's directory in its environment, run workers
 # included, so that whatever is left of it can be told from anybody else's.
@@ -81,22 +82,6 @@ class Child:
         """Its exit status; None while it runs."""
         status: int | None = self.process.poll()
         return status
-
-
-class StopRequest:
-    """Ctrl-C or SIGTERM, remembered until somebody looks: it interrupts nothing by itself."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: self._event.set())
-
-    def __bool__(self) -> bool:
-        return self._event.is_set()
-
-    def wait(self, seconds: float) -> bool:
-        """Wait for it at most so long; tell whether it came."""
-        return self._event.wait(seconds)
 
 
 class Children:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from sim_pipeline.config import Settings
+from sim_pipeline.connections import results_database
 from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
 from sim_pipeline.orchestration.jobs.simulation_schedule import missing_windows, run_request
-from sim_pipeline.orchestration.resources import results_database
 from sim_pipeline.store.ledger import latest_window_start
 from sim_pipeline.windows import Cadence
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import dagster as dg
 import sqlalchemy as sa
-from dagster._core.errors import DagsterHomeNotSetError
 
 from sim_pipeline.config import Settings
+from sim_pipeline.connections import results_database
 from sim_pipeline.dagster_instance.lifecycle import upgrade_storage
+from sim_pipeline.dagster_instance.names import DagsterHomeNotSetError
 from sim_pipeline.dagster_instance.storage import BatchingEventLogStorage
 from sim_pipeline.errors import ServiceError
-from sim_pipeline.orchestration.resources import results_database
 from sim_pipeline.service.readiness import Pause, await_database
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.error_translation import translate_db_errors

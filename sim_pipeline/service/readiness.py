@@ -14,9 +14,9 @@ from sim_pipeline.broker.connection import Session
 from sim_pipeline.broker.errors import BrokerError
 from sim_pipeline.broker.pika_logging import quiet_pika
 from sim_pipeline.config import Settings
+from sim_pipeline.connections import message_broker, results_database
 from sim_pipeline.errors import ServiceError
 from sim_pipeline.local_servers.ports import address
-from sim_pipeline.orchestration.resources import message_broker, results_database
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.error_translation import translate_db_errors
 from sim_pipeline.store.errors import StoreError

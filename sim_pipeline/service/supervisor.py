@@ -14,18 +14,19 @@ from pathlib import Path
 
 from sim_pipeline import logs
 from sim_pipeline.config import Settings
+from sim_pipeline.connections import results_database
 from sim_pipeline.dagster_instance.lifecycle import close_abandoned_runs, prepare_instance
 from sim_pipeline.local_servers.data_directory import ServiceDirectory
 from sim_pipeline.local_servers.from_settings import local_postgres, local_rabbitmq
 from sim_pipeline.local_servers.ports import free_port, listens, require_free
-from sim_pipeline.orchestration.resources import results_database
-from sim_pipeline.service.children import Children, StopRequest, end_marked
+from sim_pipeline.project_files import project_file
+from sim_pipeline.service.children import Children, end_marked
 from sim_pipeline.service.first_run import first_run_command
 from sim_pipeline.service.migrations import migrate_results, require_fit
 from sim_pipeline.service.readiness import await_servers
+from sim_pipeline.stop_request import StopRequest
 from sim_pipeline.surroundings import safe_environment
 
-PROJECT = Path(__file__).parents[2]
 _START_SECONDS = 120.0
 _HTTP_OK = 200
 
@@ -98,7 +99,7 @@ def _run_until_stopped(
         temporary_tables=False,
     )
     logger.info("Migrating Dagster's storage")
-    prepare_instance(_dagster_home(directory), PROJECT / "dagster.yaml")
+    prepare_instance(_dagster_home(directory), project_file("dagster.yaml"))
     close_abandoned_runs()
     if stop:
         return
@@ -140,7 +141,7 @@ def _start_dagster(settings: Settings, programs: Children, environment: dict[str
     """Start code server, daemon and webserver, and launch the first run."""
     logger.info("Starting Dagster")
     host, port = environment["CODE_SERVER_HOST"], environment["CODE_SERVER_PORT"]
-    workspace = ["--workspace", str(PROJECT / "workspace.yaml")]
+    workspace = ["--workspace", str(project_file("workspace.yaml"))]
     programs.start(
         "code",
         *("dagster", "api", "grpc", "--module-name", "sim_pipeline.definitions"),

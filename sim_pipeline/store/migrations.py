@@ -1,23 +1,19 @@
 """Bring the results database to the schema of this version."""
 
-from pathlib import Path
-
 from alembic import command
 from alembic.config import Config
 
+from sim_pipeline.project_files import project_file
 from sim_pipeline.store.connection import Postgres
-
-_ROOT = Path(__file__).parents[2]
-MIGRATIONS = _ROOT / "migrations"
 
 
 def alembic_config(postgres: Postgres) -> Config:
     """Return what Alembic's commands need to work on this database."""
-    # Of pyproject.toml it takes how files are named. Where the package is installed without one,
-    # no revision is written either.
-    config = Config(toml_file=_ROOT / "pyproject.toml", attributes={"postgres": postgres})
+    # pyproject.toml says how files of revisions are named. A wheel has none, and writes none.
+    config = Config(toml_file=project_file("pyproject.toml"), attributes={"postgres": postgres})
     # ConfigParser takes a single % for the start of a variable's name.
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    migrations = str(project_file("migrations"))
+    config.set_main_option("script_location", migrations.replace("%", "%%"))
     return config
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import dagster as dg
 from pydantic import Field
 
-from sim_pipeline.orchestration.resources import SimulationInputs
+from sim_pipeline.feed.inputs import SimulationInputs
 from sim_pipeline.simulator.arguments import RUN_RANGES
 from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline.simulator.profiles_file import ProfilesFileError, profiles_from, read_profiles

@@ -8,11 +8,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
-from dagster._core.storage.tags import MAX_RETRIES_TAG, MAX_RUNTIME_SECONDS_TAG, PRIORITY_TAG
 
 from sim_pipeline.comparison.charts import changes_plot
+from sim_pipeline.dagster_instance.names import (
+    MAX_RETRIES_TAG,
+    MAX_RUNTIME_SECONDS_TAG,
+    PRIORITY_TAG,
+)
+from sim_pipeline.feed.inputs import SimulationInputs
 from sim_pipeline.metrics import METRICS, UNITS
-from sim_pipeline.orchestration.resources import SimulationInputs
 from sim_pipeline.simulator.profiles_file import ProfilesFileError
 from sim_pipeline.what_if.form import Scenario, WhatIf, WhatIfError, read_form
 from sim_pipeline.what_if.report import inputs_table, largest_change, metric_table

@@ -20,9 +20,9 @@ from dagster._core.workspace.load_target import ModuleTarget
 from dagster._daemon.backfill import execute_backfill_iteration
 from dagster_graphql.cli import execute_query
 
-from sim_pipeline.backfill.dagster_client import REQUEST_TAG
 from sim_pipeline.backfill.request import Request
 from sim_pipeline.dagster_instance.removed_models import leave_out_removed_models
+from sim_pipeline.dagster_instance.run_tags import REQUEST_TAG
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("clean_environment")]
 

@@ -18,7 +18,7 @@ from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import (
     QueuedRunCoordinatorDaemon,
 )
 
-from sim_pipeline.dagster_instance.run_queue import WINDOWS_TAG
+from sim_pipeline.dagster_instance.run_tags import WINDOWS_TAG
 
 PROJECT = Path(__file__).parents[2]
 FEED = {WINDOWS_TAG: "2026-11-20T00:00:00Z/2026-11-20T01:00:00Z", PRIORITY_TAG: "100"}

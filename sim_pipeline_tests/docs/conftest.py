@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
+from sim_pipeline.feed.selection import Selection
 from sim_pipeline.feed.simulate import MetricFrames
 from sim_pipeline.local_servers.postgres import LocalPostgres
-from sim_pipeline.orchestration.partitions import Selection
 from sim_pipeline.simulator.profiles_file import read_profiles
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.ledger import Span

@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from sim_pipeline.config import Settings
+from sim_pipeline.connections import results_database
 from sim_pipeline.dagster_instance.storage import create_tables
 from sim_pipeline.entrypoints.await_migrations import await_migrations, missing_migrations
 from sim_pipeline.local_servers.postgres import LocalPostgres
-from sim_pipeline.orchestration.resources import results_database
 from sim_pipeline.store.migrations import upgrade
 
 PROJECT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sim_pipeline.backfill.dagster_client import REQUEST_TAG
+from sim_pipeline.dagster_instance.run_tags import REQUEST_TAG
 from sim_pipeline_tests.support.queue_reader import drain
 from sim_pipeline_tests.support.waiting import wait_until
 from sim_pipeline_tests.support.whole_service import Service, start_service, write_env_file

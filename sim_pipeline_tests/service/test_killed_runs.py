@@ -17,8 +17,8 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from sim_pipeline.dagster_instance.run_queue import WINDOWS_TAG
-from sim_pipeline.orchestration.resources import results_database
+from sim_pipeline.connections import results_database
+from sim_pipeline.dagster_instance.run_tags import WINDOWS_TAG
 from sim_pipeline_tests.support.queue_reader import drain
 from sim_pipeline_tests.support.waiting import wait_until
 from sim_pipeline_tests.support.whole_service import Service, start_service, write_env_file

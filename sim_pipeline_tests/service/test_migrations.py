@@ -12,8 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 from sim_pipeline.local_servers.postgres import LocalPostgres
+from sim_pipeline.project_files import project_file
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline.store.migrations import MIGRATIONS
 from sim_pipeline_tests.support.databases import database_in
 
 PROJECT = Path(__file__).parents[2]
@@ -105,13 +105,13 @@ def test_a_database_that_is_missing_ends_it_at_once(monkeypatch: pytest.MonkeyPa
 
 
 def test_no_migration_is_written_where_the_tables_have_not_changed() -> None:
-    before = sorted(MIGRATIONS.rglob("*.py"))
+    before = sorted(project_file("migrations").rglob("*.py"))
     done = command("revision", "don't")
     try:
         assert done.returncode == 1
         assert "No migration was written: sim_pipeline/store/schema.py" in done.stderr
         assert """alembic revision -m 'don'"'"'t'`""" in done.stderr
-        assert sorted(MIGRATIONS.rglob("*.py")) == before
+        assert sorted(project_file("migrations").rglob("*.py")) == before
     finally:
-        for file in set(MIGRATIONS.rglob("*.py")).difference(before):
+        for file in set(project_file("migrations").rglob("*.py")).difference(before):
             file.unlink()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sim_pipeline.config import Settings
+from sim_pipeline.connections import results_database
 from sim_pipeline.errors import ServiceError
-from sim_pipeline.orchestration.resources import results_database
 from sim_pipeline.service.readiness import await_database, await_servers
 from sim_pipeline_tests.support.tcp_proxy import TcpProxy
 

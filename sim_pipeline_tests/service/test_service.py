@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from sim_pipeline.config import read_settings
-from sim_pipeline.dagster_instance.run_queue import WINDOWS_TAG
+from sim_pipeline.dagster_instance.run_tags import WINDOWS_TAG
 from sim_pipeline.local_servers.data_directory import ServiceDirectory
 from sim_pipeline_tests.support.queue_reader import drain
 from sim_pipeline_tests.support.waiting import wait_until

@@ -17,8 +17,8 @@ import pytest
 import sqlalchemy as sa
 
 from sim_pipeline.config import Settings, read_settings
+from sim_pipeline.connections import results_database
 from sim_pipeline.local_servers.ports import free_port
-from sim_pipeline.orchestration.resources import results_database
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sim_pipeline.orchestration.resources import SimulationInputs
+from sim_pipeline.feed.inputs import SimulationInputs
 from sim_pipeline.simulator.profiles import MODELS
 from sim_pipeline.simulator.profiles_file import ProfilesFileError
 from sim_pipeline.what_if.form import MAX_VALUES, Scenario, WhatIf, WhatIfError, read_form

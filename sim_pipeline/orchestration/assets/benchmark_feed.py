@@ -3,9 +3,10 @@
 import dagster as dg
 
 from sim_pipeline.dagster_instance.partition_metadata import add_partition_metadata
+from sim_pipeline.feed.inputs import SimulationInputs
 from sim_pipeline.feed.publish import publish_pending
-from sim_pipeline.orchestration.partitions import days_and_models
-from sim_pipeline.orchestration.resources import Broker, ResultsDatabase, RunScope, SimulationInputs
+from sim_pipeline.feed.selection import days_and_models
+from sim_pipeline.orchestration.resources import Broker, ResultsDatabase, RunScope
 from sim_pipeline.orchestration.retries import retry_transient_errors
 from sim_pipeline.orchestration.table_schema import column_schema
 from sim_pipeline.store.ledger import reopen

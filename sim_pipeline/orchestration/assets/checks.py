@@ -5,8 +5,9 @@ from datetime import timedelta
 
 import dagster as dg
 
+from sim_pipeline.feed.inputs import SimulationInputs
 from sim_pipeline.markdown import literal
-from sim_pipeline.orchestration.resources import ResultsDatabase, RunScope, SimulationInputs
+from sim_pipeline.orchestration.resources import ResultsDatabase, RunScope
 from sim_pipeline.orchestration.retries import retry_transient_errors
 from sim_pipeline.store.validation import ValidationResult, incomplete_windows, inconsistent_windows
 

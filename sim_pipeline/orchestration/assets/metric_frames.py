@@ -2,8 +2,9 @@
 
 import dagster as dg
 
+from sim_pipeline.feed.inputs import SimulationInputs
 from sim_pipeline.feed.simulate import MetricFrames
-from sim_pipeline.orchestration.resources import ResultsDatabase, RunScope, SimulationInputs
+from sim_pipeline.orchestration.resources import ResultsDatabase, RunScope
 from sim_pipeline.orchestration.table_schema import column_schema
 from sim_pipeline.simulator.fingerprint import SIMULATOR_VERSION
 from sim_pipeline.simulator.profiles import DERIVED

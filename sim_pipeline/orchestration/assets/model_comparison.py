@@ -9,8 +9,9 @@ from sim_pipeline.comparison.charts import history_plot, ranges_plot, table
 from sim_pipeline.comparison.ranking import PERIODS, rank_models, save_ranking
 from sim_pipeline.comparison.regressions import STRETCH, find_regressions
 from sim_pipeline.comparison.sampling import sampling
+from sim_pipeline.feed.inputs import SimulationInputs
 from sim_pipeline.metrics import METRICS, UNITS
-from sim_pipeline.orchestration.resources import ResultsDatabase, SimulationInputs
+from sim_pipeline.orchestration.resources import ResultsDatabase
 from sim_pipeline.orchestration.retries import retry_transient_errors
 from sim_pipeline.orchestration.table_schema import column_schema
 from sim_pipeline.store import ledger

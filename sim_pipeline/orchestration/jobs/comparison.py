@@ -20,11 +20,15 @@ from datetime import timedelta
 from typing import Final
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
-from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
-from dagster._core.storage.tags import MAX_RETRIES_TAG, MAX_RUNTIME_SECONDS_TAG, PRIORITY_TAG
 
 from sim_pipeline.comparison.ranking import last_compared
+from sim_pipeline.dagster_instance.names import (
+    IN_PROGRESS_RUN_STATUSES,
+    MAX_RETRIES_TAG,
+    MAX_RUNTIME_SECONDS_TAG,
+    PRIORITY_TAG,
+    UnresolvedAssetJobDefinition,
+)
 from sim_pipeline.orchestration.resources import ResultsDatabase
 from sim_pipeline.store.error_translation import translate_db_errors
 from sim_pipeline.store.ledger import latest_window_start

@@ -11,8 +11,12 @@ run that fails or is killed has removed what it has; the next night's goes on fr
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
-from dagster._core.storage.tags import MAX_RETRIES_TAG, MAX_RUNTIME_SECONDS_TAG, PRIORITY_TAG
 
+from sim_pipeline.dagster_instance.names import (
+    MAX_RETRIES_TAG,
+    MAX_RUNTIME_SECONDS_TAG,
+    PRIORITY_TAG,
+)
 from sim_pipeline.dagster_instance.run_history import remove_history
 from sim_pipeline.orchestration.resources import ResultsDatabase
 from sim_pipeline.store.retention import remove_delivered

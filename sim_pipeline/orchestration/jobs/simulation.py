@@ -1,7 +1,8 @@
 """The job that the schedule launches, and that a backfill of the whole graph runs."""
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from sim_pipeline.dagster_instance.names import UnresolvedAssetJobDefinition
 
 SIMULATION_JOB = "simulation"
 

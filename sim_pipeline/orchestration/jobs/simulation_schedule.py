@@ -10,11 +10,14 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import sqlalchemy as sa
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
-from dagster._core.storage.dagster_run import RunRecord
-from dagster._core.storage.tags import MAX_RETRIES_TAG, MAX_RUNTIME_SECONDS_TAG, PRIORITY_TAG
 
-from sim_pipeline.dagster_instance.run_queue import WINDOWS_TAG
+from sim_pipeline.dagster_instance.names import (
+    MAX_RETRIES_TAG,
+    MAX_RUNTIME_SECONDS_TAG,
+    PRIORITY_TAG,
+    UnresolvedAssetJobDefinition,
+)
+from sim_pipeline.dagster_instance.run_tags import WINDOWS_TAG
 from sim_pipeline.orchestration.partitions import models_in_range, range_tags
 from sim_pipeline.orchestration.resources import ResultsDatabase
 from sim_pipeline.store.error_translation import translate_db_errors
@@ -165,7 +168,7 @@ def _unfinished_spans(instance: dg.DagsterInstance, llm_names: Sequence[str]) ->
             )
 
 
-def _is_overdue(record: RunRecord, instance: dg.DagsterInstance, now: datetime) -> bool:
+def _is_overdue(record: dg.RunRecord, instance: dg.DagsterInstance, now: datetime) -> bool:
     """Tell whether a run should have begun, or ended, by now.
 
     Dagster ends such a run. That may fail, so a tick does not wait for it.
