@@ -1,4 +1,4 @@
-# Everything is done in .venv, which `install` makes from locks/; the other targets need no other.
+# `install` creates .venv from locks/. The other targets use this environment only.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ LOCK ?= dev
 SOAK_MINUTES ?= 60
 COMMA := ,
 STAMP := $(VENV)/.installed-$(LOCK)
-# Not empty where .venv was made at another path: its scripts, and the package in it, name that path.
+# Not empty if .venv was created at another path, which its scripts and the package in it refer to.
 MOVED := $(shell test ! -e $(VENV)/pyvenv.cfg || \
   grep -qsF " $$(pwd -P)/$(VENV)" $(VENV)/pyvenv.cfg || echo moved)
 KUBECTL ?= kubectl
@@ -18,7 +18,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
   --no-annotate --no-strip-extras --no-emit-index-url --no-emit-find-links \
   --custom-compile-command "make lock"
 
-# Where it is set, each process would compile all that it imports, and run workers start often.
+# With this variable each process would compile all imports again, and run workers start often.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
@@ -31,28 +31,28 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## List the targets
 	@awk -F ':.*## ' '/^##@ / {print substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' \
 	  $(MAKEFILE_LIST)
-	@echo 'Those that need it make .venv first. PYTHON=python3.12 names the Python to make it with.'
+	@echo 'Targets that need .venv create it first, with python3 or PYTHON=python3.12.'
 
-install: $(STAMP) ## Make .venv with the locked dependencies
-	@$(if $(filter 0-install,$(MAKELEVEL)-$(MAKECMDGOALS)),echo '$(VENV) holds what locks/$(LOCK).txt names',:)
+install: $(STAMP) ## Create .venv with the locked dependencies
+	@$(if $(filter 0-install,$(MAKELEVEL)-$(MAKECMDGOALS)),echo '$(VENV) has everything in locks/$(LOCK).txt',:)
 
 $(STAMP): locks/$(LOCK).txt pyproject.toml $(if $(MOVED),FORCE)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
 	  found="$$($(PYTHON) -c 'import sys; print(sys.version.split()[0])' 2>/dev/null)"; \
-	  { echo "Python 3.11 to 3.13 is needed; $(PYTHON) is $${found:-no Python}."; \
-	  echo 'Name another one behind the same command, such as PYTHON=python3.12'; } >&2; exit 2; }
+	  { echo "Python 3.11 to 3.13 is needed; $(PYTHON) is $${found:-not a Python}."; \
+	  echo 'Add another Python to the same command, such as PYTHON=python3.12'; } >&2; exit 2; }
 	@case "$$(pwd -P)" in *:*|*[[:cntrl:]]*) \
-	  echo 'The path of this checkout has a colon or a control character; Python makes no $(VENV) there.' \
-	  'Move it to another path' >&2; exit 2;; esac
-	@$(if $(MOVED),echo '$(VENV) was made at another path (the checkout was moved or copied): making it again'; \
+	  echo 'The path of this checkout contains a colon or a control character; Python cannot create $(VENV) there.' \
+	  'Move the checkout to another path' >&2; exit 2;; esac
+	@$(if $(MOVED),echo '$(VENV) was created at another path (the checkout was moved or copied): creating it again'; \
 	  rm -rf $(VENV),:)
 	@echo "Installing into $(VENV) (a minute or two the first time)"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
-	  echo '$(VENV) was not made, see above. On Debian and Ubuntu the package python3-venv is needed' >&2; exit 1; }
+	  echo '$(VENV) was not created, see above. Debian and Ubuntu need the package python3-venv' >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/$(LOCK).txt && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . || { \
-	  { echo 'Not installed: pip says above why. It needs a package index: PyPI, or what `pip config` names.'; \
-	  echo 'The same command again goes on from there'; } >&2; exit 1; }
+	  { echo 'Not installed, see the error of pip above. It needs a package index: PyPI, or the one in `pip config`.'; \
+	  echo 'Run the same command again to continue'; } >&2; exit 1; }
 	@touch $@
 
 FORCE: ;
@@ -66,44 +66,45 @@ run: ## Run the whole service until Ctrl-C: servers, UI, daemon, schedule
 	@exec $(BIN)/python -m sim_pipeline run
 
 backfill: LOCK = run
-backfill: ## Simulate history, the last eight days or more: [FROM=2026-01-01] [TO=2026-02-01] [MODELS=A,B]
+backfill: ## Simulate past windows, by default eight days: [FROM=2026-01-01] [TO=2026-02-01] [MODELS=A,B]
 	@$(MAKE) --no-print-directory install LOCK=$(LOCK)
 	@exec $(BIN)/python -m sim_pipeline backfill --models "$(MODELS)" \
 	  $(if $(FROM),--from "$(FROM)") $(if $(TO),--to "$(TO)")
 
-migrate: install ## Bring the results database to this version's schema
+migrate: install ## Migrate the results database to this version's schema
 	@$(BIN)/python -m sim_pipeline migrate
 
 ##@ Develop
-test: install ## Run the tests against servers of their own, or some: ARGS="-k backfill"
+test: install ## Run the tests with their own servers, or some of them: ARGS="-k backfill"
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-ui: install ## Do in a browser what people do in the UI, against the whole service
+test-ui: install ## Run only the tests that use the UI in a browser
 	@$(BIN)/python -m pytest sim_pipeline_tests/ui $(ARGS)
 
-test-faults: install ## Kill and cut at random moments, and see nothing lost: FAULT_ROUNDS=100
+test-faults: install ## Test with random kills and lost connections: FAULT_ROUNDS=100
 	@case "$${FAULT_ROUNDS:-20}" in 0*|*[!0-9]*) \
-	  echo "FAULT_ROUNDS=$$FAULT_ROUNDS: allowed is a whole number from 1 on" >&2; exit 2;; esac
+	  echo "FAULT_ROUNDS=$$FAULT_ROUNDS: allowed is a whole number, 1 or more" >&2; exit 2;; esac
 	@FAULT_ROUNDS=$${FAULT_ROUNDS:-20} $(BIN)/python -m pytest sim_pipeline_tests/chaos $(ARGS)
 
-soak: install ## Run the service for SOAK_MINUTES (60), idle and busy: nothing may grow
+soak: install ## Run the service for SOAK_MINUTES=60 and check that nothing grows
 	@exec $(BIN)/python -u -m benchmarks.soak --minutes $(SOAK_MINUTES) $(if $(SOAK_JSON),--json $(SOAK_JSON))
 
-migrations: install ## Write a migration from the tables' changes: msg="add a column"
-	@test -n "$(msg)" || { echo 'Say what it does: make migrations msg="add a column"' >&2; exit 2; }
+migrations: install ## Write a migration for changed tables: msg="add a column"
+	@test -n "$(msg)" || { echo 'Describe the migration: make migrations msg="add a column"' >&2; exit 2; }
 	@$(BIN)/python -m sim_pipeline revision "$(msg)"
 	@$(BIN)/ruff check --quiet --fix-only migrations/versions && $(BIN)/ruff format --quiet migrations/versions
 
-bench: install ## Run every benchmark, or some: ARGS="store publish", ARGS=--quick to try them
+bench: install ## Run all benchmarks, or some: ARGS="store publish"; ARGS=--quick for a short run
 	@$(BIN)/python -m benchmarks.bench $(ARGS)
 
 lint: install ## Check style, types, the import layers and the code location
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/python -m mypy
-	@$(BIN)/python -m importlinter.cli --no-logo --no-cache
-	@# Elsewhere, for here Dagster would take dagster.yaml, which needs a database.
-	@# What Dagster has in place of this command comes with a package of its own.
+	@# Not by the script lint-imports: a shell would read the path of this checkout in it.
+	@$(BIN)/python -c 'from importlinter.cli import lint_imports_command as run; run()' --no-logo --no-cache
+	@# In another directory, because here Dagster would read dagster.yaml, which needs a database.
+	@# The command that supersedes this one comes with another package.
 	@project="$$PWD" && cd "$$(mktemp -d)" && PYTHONWARNINGS='ignore:Function `definitions_validate_command` is superseded' \
 	  "$$project/$(BIN)/python" -m dagster definitions validate --log-level warning \
 	  --module-name sim_pipeline.definitions && echo "The code location is valid"
@@ -111,35 +112,35 @@ lint: install ## Check style, types, the import layers and the code location
 ##@ Ship
 docker-build: ## Build the image simulation-service:latest: [PIP_CONF=file] [CA_FILE=file]
 	@command -v docker >/dev/null || { \
-	  echo 'docker, which builds the image, is not installed: https://docs.docker.com/engine/install' >&2; exit 2; }
+	  echo 'docker is needed to build the image, and is not installed: https://docs.docker.com/engine/install' >&2; exit 2; }
 	@for file in $(PIP_CONF) $(CA_FILE); do test -r "$$file" || { echo "$$file cannot be read" >&2; exit 2; }; done
-	@echo 'Building simulation-service:latest (some minutes the first time)'
+	@echo 'Building simulation-service:latest (a few minutes the first time)'
 	@DOCKER_BUILDKIT=1 docker build --tag simulation-service:latest \
 	  --build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
 	  --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null)" \
 	  $(addprefix --secret=id=pip.conf$(COMMA)src=,$(PIP_CONF)) \
 	  $(addprefix --secret=id=ca.pem$(COMMA)src=,$(CA_FILE)) $(DOCKER_ARGS) .
-	@echo 'Built simulation-service:latest. README.md says how to run it'
+	@echo 'Built simulation-service:latest. docs/image.md says how to run it'
 
-k8s-render: k8s-ready ## Print the manifests for Kubernetes: OVERLAY=local (or production)
+k8s-render: k8s-ready ## Print the Kubernetes manifests: OVERLAY=local (or production)
 	@exec $(KUBECTL) kustomize $(KUBERNETES)
 
-k8s-apply: k8s-reachable ## Install or upgrade in the cluster that kubectl talks to: OVERLAY=local
+k8s-apply: k8s-reachable ## Install or upgrade in kubectl's current cluster: OVERLAY=local
 	@$(KUBECTL) apply --filename k8s/base/namespace.yaml
 	@$(MAKE) --no-print-directory k8s-secrets-$(OVERLAY)
-	@# A Job's pods cannot be changed; that of the version before has done its work.
+	@# A Job's pods cannot be changed, so delete the Job of the previous version, which has ended.
 	@$(IN_NAMESPACE) delete job migrate --ignore-not-found
 	@$(KUBECTL) apply --kustomize $(KUBERNETES)
 	@echo "Waiting for the migrations, then for the pods"
 	@$(IN_NAMESPACE) wait --for=condition=complete --timeout=15m job/migrate || { \
-	  echo 'Not migrated. See: kubectl --namespace sim-pipeline logs job/migrate' >&2; exit 1; }
+	  echo 'The migration failed. See: kubectl --namespace sim-pipeline logs job/migrate' >&2; exit 1; }
 	@for name in code-location daemon webserver; do \
 	  $(IN_NAMESPACE) rollout status --timeout=10m deployment/$$name || { \
 	    echo "Not ready. See: kubectl --namespace sim-pipeline describe pods" >&2; exit 1; }; done
-	@case $(OVERLAY) in local) echo 'The UI is at http://127.0.0.1:3000 while this runs:'; \
+	@case $(OVERLAY) in local) echo 'The UI is at http://127.0.0.1:3000 while this command runs:'; \
 	  echo '  kubectl --namespace sim-pipeline port-forward service/webserver 3000:3000';; esac
 
-k8s-delete: k8s-reachable ## Remove it all from the cluster: namespace, Secrets and, with local, its data
+k8s-delete: k8s-reachable ## Delete everything from the cluster: namespace, Secrets and, with local, the data
 	@$(KUBECTL) delete --kustomize $(KUBERNETES) --ignore-not-found
 
 k8s-ready:
@@ -150,33 +151,33 @@ k8s-ready:
 
 k8s-reachable: k8s-ready
 	@$(KUBECTL) version >/dev/null || { \
-	  echo 'No cluster answers; kubectl talks to what `kubectl config current-context` names' >&2; exit 1; }
+	  echo 'The cluster does not answer. `kubectl config current-context` shows which one kubectl uses' >&2; exit 1; }
 
-# The cluster's own Secret wins where this checkout has no file: its servers know no other passwords.
+# Without the file, an existing Secret of the cluster is kept: its servers have those passwords.
 k8s-secrets-local:
 	@if test ! -f $(CREDENTIALS) && ! $(IN_NAMESPACE) get secret credentials --output=name >/dev/null 2>&1; then \
 	  umask 077 && $(PYTHON) -c 'import secrets; \
 	    [print(f"{name}_PASSWORD={secrets.token_urlsafe(24)}") for name in ("POSTGRES", "RABBITMQ")]' \
-	    > $(CREDENTIALS) && echo "Made $(CREDENTIALS), with passwords of its own"; fi
+	    > $(CREDENTIALS) && echo "Created $(CREDENTIALS) with generated passwords"; fi
 	@test ! -f $(CREDENTIALS) || { $(IN_NAMESPACE) create secret generic credentials --dry-run=client \
 	  --from-env-file=$(CREDENTIALS) --output=yaml | $(KUBECTL) apply --server-side --filename -; }
 
 k8s-secrets-production:
 	@! grep -rlE '[.=]example\.com|192\.0\.2\.[1-9]' $(KUBERNETES) >&2 || { \
-	  echo 'These files still hold placeholders, see docs/operations.md' >&2; exit 2; }
+	  echo 'These files still contain placeholders, see docs/operations.md' >&2; exit 2; }
 	@for name in secret/credentials secret/oauth2-proxy configmap/server-ca; do \
 	  $(IN_NAMESPACE) get $$name --output=name >/dev/null || { \
-	    echo "Make $$name first, see docs/operations.md" >&2; exit 2; }; done
+	    echo "Create $$name first, see docs/operations.md" >&2; exit 2; }; done
 
-# Shorter names of the three.
+# Short forms.
 k8-render k8-apply k8-delete: k8-%: k8s-%
 
-##@ Make anew what is committed
+##@ Regenerate committed files
 plots: install ## Draw the plots of docs/simulator.md
 	@echo 'Drawing the plots of docs/simulator.md (half a minute)'
 	@$(BIN)/python docs/plots.py
 
-screenshots: install ## Take the README's pictures from a service of their own
+screenshots: install ## Take the screenshots in docs/img, with a service of their own
 	@$(BIN)/python docs/screenshots.py
 
 lock: install ## Resolve the dependencies into locks/
@@ -186,7 +187,7 @@ lock: install ## Resolve the dependencies into locks/
 	done
 	@$(COMPILE) locks/tools.in --output-file locks/tools.txt
 	@$(COMPILE) locks/kubectl.in --no-deps --output-file locks/kubectl.txt
-	@echo 'Resolved. Look at git diff --stat locks, then make install'
+	@echo 'Resolved. Check git diff --stat locks, then run make install'
 
 .DEFAULT:
-	@echo 'There is no target $@: make help lists all' >&2; exit 2
+	@echo 'There is no target $@. make help lists all targets' >&2; exit 2

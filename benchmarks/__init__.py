@@ -1,1 +1,1 @@
-"""What is measured, and how to run it: see README.md."""
+"""Benchmarks of the pipeline; README.md lists them and says how to run them."""

@@ -1,18 +1,17 @@
-"""A year of history through Dagster's daemon, next to its floor and to a plain script.
+"""Benchmark: backfill a year of history through Dagster's daemon.
 
 365 days of hourly windows of eight models: 2,920 partitions, 70,080 windows, 280,320 rows, 70,080
-messages. The backfill is launched through GraphQL as the UI's dialog does it, and timed from there
-until it is COMPLETED_SUCCESS; then everything must be stored, and in the queue. The service is that
-of `make run`: servers, code server, daemon, webserver, Dagster's configuration and the limit of
-four runs at once.
+messages. The backfill is launched through GraphQL, as the UI's dialog does, and timed from there
+until its status is COMPLETED_SUCCESS. Then all rows must be stored and all messages in the queue.
+The service is configured as in `make run`, with at most four runs at a time.
 
-Next to it, by turns:
+Two baselines are measured in turn with it:
 
-floor   the same backfill of `benchmarks/empty_graph.py`, in the same daemon and storage.
-script  `benchmarks/plain_script.py` over a tenth of the windows; its time is proportional to them.
+floor   the same backfill of `benchmarks/empty_graph.py`, with the same daemon and storage.
+script  `benchmarks/plain_script.py` over a tenth of the windows; its time grows linearly.
 
-The daemon looks for backfills every 30 s. Each is launched right after one has ended, which the
-daemon has seen then at such a look: so all wait for the next one equally long.
+The daemon polls for backfills every 30 s. Each backfill is launched right after the previous one
+has ended, which is right after such a poll, so that all of them wait equally long.
 """
 
 import math
@@ -27,6 +26,12 @@ from typing import Any
 import dagster as dg
 import sqlalchemy as sa
 
+from benchmarks.dagster_api import (
+    BACKFILL_RUNNING,
+    BACKFILL_SUCCEEDED,
+    BACKFILL_TAG,
+    launch_backfill,
+)
 from benchmarks.dagster_service import PIPELINE, DagsterService
 from benchmarks.figures import Limit, Row
 from benchmarks.plain_script import seconds_taken
@@ -42,7 +47,7 @@ _PARTITIONS_PER_RUN = "BENCHMARK_PARTITIONS_PER_RUN"
 _MODELS = DEFAULT_MODELS[:8]
 _DAYS = 365
 _TIMES = 3
-# The script does every tenth of the windows, those of the first days.
+# The script processes the first tenth of the days.
 _SCRIPT_SHARE = 10
 _SECONDS = 3600.0
 _POLL_SECONDS = 1.0
@@ -50,15 +55,6 @@ _MEMORY = Limit(512)
 _TIMES_FLOOR = Limit(1.5)
 _TIMES_SCRIPT = Limit(1.0)
 
-_LAUNCH = """
-mutation Launch($params: LaunchBackfillParams!) {
-  launchPartitionBackfill(backfillParams: $params) {
-    __typename
-    ... on LaunchBackfillSuccess { backfillId }
-    ... on PythonError { message }
-  }
-}
-"""
 _STATUS = """
 query Status($id: String!) {
   partitionBackfillOrError(backfillId: $id) {
@@ -66,22 +62,19 @@ query Status($id: String!) {
   }
 }
 """
-_UNDER_WAY = "REQUESTED"
-_SUCCESS = "COMPLETED_SUCCESS"
-_BACKFILL_TAG = "dagster/backfill"
 
 
 @dataclass(frozen=True)
 class Backfill:
-    """What a backfill took.
+    """The measurements of a backfill.
 
     Attributes:
-        seconds: from its launch until it was over.
-        waiting: seconds until its first run was created.
-        running: seconds from then to the end of its last run.
-        closing: seconds from then until it was over.
-        runs: how many there were.
-        memory: largest resident memory of a run worker, MiB.
+        seconds: from launch to completion.
+        waiting: seconds from launch to the creation of the first run.
+        running: seconds from then to the end of the last run.
+        closing: seconds from then to completion.
+        runs: the number of runs.
+        memory: peak resident memory of a run worker, in MiB.
     """
 
     seconds: float
@@ -93,10 +86,10 @@ class Backfill:
 
 
 def measure(*, quick: bool) -> Iterator[Row]:
-    """Launch backfills by turns.
+    """Measure the backfill and its baselines in turn.
 
     Args:
-        quick: five days of two models, once, to see that it works.
+        quick: use five days of two models, once, as a smoke test.
     """
     days, models, times = (5, _MODELS[:2], 1) if quick else (_DAYS, _MODELS, _TIMES)
     first = datetime.now(UTC).date() - timedelta(days=days + 1)
@@ -115,8 +108,7 @@ def measure(*, quick: bool) -> Iterator[Row]:
         floor: list[Backfill] = []
         script: list[float] = []
         for turn in range(times):
-            # Right after the end of a backfill, the first time with everything warm, as those are
-            # that come next.
+            # So that the measured backfill starts right after another one, with warm caches.
             benchmark.floor(days=1)
             if turn % 2:
                 floor.append(benchmark.floor())
@@ -137,21 +129,21 @@ def _rows(
         return Row(
             f"{what}{part}",
             unit,
-            tuple(getattr(one, field) for one in ours),
-            "a graph that does nothing",
-            tuple(getattr(one, field) for one in floor),
+            tuple(getattr(each, field) for each in ours),
+            "an empty graph",
+            tuple(getattr(each, field) for each in floor),
             limit,
             f"{ours[0].runs} and {floor[0].runs} runs" if field == "running" else "",
         )
 
     yield row("", "seconds", limit=_TIMES_FLOOR)
-    yield row(", launched until the first run is created", "waiting")
-    yield row(", from then until the last run has ended", "running")
-    yield row(", from then until it is over", "closing")
+    yield row(", from launch to the first run's creation", "waiting")
+    yield row(", from then to the last run's end", "running")
+    yield row(", from then to completion", "closing")
     yield Row(
         what,
         "s",
-        tuple(one.seconds for one in ours),
+        tuple(each.seconds for each in ours),
         "a plain script",
         tuple(script),
         _TIMES_SCRIPT,
@@ -160,14 +152,14 @@ def _rows(
     yield Row(
         f"{what}, a run worker's peak memory",
         "MiB",
-        tuple(one.memory for one in ours),
+        tuple(each.memory for each in ours),
         limit=_MEMORY,
-        note=f"{median(one.memory for one in floor):.0f} doing nothing",
+        note=f"{median(each.memory for each in floor):.0f} for the empty graph",
     )
 
 
 class _Benchmark:
-    """Backfills of one service over the same days, and the script."""
+    """Runs the backfills and the script over the same days."""
 
     def __init__(self, service: DagsterService, first: date, days: int) -> None:
         self._service = service
@@ -179,22 +171,22 @@ class _Benchmark:
 
     @cached_property
     def windows(self) -> int:
-        """How many windows of a model there are."""
+        """The number of windows of all models."""
         return len(self._models) * sum(len(self._cadence.windows_of_day(day)) for day in self._days)
 
     def ours(self) -> Backfill:
-        """Backfill, see that everything is there, and remove it."""
+        """Run our backfill, check its results, and delete them."""
         backfill = self._backfill(_ASSETS, self._days)
         self._require_all()
         self._service.clear()
         return backfill
 
     def floor(self, days: int | None = None) -> Backfill:
-        """Backfill what does nothing."""
+        """Run the backfill of the empty graph."""
         return self._backfill(_FLOOR_ASSETS, self._days[:days])
 
     def script(self) -> float:
-        """Return how many seconds the script takes for all windows."""
+        """Return the seconds that the script needs for all windows."""
         last = max(1, len(self._days) // _SCRIPT_SHARE) - 1
         windows = range(
             self._cadence.windows_of_day(self._days[0]).start,
@@ -216,11 +208,14 @@ class _Benchmark:
     def _backfill(self, assets: Sequence[str], days: Sequence[date]) -> Backfill:
         with RunWorkers() as workers:
             clock, start = time.time(), time.perf_counter()
-            backfill_id = self._launch(assets, days)
-            self._service.await_condition(lambda: self._over(backfill_id), "backfill", _SECONDS)
+            keys = [f"{day}|{name}" for day in days for name in self._models]
+            backfill_id = launch_backfill(self._service.graphql, assets, keys)
+            self._service.await_condition(
+                lambda: self._is_complete(backfill_id), "the backfill did not complete", _SECONDS
+            )
             seconds = time.perf_counter() - start
         records = self._service.instance.get_run_records(
-            dg.RunsFilter(tags={_BACKFILL_TAG: backfill_id})
+            dg.RunsFilter(tags={BACKFILL_TAG: backfill_id})
         )
         created = min(record.create_timestamp.replace(tzinfo=UTC).timestamp() for record in records)
         ended = max(record.end_time or 0.0 for record in records)
@@ -233,38 +228,21 @@ class _Benchmark:
             memory=max(workers.peaks.values(), default=math.nan),
         )
 
-    def _launch(self, assets: Sequence[str], days: Sequence[date]) -> str:
-        """Launch as the dialog does: the assets, and the keys of all their partitions."""
-        answer = self._service.graphql(
-            _LAUNCH,
-            {
-                "params": {
-                    "assetSelection": [{"path": [asset]} for asset in assets],
-                    "partitionNames": [f"{day}|{name}" for day in days for name in self._models],
-                    "fromFailure": False,
-                    "tags": [],
-                }
-            },
-        )["launchPartitionBackfill"]
-        if answer["__typename"] != "LaunchBackfillSuccess":
-            raise RuntimeError(f"the backfill of {', '.join(assets)} was not launched: {answer}")
-        return str(answer["backfillId"])
-
-    def _over(self, backfill_id: str) -> bool:
-        # Each answer takes the webserver, and so the backfill, some time.
+    def _is_complete(self, backfill_id: str) -> bool:
+        # Each query takes CPU time from the backfill.
         time.sleep(_POLL_SECONDS)
         answer: dict[str, Any] = self._service.graphql(_STATUS, {"id": backfill_id})[
             "partitionBackfillOrError"
         ]
-        if answer["status"] not in (_UNDER_WAY, _SUCCESS):
+        if answer["status"] not in (BACKFILL_RUNNING, BACKFILL_SUCCEEDED):
             raise RuntimeError(f"backfill {backfill_id}: {answer}")
-        return bool(answer["status"] == _SUCCESS)
+        return bool(answer["status"] == BACKFILL_SUCCEEDED)
 
     def _require_all(self) -> None:
-        """Count rows, ledger entries and messages.
+        """Check the numbers of rows, published ledger entries and messages.
 
         Raises:
-            RuntimeError: there are more or fewer than there should be.
+            RuntimeError: a number is wrong.
         """
         with self._service.results.engine.connect() as connection:
             rows = connection.scalar(sa.text("SELECT count(*) FROM simulation_results"))
@@ -276,23 +254,23 @@ class _Benchmark:
         expected = (len(METRICS) * self.windows, self.windows, self.windows)
         if (rows, sent, messages) != expected:
             raise RuntimeError(
-                f"{(rows, sent, messages)} rows, entries sent and messages, not {expected}"
+                f"{(rows, sent, messages)} rows, published entries and messages, not {expected}"
             )
 
 
 def _partitions_per_run(overrides: Mapping[str, Any]) -> int:
-    """Return how many partitions our backfill policy gives a run.
+    """Return our backfill policy's number of partitions per run.
 
     Raises:
-        RuntimeError: it gives all of them to one run, or has none.
+        RuntimeError: the policy has no such number.
     """
-    # Reads the settings of its own accord when it is imported.
+    # Imported here, because the module reads the settings on import.
     from sim_pipeline.definitions import build_defs  # noqa: PLC0415
 
     defs = build_defs(read_settings({"_env_file": None, **overrides}))
     policy = defs.resolve_asset_graph().get(dg.AssetKey(_ASSETS[0])).backfill_policy
     if policy is None or policy.max_partitions_per_run is None:
         raise RuntimeError(
-            f"{_ASSETS[0]} has the backfill policy {policy}: the floor needs a number"
+            f"{_ASSETS[0]} has the backfill policy {policy}, without max_partitions_per_run"
         )
     return policy.max_partitions_per_run

@@ -1,11 +1,11 @@
-"""Every benchmark, one after the other: a table for people, and the same as JSON.
+"""Run all benchmarks, print a table, and write the results as JSON.
 
     python -m benchmarks.bench [--quick] [--json bench.json] [NAME ...]
 
-Each runs in a process of its own, with servers of its own. The table goes to standard output as
-Markdown, and so does what each has found as soon as it has; the JSON is written anew after each, so
-that what was measured stays when a later one fails. Exit status: 0 if every limit was kept, 1 if
-one was not or a benchmark failed, 130 if it was interrupted.
+Each benchmark runs in its own process with its own servers. Progress and single results go to
+standard error, the Markdown table to standard output. The JSON file is written again after each
+benchmark, so that results survive a later failure. Exit status: 0 if every limit is met, 1 if a
+limit is missed or a benchmark fails, 130 if interrupted.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from benchmarks.machine import (
     server_versions,
 )
 
-# Modules of this package, in the order they run: those that take longest come last.
+# Modules of this package in the order they run: the longest ones come last.
 BENCHMARKS = (
     "simulate",
     "store",
@@ -48,16 +48,16 @@ _INTERRUPTED = 128 + signal.SIGINT
 
 
 def main() -> int:
-    """Measure, print and write; return the exit status."""
+    """Run the benchmarks; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.bench", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that they work")
+    parser.add_argument("--quick", action="store_true", help="small sizes, as a smoke test")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="file to write")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.names if name not in BENCHMARKS]:
-        parser.error(f"no benchmark {', '.join(unknown)}: allowed are {', '.join(BENCHMARKS)}")
+        parser.error(f"unknown benchmark {', '.join(unknown)}: allowed are {', '.join(BENCHMARKS)}")
     _interrupt_once()
     try:
         return _run(arguments.names or BENCHMARKS, arguments.json, quick=arguments.quick)
@@ -75,31 +75,31 @@ def _run(names: Sequence[str], file: Path, *, quick: bool) -> int:
         rows = results[name] = []
         try:
             for row in _measured(name, quick=quick):
-                # What is too small says nothing of a limit.
+                # Limits do not apply to small sizes.
                 rows.append(replace(row, limit=None) if quick else row)
                 _say(markdown(rows[-1:]).splitlines()[-1])
         except RuntimeError as error:
             failed.append(name)
             _say(f"{name} failed: {error}")
         _say(f"{name}: {time.monotonic() - start:.0f} s")
-        found = {
+        report = {
             "began": began.isoformat(),
             "quick": quick,
             "machine": machine(),
             "versions": package_versions() | servers,
             "bytecode_is_cached": bytecode_is_cached(),
             "failed": failed,
-            "benchmarks": {one: [row.as_json() for row in some] for one, some in results.items()},
+            "benchmarks": {key: [row.as_json() for row in found] for key, found in results.items()},
         }
-        file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
-    rows = [row for some in results.values() for row in some]
+    rows = [row for found in results.values() for row in found]
     print(f"{header()}, {', '.join(f'{server} {number}' for server, number in servers.items())}")
-    print(f"{began:%Y-%m-%d}; medians of n measurements, in brackets the smallest and the largest")
+    print(f"{began:%Y-%m-%d}; medians of n measurements, with smallest and largest in brackets")
     if not bytecode_is_cached():
-        print("Python's bytecode is not cached: each process compiles what it imports.")
+        print("Python's bytecode is not cached: each process compiles its imports.")
     if quick:
-        print("Quick: the sizes are too small for the figures to mean anything.")
+        print("Quick run: the sizes are too small for meaningful figures.")
     print(f"\n{markdown(rows)}")
     missed = [row.what for row in rows if row.passed is False]
     for what in missed:
@@ -108,32 +108,32 @@ def _run(names: Sequence[str], file: Path, *, quick: bool) -> int:
 
 
 def _measured(name: str, *, quick: bool) -> Iterator[Row]:
-    """Run a benchmark in a process of its own.
+    """Run a benchmark in its own process, and yield its rows.
 
     Raises:
-        RuntimeError: it failed; what it said is on standard error.
+        RuntimeError: the benchmark failed; its error is on standard error.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(name, quick, sender), name=name)
+    process = context.Process(target=_run_in_process, args=(name, quick, sender), name=name)
     process.start()
-    # So that the end of the process is the end of what can be received.
+    # Without our copy of the sending end, the end of the process raises EOFError here.
     sender.close()
     try:
         while (row := receiver.recv()) is not None:
             yield row
     except EOFError:
         process.join()
-        raise RuntimeError(f"its process ended with status {process.exitcode}") from None
+        raise RuntimeError(f"its process exited with status {process.exitcode}") from None
     except BaseException:
         process.terminate()
         raise
     finally:
-        # It ends its servers first.
+        # The process stops its servers before it ends.
         process.join()
 
 
-def _work(name: str, quick: bool, sender: Connection) -> None:  # noqa: FBT001 - a process's target
+def _run_in_process(name: str, quick: bool, sender: Connection) -> None:  # noqa: FBT001 - a process's target
     _interrupt_once()
     for row in import_module(f"benchmarks.{name}").measure(quick=quick):
         sender.send(row)
@@ -141,7 +141,7 @@ def _work(name: str, quick: bool, sender: Connection) -> None:  # noqa: FBT001 -
 
 
 def _interrupt_once() -> None:
-    """Take SIGTERM for Ctrl-C, and only the first of them: what it ends must end undisturbed."""
+    """Treat SIGTERM as Ctrl-C, and ignore further signals, so that the cleanup completes."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
         for number in (signal.SIGINT, signal.SIGTERM):

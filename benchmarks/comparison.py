@@ -1,11 +1,11 @@
-"""Comparing the models: what it takes at short intervals, and what reading a part of them costs.
+"""Benchmark: compare the models at a short interval, and measure the error of sampling.
 
-Eight days of windows every 10 s of the built-in models, 5 points each, are compared:
+Eight days of windows every 10 s of the built-in models, with 5 points each, are compared:
 
-ours       `compare`, which reads a sixth of the values: both periods, their trends, the history.
-PostgreSQL `percentile_cont` over every value of the seven days: one of what `compare` answers.
+ours        `rank_models`, which reads a sixth of the values: both periods, trends and history.
+PostgreSQL  `percentile_cont` over every value of seven days, which is a part of that result.
 
-The second also says how far ours are from the percentiles of all values.
+PostgreSQL's exact percentiles also show the error of ours.
 """
 
 import multiprocessing
@@ -27,7 +27,7 @@ from sim_pipeline.feed.simulate import MetricFrames
 from sim_pipeline.simulator.profiles import MODELS
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.ledger import Span
-from sim_pipeline.store.writer import SliceWriter
+from sim_pipeline.store.writer import BatchWriter
 from sim_pipeline.windows import Cadence
 
 _END = datetime(2026, 3, 1, tzinfo=UTC)
@@ -48,10 +48,10 @@ _EVERY_VALUE = sa.text(
 
 
 def measure(*, quick: bool) -> Iterator[Row]:
-    """Store, then compare and ask PostgreSQL by turns.
+    """Store the windows, then measure our comparison and PostgreSQL's in turn.
 
     Args:
-        quick: windows of ten minutes, twice, to see that it works; every value is read then.
+        quick: use windows of ten minutes, twice, as a smoke test; ours then reads every value.
     """
     interval = _QUICK_INTERVAL if quick else _INTERVAL
     with postgres_server() as server, results_database(server) as postgres:
@@ -65,17 +65,17 @@ def measure(*, quick: bool) -> Iterator[Row]:
             exact = percentiles_of_all(postgres, interval)
             every.append(time.perf_counter() - start)
         what = f"compare {len(MODELS)} models of windows every {interval.seconds} s, eight days"
-        beside = "PostgreSQL, p50 and p95 of every value of seven days"
-        yield Row(what, "s", tuple(ours), beside, tuple(every))
-        for place, name in enumerate(("p50", "p95")):
-            found = errors(ranking, exact, place)
+        baseline = "PostgreSQL, p50 and p95 of every value of seven days"
+        yield Row(what, "s", tuple(ours), baseline, tuple(every))
+        for index, name in enumerate(("p50", "p95")):
+            found = errors(ranking, exact, index)
             yield Row(
-                f"its {name} over seven days, relative difference from that of every value",
+                f"{name} over seven days, relative difference from the exact value",
                 "%",
                 tuple(100 * error for error in found),
-                note="of each model and metric",
+                note="for each model and metric",
             )
-        # Not a fork, which would begin with our memory.
+        # Spawned, because a forked process would start with our memory.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
             peak = executor.submit(_peak, replace(postgres), interval).result()
         yield Row("peak memory of a process that compares", "MiB", (peak,), limit=_MEMORY)
@@ -87,7 +87,7 @@ def fill(
     points: int,
     llm_names: tuple[str, ...] = tuple(MODELS),
 ) -> None:
-    """Simulate and store what a comparison looks at; then have the table vacuumed."""
+    """Simulate and store the windows of a comparison, then vacuum the table."""
     cadence = Cadence(interval.seconds, _END - HISTORY)
     windows = cadence.windows_between(_END - HISTORY, _END)
     frames = MetricFrames(
@@ -99,7 +99,7 @@ def fill(
         postgres=postgres,
         force=True,
     )
-    with SliceWriter(postgres) as writer:
+    with BatchWriter(postgres) as writer:
         for part in frames:
             writer.write(part)
     with postgres.engine.connect() as connection:
@@ -114,7 +114,7 @@ def ranked(
     points: int,
     llm_names: tuple[str, ...] = tuple(MODELS),
 ) -> list[Comparison]:
-    """Compare, as the asset does."""
+    """Compare as the asset does."""
     with postgres.engine.begin() as connection:
         ranking, _ = rank_models(
             connection, llm_names, _END - interval, interval, sampling(interval, points)
@@ -135,13 +135,13 @@ def percentiles_of_all(
 
 
 def errors(
-    ranking: list[Comparison], exact: dict[tuple[str, str], tuple[float, float]], place: int
+    ranking: list[Comparison], exact: dict[tuple[str, str], tuple[float, float]], index: int
 ) -> list[float]:
-    """Return the relative differences of the longest period, of p50 (place 0) or p95 (1)."""
+    """Return the relative errors in the longest period, of p50 (index 0) or p95 (index 1)."""
     return [
-        abs((one.p50, one.p95)[place] / exact[one.llm_name, one.metric][place] - 1)
-        for one in ranking
-        if one.hours == PERIODS[-1]
+        abs((entry.p50, entry.p95)[index] / exact[entry.llm_name, entry.metric][index] - 1)
+        for entry in ranking
+        if entry.hours == PERIODS[-1]
     ]
 
 

@@ -1,8 +1,8 @@
-"""What a window costs, and what a run worker takes of the memory, by how much there is to do.
+"""Benchmark: time per window and memory of a run worker, by the size of the run. Linux only.
 
-Each point is one run over a range of models and days, in a fresh process, with Dagster's storage,
-the results database and the broker as in service (`benchmarks/range_run.py`). Two more points are
-the extremes of the settings: many values in a window, and many windows in a day. Linux.
+Each measurement is one run over a range of models and days, in a fresh process, with Dagster's
+storage, the results database and the broker as in service (`benchmarks/range_run.py`). Two more
+measure the extremes of the settings: many values per window, and many windows per day.
 """
 
 from collections.abc import Iterator
@@ -22,14 +22,14 @@ _MEMORY = Limit(512)
 
 
 @dataclass(frozen=True)
-class Point:
-    """How much there is to do.
+class Size:
+    """The size of a run.
 
     Attributes:
-        models: how many.
-        days: how many.
+        models: number of models.
+        days: number of days.
         points: values per metric and window.
-        interval: length of a window in seconds.
+        interval: length of a window, in seconds.
     """
 
     models: int
@@ -39,7 +39,7 @@ class Point:
 
     @property
     def windows(self) -> int:
-        """How many windows of a model."""
+        """The number of windows of all models."""
         return self.models * self.days * _DAY // self.interval
 
     def __str__(self) -> str:
@@ -49,76 +49,76 @@ class Point:
         )
 
 
-_FEW, _MANY, _YEAR = Point(8, 5), Point(8, 52), Point(8, 365)
-_EXTREMES = (Point(1, 5, points=10_000), Point(1, 4, interval=10))
-_POINTS = (
-    *(_FEW, _MANY, _YEAR),
-    *(Point(8, 5, points=100), Point(8, 5, points=1_000)),
-    *(Point(1, 416), Point(64, 6)),
+_SMALL, _LARGE, _YEAR = Size(8, 5), Size(8, 52), Size(8, 365)
+_EXTREMES = (Size(1, 5, points=10_000), Size(1, 4, interval=10))
+_SIZES = (
+    *(_SMALL, _LARGE, _YEAR),
+    *(Size(8, 5, points=100), Size(8, 5, points=1_000)),
+    *(Size(1, 416), Size(64, 6)),
     *_EXTREMES,
 )
 
 
 def measure(*, quick: bool) -> Iterator[Row]:
-    """Run every point, by turns.
+    """Measure runs of all sizes in turn.
 
     Args:
-        quick: a few days of two models, once, to see that it works.
+        quick: use a few days of two models, once, as a smoke test.
     """
-    few, many, year = (Point(2, 1), Point(2, 2), Point(2, 4)) if quick else (_FEW, _MANY, _YEAR)
-    extremes = (Point(1, 1, points=1_000), Point(1, 1, interval=60)) if quick else _EXTREMES
-    points = (few, many, year, *extremes) if quick else _POINTS
+    small, large, year = (Size(2, 1), Size(2, 2), Size(2, 4)) if quick else (_SMALL, _LARGE, _YEAR)
+    extremes = (Size(1, 1, points=1_000), Size(1, 1, interval=60)) if quick else _EXTREMES
+    sizes = (small, large, year, *extremes) if quick else _SIZES
     with DagsterService({}) as service:
-        runs: dict[Point, list[RangeRun]] = {point: [] for point in points}
+        runs: dict[Size, list[RangeRun]] = {size: [] for size in sizes}
         for _ in range(1 if quick else _TIMES):
-            for point, taken in runs.items():
-                taken.append(_run(point))
+            for size, taken in runs.items():
+                taken.append(_run(size))
                 service.clear()
-    for point, taken in runs.items():
-        yield Row(f"a run of {point}, 1,000 windows", "s", _costs(point, taken))
+    for size, taken in runs.items():
+        yield Row(f"a run of {size}, 1,000 windows", "s", _costs(size, taken))
         yield Row(
-            f"a run of {point}, peak memory",
+            f"a run of {size}, peak memory",
             "MiB",
             _memories(taken),
-            limit=_MEMORY if point in extremes else None,
+            limit=_MEMORY if size in extremes else None,
         )
     yield Row(
         f"1,000 windows of {year.windows:,}",
         "s",
         _costs(year, runs[year]),
-        f"1,000 windows of {many.windows:,}",
-        _costs(many, runs[many]),
+        f"1,000 windows of {large.windows:,}",
+        _costs(large, runs[large]),
         _LINEAR,
     )
     yield Row(
         f"peak memory of {year.windows:,} windows",
         "MiB",
         _memories(runs[year]),
-        f"peak memory of {many.windows:,}",
-        _memories(runs[many]),
+        f"peak memory of {large.windows:,} windows",
+        _memories(runs[large]),
         _SAME_MEMORY,
     )
 
 
-def _run(point: Point) -> RangeRun:
-    # The last of the days is yesterday: all windows have ended.
-    start = datetime.now(UTC).date() - timedelta(days=point.days)
-    names = [f"model-{number}" for number in range(point.models)]
+def _run(size: Size) -> RangeRun:
+    # The last day is yesterday, so that all windows have ended.
+    start = datetime.now(UTC).date() - timedelta(days=size.days)
+    names = [f"model-{number}" for number in range(size.models)]
     return range_run(
         names,
         start,
-        start + timedelta(days=point.days - 1),
+        start + timedelta(days=size.days - 1),
         {
             "LLM_MODELS_STR": ",".join(names),
-            "NUM_DATA_POINTS": str(point.points),
-            "SIMULATION_INTERVAL": str(point.interval),
+            "NUM_DATA_POINTS": str(size.points),
+            "SIMULATION_INTERVAL": str(size.interval),
             "SIMULATION_START": f"{start.isoformat()}T00:00:00Z",
         },
     )
 
 
-def _costs(point: Point, runs: list[RangeRun]) -> tuple[float, ...]:
-    return tuple(run.seconds / point.windows * 1_000 for run in runs)
+def _costs(size: Size, runs: list[RangeRun]) -> tuple[float, ...]:
+    return tuple(run.seconds / size.windows * 1_000 for run in runs)
 
 
 def _memories(runs: list[RangeRun]) -> tuple[float, ...]:

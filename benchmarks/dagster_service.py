@@ -1,4 +1,4 @@
-"""Dagster as it runs in service, over the code locations of a benchmark."""
+"""Dagster as in service, with the code locations of a benchmark."""
 
 import os
 import secrets
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 import yaml
 from pika.adapters.blocking_connection import BlockingChannel
 
-from benchmarks import ui
+from benchmarks import dagster_api
 from sim_pipeline.config import Settings, read_settings
 from sim_pipeline.connections import message_broker, results_database
 from sim_pipeline.dagster_instance.lifecycle import prepare_instance
@@ -30,7 +30,7 @@ from sim_pipeline.stop_request import StopRequest
 from sim_pipeline.store.migrations import upgrade
 
 PIPELINE = {"sim_pipeline": "sim_pipeline.definitions"}
-"""The pipeline itself as a code location."""
+"""The pipeline as a code location."""
 
 _SECONDS = 300.0
 _SCHEDULES = """
@@ -52,16 +52,16 @@ mutation Stop($id: String!) {
 
 
 class DagsterService:
-    """Servers and Dagster's processes, in a temporary directory, while the context lasts.
+    """Servers and Dagster's processes in a temporary directory; a context manager.
 
-    The environment and the instance are those of the service itself; its schedules are stopped, so
-    that nothing runs but what a benchmark launches. This process takes the environment over.
+    Environment and instance are configured as in the service. The schedules are stopped, so that
+    only the benchmark's runs run. The environment variables are also set in this process.
 
     Args:
-        locations: module by name of the code location; without any, Dagster's processes are not
-            started.
-        overrides: settings by field name, beside the ports and passwords that it is given.
-        environment: further variables of all processes.
+        locations: module of each code location, by location name. If empty, Dagster's processes
+            are not started.
+        overrides: settings by field name, in addition to generated ports and passwords.
+        environment: additional variables for all processes.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class DagsterService:
         environment = {
             **service_environment(self.settings, directory),
             **self._environment,
-            # The processes work elsewhere.
+            # The processes run in another directory.
             "PYTHONPATH": str(project_file("sim_pipeline").parent),
         }
         os.environ.update(environment)
@@ -122,7 +122,7 @@ class DagsterService:
         upgrade(self.results)
         prepare_instance(directory / "dagster", project_file("dagster.yaml"))
         self.instance = stack.enter_context(dg.DagsterInstance.get())
-        self.programs = stack.enter_context(Children(directory, environment, _stop_request()))
+        self.children = stack.enter_context(Children(directory, environment, _stop_request()))
         self.workspace = directory / "workspace.yaml"
         if self._locations:
             self._start_dagster()
@@ -142,47 +142,52 @@ class DagsterService:
             )
         self.workspace.write_text(yaml.safe_dump({"load_from": entries}), encoding="utf-8")
         workspace = ("--workspace", str(self.workspace))
-        self.programs.start(
+        self.children.start(
             "webserver",
             *("dagster_webserver", *workspace, "--host", "127.0.0.1"),
             *("--port", str(self._ui_port), "--dagster-log-level", "warning"),
         )
-        self.await_condition(partial(listens, "127.0.0.1", self._ui_port), "the UI")
+        self.await_condition(partial(listens, "127.0.0.1", self._ui_port), "the UI did not answer")
         for name in self._locations:
             self._stop_schedules(name)
-        # Only now, so that no schedule ticks before.
-        self.programs.start("daemon", "sim_pipeline.dagster_instance.daemon", "run", *workspace)
+        # Started last, so that no schedule ticks before it is stopped.
+        self.children.start("daemon", "sim_pipeline.dagster_instance.daemon", "run", *workspace)
 
     def start_code_server(self, name: str, module: str, port: int) -> None:
-        """Start a code server and wait until it serves: its definitions are loaded then."""
-        self.programs.start(
+        """Start a code server and wait until it has loaded its definitions."""
+        self.children.start(
             name,
             *("dagster", "api", "grpc", "--module-name", module, "--port", str(port)),
             *("--host", "127.0.0.1", "--location-name", name, "--log-level", "warning"),
         )
-        self.await_condition(partial(listens, "127.0.0.1", port), name)
+        self.await_condition(partial(listens, "127.0.0.1", port), f"{name} did not start")
 
     def await_condition(
-        self, met: Callable[[], bool], what: str, seconds: float = _SECONDS
+        self, met: Callable[[], bool], failure: str, seconds: float = _SECONDS
     ) -> None:
         """Wait until a condition is met.
 
+        Args:
+            met: the condition.
+            failure: what has not happened, for the error message.
+            seconds: the time limit.
+
         Raises:
-            ServiceError: a process ended meanwhile, or the time is over.
+            ServiceError: a process ended, or the condition was not met in time.
         """
-        self.programs.await_condition(met, what, seconds)
+        self.children.await_condition(met, failure, seconds)
 
     def graphql(self, query: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Ask the UI's API.
+        """Query Dagster's GraphQL API.
 
         Raises:
-            RuntimeError: it answers with errors.
+            RuntimeError: the answer contains errors.
         """
-        return ui.graphql(self._ui_port, query, variables, seconds=_SECONDS)
+        return dagster_api.graphql(self._ui_port, query, variables, seconds=_SECONDS)
 
     @contextmanager
     def channel(self) -> Iterator[BlockingChannel]:
-        """Open a connection to the broker for a while."""
+        """Open a channel to the broker while the context lasts."""
         with pika.BlockingConnection(
             pika.ConnectionParameters(
                 self.broker.host,
@@ -194,7 +199,7 @@ class DagsterService:
             yield connection.channel()
 
     def clear(self) -> None:
-        """Remove the results, the ledger, the comparisons and the queue."""
+        """Delete results, ledger, comparisons and queue."""
         with self.results.engine.begin() as connection:
             connection.execute(sa.text("TRUNCATE simulation_results, deliveries, model_comparison"))
         with self.channel() as channel:
@@ -207,11 +212,11 @@ class DagsterService:
             if state["status"] == "RUNNING":
                 answer = self.graphql(_STOP, {"id": state["id"]})["stopRunningSchedule"]
                 if answer["__typename"] != "ScheduleStateResult":
-                    raise RuntimeError(f"{location}: its schedule was not stopped: {answer}")
+                    raise RuntimeError(f"the schedule of {location} was not stopped: {answer}")
 
 
 def _stop_request() -> StopRequest:
-    """Return one that is never made: an interrupted benchmark unwinds by its exception."""
+    """Return a stop request without signal handlers: Ctrl-C raises KeyboardInterrupt instead."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     stop = StopRequest()
     for number, handler in handlers.items():

@@ -1,8 +1,8 @@
-"""The floor of a backfill: a graph of the shape of ours, over its partitions, that does nothing.
+"""A code location with an empty graph of our graph's shape: the floor of a backfill's time.
 
-Two assets, the two blocking checks between them in one step, one process for a run. How many
-partitions a run takes is ours, handed over by the benchmark in the environment. Nothing of ours is
-imported but the settings: the floor does not pay for what our work needs.
+It has two assets, the two blocking checks between them in one step, and one process per run. The
+benchmark passes our number of partitions per run in the environment. This module imports only the
+settings of the pipeline, so that the floor does not include the import time of our code.
 """
 
 import os
@@ -28,7 +28,7 @@ _policy = dg.BackfillPolicy.multi_run(
 
 @dg.asset(partitions_def=_partitions, backfill_policy=_policy)
 def empty_frames() -> None:
-    """Stand where `metric_frames` does."""
+    """Take the place of `metric_frames`."""
 
 
 @dg.multi_asset_check(
@@ -38,14 +38,14 @@ def empty_frames() -> None:
     ]
 )
 def empty_checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-    """Stand where the checks do."""
+    """Take the place of the checks."""
     for key in context.selected_asset_check_keys:
         yield dg.AssetCheckResult(asset_key=key.asset_key, check_name=key.name, passed=True)
 
 
 @dg.asset(partitions_def=_partitions, backfill_policy=_policy, deps=[empty_frames])
 def empty_feed() -> None:
-    """Stand where `benchmark_feed` does."""
+    """Take the place of `benchmark_feed`."""
 
 
 defs = dg.Definitions(

@@ -1,8 +1,8 @@
-"""Figures of the benchmarks: what was measured, next to what, against which limit; and the table.
+"""Results of the benchmarks: measurements, baselines and limits, as a table and as JSON.
 
-A row is one quantity, measured several times. Where there is something beside it (a floor that
-cannot be beaten, or a peer that somebody would use instead), that was measured as often and by
-turns, so that the noise of the machine meets both: what counts then is the ratio of each pair.
+A row is one quantity, measured several times. It may have a baseline: a floor that nothing can
+beat, or an alternative implementation. The baseline is measured as often and in turn, so that the
+noise of the machine affects both; the result is then the ratio of each pair.
 """
 
 import math
@@ -11,24 +11,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_HEADINGS = ("what", "unit", "ours", "beside", "of that", "ratio", "limit", "", "n", "note")
+_HEADINGS = ("what", "unit", "ours", "baseline", "its value", "ratio", "limit", "", "n", "note")
 _MANY = 100
 
 
 @dataclass(frozen=True)
 class Limit:
-    """What a row is held to: its ratio, or, where nothing stands beside it, its figure.
+    """The limit of a row's median ratio, or of its median if it has no baseline.
 
     Attributes:
         value: the limit.
-        at_least: whether more is better; else less is.
+        at_least: whether the limit is a lower bound; by default it is an upper bound.
     """
 
     value: float
     at_least: bool = False
 
     def holds(self, figure: float) -> bool:
-        """Tell whether a figure keeps to the limit; NaN does not."""
+        """Return whether a figure meets the limit; NaN does not."""
         return figure >= self.value if self.at_least else figure <= self.value
 
     def __str__(self) -> str:
@@ -37,61 +37,61 @@ class Limit:
 
 @dataclass(frozen=True)
 class Row:
-    """A quantity that was measured.
+    """A measured quantity.
 
     Attributes:
-        what: was measured.
-        unit: of it, and of what stands beside it.
-        ours: each measurement.
-        beside: what stands beside it; empty for nothing.
-        others: each measurement of that; the nth is to be held against our nth.
-        limit: of the median ratio, or of the median where nothing stands beside it.
-        note: what a reader must know to read the figure rightly.
+        what: the quantity.
+        unit: the unit of it and of its baseline.
+        ours: the measurements.
+        baseline: the baseline; empty for none.
+        baseline_values: its measurements, one for each of ours.
+        limit: the limit of the median ratio, or of the median without a baseline.
+        note: what a reader must know to interpret the figure.
 
     Raises:
-        ValueError: there is no measurement, or not as many of both.
+        ValueError: there are no measurements, or the baseline has another number of them.
     """
 
     what: str
     unit: str
     ours: tuple[float, ...]
-    beside: str = ""
-    others: tuple[float, ...] = ()
+    baseline: str = ""
+    baseline_values: tuple[float, ...] = ()
     limit: Limit | None = None
     note: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what has no median or no ratios."""
-        expected = len(self.ours) if self.beside else 0
-        if not self.ours or len(self.others) != expected:
+        """Check the numbers of measurements."""
+        expected = len(self.ours) if self.baseline else 0
+        if not self.ours or len(self.baseline_values) != expected:
             raise ValueError(
-                f"{self.what}: {len(self.ours)} measurements next to {len(self.others)}:"
-                " allowed is at least one, and as many beside it, or none where nothing is"
+                f"{self.what}: {len(self.ours)} measurements and {len(self.baseline_values)} of the"
+                f" baseline: at least one is required, and {expected} of the baseline"
             )
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """Ours over that beside it, pair by pair."""
+        """Ours divided by the baseline, for each pair of measurements."""
         return tuple(
-            one / other if other else math.nan
-            for one, other in zip(self.ours, self.others, strict=False)
+            value / baseline if baseline else math.nan
+            for value, baseline in zip(self.ours, self.baseline_values, strict=False)
         )
 
     @property
     def passed(self) -> bool | None:
-        """Whether the median keeps to the limit; None without one."""
+        """True if the median meets the limit; None without a limit."""
         if self.limit is None:
             return None
         return self.limit.holds(statistics.median(self.ratios or self.ours))
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything, medians and spread included, as JSON takes it."""
+        """Return the row with medians and spread, as values for JSON."""
         return {
             "what": self.what,
             "unit": self.unit,
             "ours": _summary(self.ours),
-            "beside": self.beside or None,
-            "others": _summary(self.others),
+            "baseline": self.baseline or None,
+            "baseline_values": _summary(self.baseline_values),
             "ratio": _summary(self.ratios),
             "limit": str(self.limit) if self.limit else None,
             "passed": self.passed,
@@ -100,7 +100,7 @@ class Row:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Return a table: medians, the smallest and the largest in brackets."""
+    """Return a Markdown table of medians, with smallest and largest in brackets."""
     cells = [_HEADINGS, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADINGS))]
     lines = [
@@ -118,8 +118,8 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.what,
         row.unit,
         _spread(row.ours),
-        row.beside,
-        _spread(row.others),
+        row.baseline,
+        _spread(row.baseline_values),
         _spread(row.ratios),
         str(row.limit or ""),
         {True: "pass", False: "FAIL", None: ""}[row.passed],

@@ -1,25 +1,22 @@
-"""What the processes of a running service take of the machine, and whether it grows.
+"""Resource use of a running service's processes, and its growth. Linux only.
 
-Linux. A process belongs to the service if the service's directory is in its working directory, its
-command or its environment, or if it descends from the supervisor: so one that lost its parent is
-counted, and so is one that nobody reaps. Of each kind of process are counted:
+A process belongs to the service if it descends from the supervisor, or if the service's directory
+is in its working directory, command line or environment. This includes processes that have lost
+their parent, and zombies. The measures of each kind of process:
 
-processes    those alive, and zombies.
-threads      of all of them. A pool starts another one when more calls come together than ever
-             before, up to its fixed size.
-files        open file descriptors, sockets included. Of PostgreSQL without `cached files`.
-connections  established TCP connections at either end. A session of PostgreSQL is one of its
-             backends and so a connection of PostgreSQL; RabbitMQ's are its clients', and two
-             between its own processes. They are counted at the socket, not asked of the servers,
-             since asking is one connection more.
-memory       resident memory in MiB. Of PostgreSQL without the shared buffers, which are in the
-             resident memory of each process that touched them and fill up to their fixed size as
-             the database grows; and what its processes share since they were forked counts once
-             (PSS less its shared memory).
-cached files Of PostgreSQL, descriptors of the cluster's own files. Each of its processes keeps
-             those open that it may read again, up to max_files_per_process (1000), and closes the
-             least used: so they grow with the files a process has come across, by design.
-             Shown, not limited.
+processes     number of processes, zombies included.
+threads       number of threads. A thread pool grows, up to its fixed size, when more calls than
+              ever before come at the same time.
+files         open file descriptors, sockets included; for PostgreSQL without `cached files`.
+connections   established TCP connections at either end. A PostgreSQL session is a connection of
+              one backend; RabbitMQ's are those of its clients, and two between its own processes.
+              Counted at the sockets, because asking the servers would open another connection.
+memory        resident memory, in MiB. For PostgreSQL: PSS without shared memory. The shared buffers
+              count as resident in each process that used them, and fill up to their fixed size as
+              the database grows. Memory shared since a fork counts once.
+cached files  for PostgreSQL, descriptors of the cluster's files. Each process keeps files open for
+              later reads, up to max_files_per_process (1000), and closes the least recently used.
+              The number grows by design, so it is shown but not limited.
 """
 
 import contextlib
@@ -43,36 +40,36 @@ OTHER = "other"
 ALL = "all"
 
 KINDS = (SUPERVISOR, CODE_SERVER, DAEMON, WEBSERVER, POSTGRESQL, RABBITMQ, OTHER, ALL)
-"""The kinds that are there all the time: run workers come and go."""
+"""The kinds that always exist. Run workers exist only during runs."""
 
 MEASURES = ("processes", "threads", "files", "connections", "memory")
 CACHED_FILES = "cached files"
 
-# A module or a function in the command line of a Python process of the service.
+# A module or function name in the command line of each kind of Python process.
 _PYTHON = {
     "grpc": CODE_SERVER,
     "multiprocessing.resource_tracker": CODE_SERVER,
     "multiprocessing.spawn": RUN_WORKER,
     "sim_pipeline.dagster_instance.daemon": DAEMON,
-    "dagster_webserver": WEBSERVER,
+    "sim_pipeline.dagster_instance.webserver": WEBSERVER,
 }
 _KIBIBYTES_IN_MEBIBYTE = 1024
 _MEBIBYTE = 1024**2
-# What is no growth, however few there are. MiB: of what takes a dozen in all, 5 % are a few tables
-# more in a session's cache. Threads: two calls more than ever before that came together.
-_LITTLE = {"memory": 4.0, "threads": 2.0}
+# Absolute growth that is always allowed. Memory (MiB): 5 % of a process of a dozen MiB is only a
+# few more tables in a session's cache. Threads: two more simultaneous calls than before.
+_ALLOWANCE = {"memory": 4.0, "threads": 2.0}
 
 Footprint = dict[str, dict[str, float]]
-"""Of each kind of process, each measure."""
+"""The value of each measure, by kind of process."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A look at the service.
+    """A snapshot of the service's resource use.
 
     Attributes:
-        seconds: since the service was ready.
-        footprint: what its processes took.
+        seconds: time since the service was ready.
+        footprint: the resource use.
     """
 
     seconds: float
@@ -80,20 +77,20 @@ class Sample:
 
     @property
     def idle(self) -> bool:
-        """Whether no run was under way: moments that can be compared."""
+        """True if no run was executing. Only idle samples are comparable."""
         return RUN_WORKER not in self.footprint
 
 
 @dataclass(frozen=True)
 class Growth:
-    """One measure of one kind of process, early and late.
+    """The growth of one measure of one kind of process.
 
     Attributes:
-        kind: of process.
+        kind: the kind of process.
         measure: one of MEASURES, or CACHED_FILES.
-        early: least of the early samples for memory, else their median.
-        late: the same of the late samples.
-        limit: largest growth that is allowed, as a fraction; infinite for CACHED_FILES.
+        early: minimum of the early samples for memory, else their median.
+        late: the same for the late samples.
+        limit: maximum allowed growth, as a fraction; infinite for CACHED_FILES.
     """
 
     kind: str
@@ -104,58 +101,67 @@ class Growth:
 
     @property
     def fraction(self) -> float:
-        """Growth as a fraction of `early`; infinite where there was nothing."""
+        """Growth as a fraction of `early`; infinite for growth from zero."""
         if self.early == 0:
             return 0.0 if self.late == 0 else math.inf
         return self.late / self.early - 1
 
     @property
     def passed(self) -> bool:
-        """Whether it grew no more than is allowed."""
-        little = _LITTLE.get(self.measure, 0.0)
-        return self.late - self.early <= little or self.fraction <= self.limit
+        """True if the growth is within the limit or the allowance."""
+        allowance = _ALLOWANCE.get(self.measure, 0.0)
+        return self.late - self.early <= allowance or self.fraction <= self.limit
 
 
 def take_sample(directory: Path, supervisor: psutil.Process, seconds: float) -> Sample:
-    """Look at all processes of the service that works in this directory."""
+    """Measure all processes of the service.
+
+    Args:
+        directory: the service's directory.
+        supervisor: the service's main process.
+        seconds: time since the service was ready.
+    """
     footprint: Footprint = {}
     for process in processes_of(directory, supervisor):
         try:
             kind = SUPERVISOR if process == supervisor else _kind(process, directory)
-            taken = _taken(process)
+            values = _measure(process)
             if kind == POSTGRESQL:
-                taken |= _taken_by_postgres(process, directory, taken["files"])
+                values |= _measure_postgres(process, directory, values["files"])
         except psutil.ZombieProcess:
-            kind, taken = OTHER, {"processes": 1}
+            kind, values = OTHER, {"processes": 1}
         except (psutil.NoSuchProcess, ProcessLookupError, FileNotFoundError):
             continue
         for name in (kind, ALL):
             sums = footprint.setdefault(name, dict.fromkeys(MEASURES, 0))
-            for measure, value in taken.items():
+            for measure, value in values.items():
                 sums[measure] = sums.get(measure, 0) + value
     return Sample(seconds, footprint)
 
 
 def processes_of(directory: Path, supervisor: psutil.Process) -> set[psutil.Process]:
     """Find every process of the service, the supervisor included."""
-    found = {process for process in psutil.process_iter() if _names(process, directory)}
+    found = {process for process in psutil.process_iter() if _mentions(process, directory)}
     with contextlib.suppress(psutil.NoSuchProcess):
         found |= {supervisor, *supervisor.children(recursive=True)}
     return found
 
 
 def growths(early: Sequence[Sample], late: Sequence[Sample], limit: float) -> list[Growth]:
-    """Compare idle samples of each kind and measure.
+    """Return the growth of each kind and measure, from idle samples.
 
-    Of memory the least is what counts: what a collector, or a log that is written out when it is
-    full, has yet to let go of rises and falls; a leak lifts the floor. Of the rest, the medians.
+    Memory is compared by its minimum: garbage and buffered logs rise and fall, but a leak raises
+    the minimum. The other measures are compared by their median.
 
     Raises:
-        ValueError: there is no idle sample among the early or the late ones.
+        ValueError: there are no idle samples among the early or the late ones.
     """
-    early, late = [one for one in early if one.idle], [one for one in late if one.idle]
+    early = [sample for sample in early if sample.idle]
+    late = [sample for sample in late if sample.idle]
     if not early or not late:
-        raise ValueError("a run was under way at every sample: nothing can be compared")
+        raise ValueError(
+            "a run was executing during every sample: there are no idle samples to compare"
+        )
     limits = {(kind, measure): limit for kind in KINDS for measure in MEASURES}
     limits[POSTGRESQL, CACHED_FILES] = math.inf
     return [
@@ -169,11 +175,11 @@ def _level(samples: Iterable[Sample], kind: str, measure: str) -> float:
     return min(values) if measure == "memory" else statistics.median(values)
 
 
-def _names(process: psutil.Process, directory: Path) -> bool:
-    """Tell whether the directory is in what the process was started with."""
+def _mentions(process: psutil.Process, directory: Path) -> bool:
+    """Return whether the process's cwd, command line or environment contains the directory."""
     try:
         started_with = [process.cwd(), *process.cmdline(), *process.environ().values()]
-    except (psutil.Error, OSError):  # gone meanwhile, or somebody else's
+    except (psutil.Error, OSError):  # it has ended, or belongs to another user
         return False
     return any(str(directory) in text for text in started_with)
 
@@ -184,14 +190,14 @@ def _kind(process: psutil.Process, directory: Path) -> str:
     for word, kind in _PYTHON.items():
         if word in command or f"from {word} " in text:
             return kind
-    where = [process.cwd(), *process.environ().values()]
+    places = [process.cwd(), *process.environ().values()]
     for name, kind in (("postgres", POSTGRESQL), ("rabbitmq", RABBITMQ)):
-        if any(str(directory / ".local" / name) in place for place in where):
+        if any(str(directory / ".local" / name) in place for place in places):
             return kind
     return OTHER
 
 
-def _taken(process: psutil.Process) -> dict[str, float]:
+def _measure(process: psutil.Process) -> dict[str, float]:
     with process.oneshot():
         return {
             "processes": 1,
@@ -205,7 +211,7 @@ def _taken(process: psutil.Process) -> dict[str, float]:
         }
 
 
-def _taken_by_postgres(process: psutil.Process, directory: Path, files: float) -> dict[str, float]:
+def _measure_postgres(process: psutil.Process, directory: Path, files: float) -> dict[str, float]:
     cluster = directory / ".local" / "postgres" / "cluster"
     rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii")
     proportional = {

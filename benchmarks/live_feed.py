@@ -1,8 +1,8 @@
-"""How long runs of the schedule wait for a slot while a backfill of 75 runs is under way.
+"""Benchmark: how long scheduled runs wait for a slot during a backfill of 75 runs.
 
-The whole service runs, with a window a minute. A backfill is launched as the UI's dialog does it;
-each of its runs takes one day of one model. The figures are from Dagster's own records and events:
-from the moment a run is created to its launch, which is when it has a slot, and to its start.
+The whole service runs with one window per minute. A backfill is launched as the UI's dialog does;
+each of its runs processes one day of one model. Dagster's records give the times from a run's
+creation to its launch, when it gets a slot, and to its start.
 """
 
 import tempfile
@@ -12,28 +12,24 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from benchmarks.dagster_api import (
+    BACKFILL_RUNNING,
+    BACKFILL_SUCCEEDED,
+    BACKFILL_TAG,
+    launch_backfill,
+)
 from benchmarks.figures import Limit, Row, markdown
 from benchmarks.service_under_test import ServiceUnderTest
 
 _MODELS = ("GPT-4o", "DeepSeek-V3", "Llama-3.1-8B")
 _INTERVAL = 60
 _DAYS, _QUICK_DAYS = 25, 2
-# So many values that a run of the backfill takes as long as several ticks are apart.
+# Enough values that a run of the backfill takes longer than several ticks.
 _POINTS = 100
 _SLOT_SECONDS = 15.0
 _SECONDS, _POLL_SECONDS = 3600.0, 1.0
 _ASSETS = ("metric_frames", "benchmark_feed")
-_UNDER_WAY = "REQUESTED"
 
-_LAUNCH = """
-mutation Launch($params: LaunchBackfillParams!) {
-  launchPartitionBackfill(backfillParams: $params) {
-    __typename
-    ... on LaunchBackfillSuccess { backfillId }
-    ... on PythonError { message }
-  }
-}
-"""
 _STATE = """
 query State($id: String!, $tags: [ExecutionTag!]!) {
   partitionBackfillOrError(backfillId: $id) {
@@ -57,10 +53,10 @@ query Scheduled($tags: [ExecutionTag!]!) {
 
 
 def measure(*, quick: bool) -> Iterator[Row]:
-    """Backfill, and look at the runs of the ticks meanwhile.
+    """Run a backfill, and measure the scheduled runs during it.
 
     Args:
-        quick: two days instead of 25, to see that it works.
+        quick: use two days instead of 25, as a smoke test.
     """
     days = _QUICK_DAYS if quick else _DAYS
     first = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(
@@ -82,7 +78,7 @@ def measure(*, quick: bool) -> Iterator[Row]:
         runs = _backfill(service, [first + timedelta(days=day) for day in range(days)])
         seconds = time.time() - began
         scheduled = _scheduled(service, since=began)
-    note = f"beside {runs} runs of a backfill, which took {seconds:.0f} s"
+    note = f"during a backfill of {runs} runs, which took {seconds:.0f} s"
     for what, key in (("its launch", "launchTime"), ("its start", "startTime")):
         waits = tuple(run["stats"][key] - run["creationTime"] for run in scheduled)
         yield Row(f"a scheduled run, created to {what}", "s", waits, note=note)
@@ -92,43 +88,34 @@ def measure(*, quick: bool) -> Iterator[Row]:
 
 
 def _backfill(service: ServiceUnderTest, days: Sequence[datetime]) -> int:
-    """Backfill some days of all models, to the end; return how many runs that were.
+    """Backfill some days of all models; return the number of runs when it is complete.
 
     Raises:
-        RuntimeError: it was not launched, failed or takes too long.
+        RuntimeError: the backfill was not launched, failed, or is not complete in time.
     """
-    answer = service.graphql(
-        _LAUNCH,
-        {
-            "params": {
-                "assetSelection": [{"path": [asset]} for asset in _ASSETS],
-                "partitionNames": [f"{day:%Y-%m-%d}|{name}" for name in _MODELS for day in days],
-                "fromFailure": False,
-                "tags": [],
-            }
-        },
-    )["launchPartitionBackfill"]
-    if answer["__typename"] != "LaunchBackfillSuccess":
-        raise RuntimeError(f"the backfill was not launched: {answer}")
+    keys = [f"{day:%Y-%m-%d}|{name}" for name in _MODELS for day in days]
+    backfill_id = launch_backfill(service.graphql, _ASSETS, keys)
     variables: Mapping[str, Any] = {
-        "id": answer["backfillId"],
-        "tags": [{"key": "dagster/backfill", "value": answer["backfillId"]}],
+        "id": backfill_id,
+        "tags": [{"key": BACKFILL_TAG, "value": backfill_id}],
     }
     deadline = time.monotonic() + _SECONDS
     while True:
         service.require_running()
         state = service.graphql(_STATE, variables)
         status = state["partitionBackfillOrError"]["status"]
-        if status == "COMPLETED_SUCCESS":
+        if status == BACKFILL_SUCCEEDED:
             return int(state["runsOrError"]["count"])
-        if status != _UNDER_WAY or time.monotonic() > deadline:
-            raise RuntimeError(f"the backfill is {status}, not complete within {_SECONDS:g} s")
-        # Nothing but the UI's API tells; each answer takes the webserver some time.
+        if status != BACKFILL_RUNNING or time.monotonic() > deadline:
+            raise RuntimeError(
+                f"the backfill has status {status} and is not complete within {_SECONDS:g} s"
+            )
+        # Polled slowly: each query takes CPU time from the service.
         time.sleep(_POLL_SECONDS)
 
 
 def _scheduled(service: ServiceUnderTest, since: float) -> list[dict[str, Any]]:
-    """Return the runs that the schedule launched from a moment on, and that have started."""
+    """Return the scheduled runs that were created since a time and have started."""
     tags = [{"key": "dagster/schedule_name", "value": "simulation_schedule"}]
     runs = service.graphql(_SCHEDULED, {"tags": tags})["runsOrError"]["results"]
     return [run for run in runs if run["creationTime"] >= since and run["stats"].get("startTime")]

@@ -1,4 +1,4 @@
-"""What a table of figures is headed with: the machine and the versions they were got on."""
+"""The machine and the versions, for the header of a table of results."""
 
 import os
 import platform
@@ -31,7 +31,7 @@ _GIBIBYTE = 1024**3
 
 
 def header() -> str:
-    """Return two lines: the machine, and the versions of what matters."""
+    """Return two lines: the machine, and the versions of the main packages."""
     versions = ", ".join(f"{name} {number}" for name, number in package_versions().items())
     return f"{machine()}\n{versions}"
 
@@ -46,7 +46,7 @@ def machine() -> str:
 
 
 def _processor() -> str:
-    """Return the processor's name, as far as the system tells it."""
+    """Return the processor's name, if the system provides it."""
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text(encoding="utf-8").splitlines():
@@ -56,21 +56,21 @@ def _processor() -> str:
 
 
 def bytecode_is_cached() -> bool:
-    """Tell whether Python has its libraries compiled.
+    """Return whether the bytecode of the installed libraries is cached.
 
-    Where it has not, and PYTHONDONTWRITEBYTECODE keeps it from doing so, every process compiles
-    what it imports: that takes longer than most runs.
+    Without it, and with PYTHONDONTWRITEBYTECODE set, every process compiles its imports. That takes
+    longer than most runs.
     """
     return Path(cache_from_source(dg.__file__)).exists()
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that matter, by name."""
+    """Return the versions of Python and of the main packages, by name."""
     return {"Python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
 def server_versions() -> dict[str, str]:
-    """Start each server for a moment and ask it."""
+    """Start each server briefly, and return its version."""
     with servers() as (postgres, rabbitmq):
         engine = sa.create_engine(postgres.url(), poolclass=sa.NullPool)
         with engine.connect() as connection:
@@ -80,7 +80,7 @@ def server_versions() -> dict[str, str]:
 
 def _rabbitmq_version(server: LocalRabbitMQ) -> str:
     with pika.BlockingConnection(server.connection_parameters()) as connection:
-        # Of what the node says of itself pika has no public word.
+        # pika has no public access to the node's properties.
         connected: Any = connection
         properties: dict[str, Any] = connected._impl.server_properties  # noqa: SLF001
     number = properties["version"]

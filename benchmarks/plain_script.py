@@ -1,8 +1,8 @@
-"""A peer of the backfill: the same work the way a small service would do it, without orchestration.
+"""A baseline of the backfill: a plain script without orchestration.
 
-For each window of each model: simulate it, insert its four rows and commit, publish its message and
-wait for the confirm. One process, one connection to each server, open all along. No ledger: what is
-lost between the commit and the confirm stays lost.
+For each window of each model, it simulates the window, inserts its four rows, commits, publishes
+the message and waits for the confirm. It uses one process and one open connection to each server.
+It has no ledger, so a message that is lost between commit and confirm stays lost.
 """
 
 import json
@@ -15,11 +15,11 @@ import pika
 import psycopg2
 
 from sim_pipeline.broker.config import BrokerConfig
-from sim_pipeline.broker.message import format_timestamp
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.simulator.profiles_file import read_profiles
 from sim_pipeline.simulator.simulation import simulate
 from sim_pipeline.store.connection import Postgres
+from sim_pipeline.timestamps import format_timestamp
 from sim_pipeline.windows import Cadence
 
 _INSERT = (
@@ -38,20 +38,20 @@ def seconds_taken(
     points: int,
     seed: int,
 ) -> float:
-    """Do it, and return how long it took, connecting not counted.
+    """Run the script, and return its duration in seconds, without the time to connect.
 
     Args:
-        postgres: database at the newest schema.
-        broker: where to publish; the queue is declared if it does not exist.
+        postgres: a database at the newest schema.
+        broker: the broker; the queue is declared if it does not exist.
         llm_names: the models.
         windows: window numbers, the same for each model.
-        cadence: what a window's number means.
+        cadence: maps window numbers to times.
         points: values per metric and window.
-        seed: of the random numbers.
+        seed: the seed of the random numbers.
 
     Raises:
-        psycopg2.Error: the database refused.
-        pika.exceptions.AMQPError: the broker refused, or returned a message.
+        psycopg2.Error: an error of the database.
+        pika.exceptions.AMQPError: an error of the broker, or a returned message.
     """
     profiles = read_profiles(None, llm_names)
     properties = pika.BasicProperties(content_type="application/json", delivery_mode=2)
@@ -80,7 +80,7 @@ def seconds_taken(
         channel.confirm_delivery()
         start = time.perf_counter()
         for window in windows:
-            label = cadence.start_of(window)
+            window_start = cadence.start_of(window)
             for name in llm_names:
                 result = simulate(
                     profiles[name],
@@ -91,8 +91,8 @@ def seconds_taken(
                 )
                 values = (result.ttft, result.tps, result.e2e_latency, result.rps)
                 rows = [
-                    (name, metric, of_window[0].tolist(), label)
-                    for metric, of_window in zip(METRICS, values, strict=True)
+                    (name, metric, window_values[0].tolist(), window_start)
+                    for metric, window_values in zip(METRICS, values, strict=True)
                 ]
                 for row in rows:
                     cursor.execute(_INSERT, row)
@@ -102,7 +102,7 @@ def seconds_taken(
                         "llm_name": name,
                         "metric": metric,
                         "values": numbers,
-                        "timestamp": format_timestamp(label),
+                        "timestamp": format_timestamp(window_start, "microseconds"),
                     }
                     for _, metric, numbers, _ in rows
                 ]

@@ -1,16 +1,15 @@
-"""Publishing to a quorum queue: our publisher against one confirm at a time.
+"""Benchmark: publish to a quorum queue, with our publisher and with one confirm at a time.
 
     python -m benchmarks.publish [--messages 10000] [--pairs 5] [--points 5]
 
-Starts a RabbitMQ node of its own. Each pair publishes the same messages twice, each time to a fresh
-queue: with our publisher, and with pika's BlockingConnection, which waits for the confirm of each
-message before it sends the next. Which of the two goes first alternates. What is timed is
-publishing, not connecting. After each, the queue must hold exactly what was published.
+It starts its own RabbitMQ node. Each pair publishes the same messages twice, each time to a new
+queue: with our publisher, and with pika's BlockingConnection, which waits for each message's
+confirm before it sends the next. The order alternates. The time to connect is not included. After
+each measurement the queue must hold exactly the published messages.
 
-Then a process of its own publishes ten times as many messages, as the feed does: made and handed
-over some thousands at a time. Its largest resident memory after the first tenth and after all of
-them tells whether memory is flat (Linux). A queue that does not hold them all, or fewer than
-`--ratio` times the messages per second, is an error.
+Then a separate process publishes ten times as many messages in batches of 5,000, as the feed does.
+Its peak resident memory after the first tenth and at the end shows whether memory is constant
+(Linux). A missing message, or a median ratio of rates below `--ratio`, is an error.
 """
 
 import argparse
@@ -44,8 +43,8 @@ from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _MESSAGES, _PAIRS, _POINTS, _RATIO = 10_000, 5, 5, 10.0
 _MEMORY_FACTOR = 10
-# As many as the feed claims, and so publishes in one call.
-_CALL_MESSAGES = 5_000
+# The feed claims and publishes this many messages in one call.
+_BATCH_MESSAGES = 5_000
 
 Messages = Sequence[OutgoingMessage]
 Publish = Callable[[LocalRabbitMQ, str, Messages], float]
@@ -59,7 +58,7 @@ def main() -> None:
     parser.add_argument(
         "--points", type=int, default=_POINTS, help="values per metric in a message"
     )
-    parser.add_argument("--ratio", type=float, default=_RATIO, help="least median ratio")
+    parser.add_argument("--ratio", type=float, default=_RATIO, help="required median ratio")
     arguments = parser.parse_args()
 
     messages = _messages(range(arguments.messages), arguments.points)
@@ -74,22 +73,22 @@ def main() -> None:
 
 
 def measure(*, quick: bool) -> Iterator[Row]:
-    """Publish in pairs, and see that memory is flat.
+    """Measure pairs of rates, then the peak memory.
 
     Args:
-        quick: 500 messages, twice, to see that it works.
+        quick: use 500 messages, twice, as a smoke test.
     """
     count, pairs = (500, 2) if quick else (_MESSAGES, _PAIRS)
     with rabbitmq_server() as server:
         rates = list(_rates(server, _messages(range(count), _POINTS), pairs))
         peaks = _memory_peaks(server, (count, _MEMORY_FACTOR * count), _POINTS)
-    ours, others = zip(*rates, strict=True)
+    ours, baseline = zip(*rates, strict=True)
     yield Row(
         f"publish {count:,} messages, all confirmed",
         "1/s",
         ours,
         "pika, a confirm for each message",
-        others,
+        baseline,
         Limit(_RATIO, at_least=True),
     )
     yield Row(
@@ -103,22 +102,22 @@ def measure(*, quick: bool) -> Iterator[Row]:
 
 def _measure(server: LocalRabbitMQ, messages: Messages, pairs: int) -> float:
     """Print each pair; return the median ratio."""
-    ours, others = [], []
+    ours, baseline = [], []
     print("pair  ours [1/s]  one at a time [1/s]  ratio")
-    for pair, (one, other) in enumerate(_rates(server, messages, pairs), 1):
-        ours.append(one)
-        others.append(other)
-        print(f"{pair:4}  {one:10,.0f}  {other:19,.0f}  {one / other:5.1f}")
-    ratios = [one / other for one, other in zip(ours, others, strict=True)]
+    for pair, (rate, base) in enumerate(_rates(server, messages, pairs), 1):
+        ours.append(rate)
+        baseline.append(base)
+        print(f"{pair:4}  {rate:10,.0f}  {base:19,.0f}  {rate / base:5.1f}")
+    ratios = [rate / base for rate, base in zip(ours, baseline, strict=True)]
     print(
         f"median ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}); "
-        f"ours {_spread(ours)}, one at a time {_spread(others)}; all confirmed, none lost"
+        f"ours {_spread(ours)}, one at a time {_spread(baseline)}; all confirmed, none lost"
     )
     return statistics.median(ratios)
 
 
 def _rates(server: LocalRabbitMQ, messages: Messages, pairs: int) -> Iterator[tuple[float, float]]:
-    """Yield, of each pair, the messages per second of ours and of one at a time."""
+    """Yield pairs of rates, in messages per second: ours, and one confirm at a time."""
     rates: dict[Publish, float] = {_publish_ours: 0.0, _publish_one_at_a_time: 0.0}
     for pair in range(pairs):
         for publish in list(rates)[:: -1 if pair % 2 else 1]:
@@ -131,7 +130,7 @@ def _spread(rates: Sequence[float]) -> str:
 
 
 def _measure_memory(server: LocalRabbitMQ, messages: int, points: int) -> None:
-    """Print the largest resident memory of a process that publishes a lot."""
+    """Print the peak resident memory of a process that publishes many messages."""
     counts = (messages, _MEMORY_FACTOR * messages)
     peaks = _memory_peaks(server, counts, points)
     for count, peak in zip(counts, peaks, strict=True):
@@ -140,9 +139,9 @@ def _measure_memory(server: LocalRabbitMQ, messages: int, points: int) -> None:
 
 
 def _memory_peaks(server: LocalRabbitMQ, counts: Sequence[int], points: int) -> list[float]:
-    """Return `_peaks` of a process of its own, once the queue holds all of the messages."""
+    """Run `_peaks` in a separate process, check the queue, and return the result."""
     queue = f"benchmark-{secrets.token_hex(4)}"
-    # Not a fork, which would begin with our memory.
+    # Spawned, because a forked process would start with our memory.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
         peaks = executor.submit(_peaks, _config(server, queue), counts, points).result()
     _require_held(server, queue, counts[-1])
@@ -150,13 +149,13 @@ def _memory_peaks(server: LocalRabbitMQ, counts: Sequence[int], points: int) -> 
 
 
 def _peaks(config: BrokerConfig, counts: Sequence[int], points: int) -> list[float]:
-    """Publish; return this process's largest resident memory so far, in MiB, at each count."""
+    """Publish; return this process's peak resident memory at each count, in MiB."""
     peaks = []
     done = 0
     with Publisher(config) as publisher:
         for count in counts:
             while done < count:
-                windows = range(done, min(done + _CALL_MESSAGES, count))
+                windows = range(done, min(done + _BATCH_MESSAGES, count))
                 confirmed = publisher.publish(_messages(windows, points)).confirmed
                 _require_confirmed(len(confirmed), len(windows))
                 done = windows.stop
@@ -169,7 +168,7 @@ def _rate(
     messages: Messages,
     publish: Publish,
 ) -> float:
-    """Messages per second into a fresh queue, which must then hold them all."""
+    """Publish to a new queue, check that it holds all messages, and return messages per second."""
     queue = f"benchmark-{secrets.token_hex(4)}"
     seconds = publish(server, queue, messages)
     _require_held(server, queue, len(messages))
@@ -177,7 +176,7 @@ def _rate(
 
 
 def _require_held(server: LocalRabbitMQ, queue: str, messages: int) -> None:
-    """Count the messages in the queue, and delete it."""
+    """Delete the queue; exit with an error if it does not hold this number of messages."""
     with pika.BlockingConnection(server.connection_parameters()) as connection:
         channel = connection.channel()
         held = channel.queue_declare(queue, passive=True).method.message_count
@@ -203,7 +202,7 @@ def _config(server: LocalRabbitMQ, queue: str) -> BrokerConfig:
 
 
 def _publish_ours(server: LocalRabbitMQ, queue: str, messages: Messages) -> float:
-    """Publish and return the seconds it took, from the second message on."""
+    """Publish; return the seconds from the second message to the last confirm."""
     with Publisher(_config(server, queue)) as publisher:
         # The first opens the connection and declares the queue.
         confirmed = set(publisher.publish(messages[:1]).confirmed)
@@ -215,7 +214,7 @@ def _publish_ours(server: LocalRabbitMQ, queue: str, messages: Messages) -> floa
 
 
 def _publish_one_at_a_time(server: LocalRabbitMQ, queue: str, messages: Messages) -> float:
-    """Publish and return the seconds it took, from the second message on."""
+    """Publish; return the seconds from the second message to the last confirm."""
     with pika.BlockingConnection(server.connection_parameters()) as connection:
         channel = connection.channel()
         channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
@@ -228,7 +227,7 @@ def _publish_one_at_a_time(server: LocalRabbitMQ, queue: str, messages: Messages
 
 
 def _publish_and_wait(channel: BlockingChannel, queue: str, message: OutgoingMessage) -> None:
-    """Publish one message; raises unless it is confirmed."""
+    """Publish one message and wait for its confirm; raise if it is not confirmed."""
     channel.basic_publish(
         exchange="",
         routing_key=queue,

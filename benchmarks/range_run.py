@@ -1,4 +1,4 @@
-"""One run over a range of partitions, in a process of its own, as a run worker executes it."""
+"""Executes one run over a range of partitions in a separate process, as a run worker does."""
 
 import json
 import os
@@ -23,11 +23,11 @@ _TAIL_BYTES = 4_000
 
 @dataclass(frozen=True)
 class RangeRun:
-    """What a run took.
+    """The measurements of a run.
 
     Attributes:
-        seconds: of its execution, without the start of the process and the creation of the run.
-        memory: largest resident memory of the process, MiB.
+        seconds: execution time, without the start of the process and the creation of the run.
+        memory: peak resident memory of the process, in MiB.
     """
 
     seconds: float
@@ -40,43 +40,43 @@ def range_run(
     last_day: date,
     environment: Mapping[str, str] | None = None,
 ) -> RangeRun:
-    """Run the job over a rectangle of partitions, in the storage that the environment names.
+    """Run the job over models and days, with the storage that the environment names.
 
     Args:
-        llm_names: the models, as LLM_MODELS_STR lists them, none in between left out.
+        llm_names: consecutive models of LLM_MODELS_STR.
         first_day: first day of the range.
-        last_day: last day of the range, included.
-        environment: variables beside those of this process.
+        last_day: last day of the range, inclusive.
+        environment: variables in addition to those of this process.
 
     Raises:
-        RuntimeError: the run failed; the message has the end of what it said.
+        RuntimeError: the run failed; the message has the end of its output.
     """
     arguments = [llm_names[0], llm_names[-1], first_day.isoformat(), last_day.isoformat()]
-    # In a file: a run says a line or more for each of its partitions.
-    with tempfile.TemporaryFile() as said:
-        completed = subprocess.run(  # noqa: S603 - ourselves
+    # To a file, because a run logs at least one line for each partition.
+    with tempfile.TemporaryFile() as log:
+        completed = subprocess.run(  # noqa: S603 - this module
             [sys.executable, "-m", __name__, *arguments],
             cwd=os.environ["DAGSTER_HOME"],
             env={**os.environ, **(environment or {})},
             stdout=subprocess.PIPE,
-            stderr=said,
+            stderr=log,
             check=False,
             text=True,
         )
         if completed.returncode:
-            said.seek(max(0, said.tell() - _TAIL_BYTES))
-            tail = said.read().decode(errors="replace")
+            log.seek(max(0, log.tell() - _TAIL_BYTES))
+            tail = log.read().decode(errors="replace")
             raise RuntimeError(f"a run of {', '.join(arguments)} failed:\n{tail}")
     return RangeRun(**json.loads(completed.stdout.splitlines()[-1]))
 
 
 def main(first_model: str, last_model: str, first_day: str, last_day: str) -> None:
-    """Run, and print what it took as JSON.
+    """Execute the run, and print its measurements as JSON.
 
     Raises:
         RuntimeError: the run failed.
     """
-    # Reads the settings as it is imported, which this module's other side must not.
+    # Imported here, because it reads the settings on import; `range_run` must not do that.
     from sim_pipeline.definitions import defs  # noqa: PLC0415
 
     job = defs.resolve_job_def(SIMULATION_JOB)
@@ -86,7 +86,7 @@ def main(first_model: str, last_model: str, first_day: str, last_day: str) -> No
     with dg.DagsterInstance.get() as instance:
         run = instance.create_run_for_job(job, tags=tags)
         start = time.perf_counter()
-        # As a run worker does: none of the events is kept.
+        # Discards the events, as a run worker does.
         for _ in execute_run_iterator(InMemoryJob(job), run, instance):
             pass
         seconds = time.perf_counter() - start

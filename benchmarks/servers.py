@@ -1,4 +1,4 @@
-"""Servers of a benchmark's own, as in service: on loopback, and durable."""
+"""Servers for one benchmark, configured as in service: on loopback, and durable."""
 
 import secrets
 import tempfile
@@ -18,7 +18,7 @@ _DATABASE = "benchmark"
 
 @contextmanager
 def postgres_server() -> Iterator[LocalPostgres]:
-    """Run a PostgreSQL server that keeps what is committed (fsync), in a temporary directory."""
+    """Run a PostgreSQL server with fsync in a temporary directory."""
     with (
         tempfile.TemporaryDirectory(prefix="sim_pipeline-benchmark-") as directory,
         LocalPostgres(
@@ -42,14 +42,14 @@ def rabbitmq_server() -> Iterator[LocalRabbitMQ]:
 
 @contextmanager
 def servers() -> Iterator[tuple[LocalPostgres, LocalRabbitMQ]]:
-    """Run one of each."""
+    """Run both servers."""
     with postgres_server() as postgres, rabbitmq_server() as rabbitmq:
         yield postgres, rabbitmq
 
 
 @contextmanager
 def results_database(server: LocalPostgres) -> Iterator[Postgres]:
-    """Make the results database in a server, at the newest schema."""
+    """Create the results database in a server, at the newest schema."""
     server.ensure_database(_DATABASE)
     postgres = Postgres(
         host=server.host,

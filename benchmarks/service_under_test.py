@@ -1,4 +1,4 @@
-"""A whole service in a directory of its own, as `python -m sim_pipeline run` starts it."""
+"""The whole service in its own directory, started by `python -m sim_pipeline run`."""
 
 import os
 import secrets
@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import psutil
 
-from benchmarks import ui
+from benchmarks import dagster_api
 from benchmarks.footprint import processes_of
 from sim_pipeline.config import Settings, read_settings, variable_name
 from sim_pipeline.local_servers.ports import free_port
@@ -27,11 +27,11 @@ _ANSWER_SECONDS = 60.0
 
 
 class ServiceUnderTest:
-    """The service, started when entered and ended when left, whatever happens.
+    """A running service; a context manager that always stops it.
 
     Args:
-        directory: where it keeps everything.
-        overrides: settings by field name, beside the ports and passwords that it is given.
+        directory: the service's directory.
+        overrides: settings by field name, in addition to generated ports and passwords.
     """
 
     def __init__(self, directory: Path, overrides: Mapping[str, Any]) -> None:
@@ -70,27 +70,27 @@ class ServiceUnderTest:
 
     @property
     def process(self) -> psutil.Popen:
-        """The supervisor."""
+        """The supervisor process."""
         if self._process is None:
             raise RuntimeError("the service was not started")
         return self._process
 
     def require_running(self) -> None:
-        """Raise RuntimeError, with the end of what it said, if it has ended."""
+        """Raise RuntimeError, with the end of its output, if the service has ended."""
         if self.process.poll() is not None:
             raise RuntimeError(f"the service ended:\n{self.console()[-4000:]}")
 
     def console(self) -> str:
-        """What it has said so far."""
+        """Return its output so far."""
         return self._console.read_text(encoding="utf-8", errors="replace")
 
     def graphql(self, query: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Ask the UI's API.
+        """Query Dagster's GraphQL API.
 
         Raises:
-            RuntimeError: it answers with errors.
+            RuntimeError: the answer contains errors.
         """
-        return ui.graphql(self.settings.ui_port, query, variables, seconds=_ANSWER_SECONDS)
+        return dagster_api.graphql(self.settings.ui_port, query, variables, seconds=_ANSWER_SECONDS)
 
     def _start(self) -> None:
         env_file = self.directory / ".env"
@@ -101,7 +101,7 @@ class ServiceUnderTest:
             ),
             encoding="utf-8",
         )
-        # Variables of ours would win over the file.
+        # Environment variables would override the file.
         ours = {variable_name(field) for field in Settings.model_fields} | {"DAGSTER_HOME"}
         with self._console.open("wb") as console:
             self._process = psutil.Popen(
@@ -117,13 +117,15 @@ class ServiceUnderTest:
         while "Ready." not in self.console():
             self.require_running()
             if time.monotonic() > deadline:
-                raise RuntimeError(f"not ready within {_START}:\n{self.console()[-4000:]}")
-            # Nothing but its console tells that it is ready; its end is told at once.
+                raise RuntimeError(
+                    f"the service was not ready within {_START}:\n{self.console()[-4000:]}"
+                )
+            # Polls the console for "Ready."; returns at once if the service ends.
             with suppress(psutil.TimeoutExpired):
                 self.process.wait(_POLL_SECONDS)
 
     def _stop(self) -> None:
-        """Do what Ctrl-C does, and end what is left then."""
+        """Send Ctrl-C, then kill the remaining processes."""
         if self._process is None:
             return
         if self._process.poll() is None:

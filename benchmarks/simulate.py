@@ -1,7 +1,7 @@
-"""Cost of simulating: against drawing the random numbers alone, by size, in memory, for a year.
+"""Benchmark: the time and memory of simulating, relative to drawing the random numbers only.
 
-Run it as `python -m benchmarks.simulate`; it takes about a minute on one core. `make bench`
-runs the summary of it.
+`python -m benchmarks.simulate` prints details by model and by size; it takes about a minute on one
+core. `make bench` runs the summary.
 """
 
 import sys
@@ -27,12 +27,12 @@ REPEATS = 3
 
 
 def best_time(function: Callable[[], object]) -> float:
-    """Return the shortest of `REPEATS` times [s], of the core and not of the clock on the wall."""
+    """Return the shortest CPU time of `REPEATS` calls [s]."""
     return min(seconds(function) for _ in range(REPEATS))
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """Return how long it took the processor [s]."""
+    """Return the CPU time of a call [s]."""
     begin = time.process_time()
     function()
     return time.process_time() - begin
@@ -45,7 +45,7 @@ def run(profile: Profile, windows: int, points: int = 5) -> Simulation:
 
 
 def numbers_used(profile: Profile, windows: int, points: int) -> Counter[str]:
-    """Return how many random numbers of each kind a simulation draws, counted as it draws them."""
+    """Count the random numbers of each kind that a simulation draws."""
     used: Counter[str] = Counter()
     fill = Draws.fill
 
@@ -62,7 +62,7 @@ def numbers_used(profile: Profile, windows: int, points: int) -> Counter[str]:
 
 
 def draw_at_once(used: Counter[str], arrival_cv: float) -> None:
-    """Draw as many numbers of each kind from one stream, in one call for each kind."""
+    """Draw these numbers from one stream, with one call per kind."""
     generator = np.random.Generator(np.random.Philox(1))
     shape = arrival_cv**-2
     generator.standard_normal(used["normals"] + used["prompts"] + used["outputs"])
@@ -73,13 +73,13 @@ def draw_at_once(used: Counter[str], arrival_cv: float) -> None:
 
 
 def draw_all(used: Mapping[Profile, Counter[str]]) -> None:
-    """Draw what each of the models uses, one after the other."""
+    """Draw the random numbers of all models."""
     for profile, numbers in used.items():
         draw_at_once(numbers, profile.workload.arrival_cv)
 
 
 def peak_beyond_result(profile: Profile, windows: int) -> float:
-    """Return the memory that a simulation takes at its peak beyond its result [MiB]."""
+    """Return a simulation's peak memory minus the size of its result [MiB]."""
     tracemalloc.start()
     result = run(profile, windows)
     _, peak = tracemalloc.get_traced_memory()
@@ -89,10 +89,10 @@ def peak_beyond_result(profile: Profile, windows: int) -> float:
 
 
 def measure(*, quick: bool) -> Iterator[Row]:
-    """Simulate and draw by turns.
+    """Measure simulating and drawing in turn.
 
     Args:
-        quick: 500 windows, twice, to see that it works.
+        quick: use 500 windows, twice, as a smoke test.
     """
     windows, times = (500, 2) if quick else (10_000, 5)
     used = {profile: numbers_used(profile, windows, 5) for profile in MODELS.values()}
@@ -106,7 +106,7 @@ def measure(*, quick: bool) -> Iterator[Row]:
         tuple(ours),
         "drawing the same random numbers in one call",
         tuple(drawn),
-        note="time of the processor",
+        note="CPU time",
     )
     yield Row(
         f"peak memory beyond the result, {10 * windows:,} windows",
@@ -123,8 +123,8 @@ def say(line: str = "") -> None:
 
 
 def main() -> None:
-    """Measure and print."""
-    say("10,000 windows of 5 points, against drawing the same random numbers in one call")
+    """Measure and print the details."""
+    say("10,000 windows of 5 points, relative to drawing the same random numbers in one call")
     say(f"{'model':20}{'numbers':>12}{'drawn [s]':>12}{'simulated [s]':>15}{'ratio':>8}")
     for profile in MODELS.values():
         used = numbers_used(profile, 10_000, 5)
@@ -136,13 +136,13 @@ def main() -> None:
 
     gpt = MODELS["GPT-4o"]
     say()
-    say("cost by size, GPT-4o")
-    say(f"{'windows':>10}{'points':>8}{'[s]':>10}{'us a value':>12}")
+    say("time by size, GPT-4o")
+    say(f"{'windows':>10}{'points':>8}{'[s]':>10}{'us/value':>12}")
     for windows, points in ((1, 5), (100, 5), (1_000, 5), (10_000, 5), (100_000, 5),
                             (1_000, 1), (1_000, 50), (10, 10_000)):  # fmt: skip
         taken = best_time(lambda w=windows, p=points: run(gpt, w, p))  # type: ignore[misc]
-        each = taken / (windows * points) * 1e6
-        say(f"{windows:10,}{points:8,}{taken:10.4f}{each:12.2f}")
+        per_value = taken / (windows * points) * 1e6
+        say(f"{windows:10,}{points:8,}{taken:10.4f}{per_value:12.2f}")
 
     say()
     say("peak memory beyond the result, GPT-4o, 5 points")
@@ -156,7 +156,7 @@ def main() -> None:
     say(f"a year of hourly windows, eight models, 5 points: {time.process_time() - begin:.1f} s")
     begin = time.process_time()
     fingerprints(gpt, np.arange(70_080), interval=HOUR, points=5, seed=42)
-    say(f"their fingerprints: {time.process_time() - begin:.2f} s")
+    say(f"the fingerprints of these windows: {time.process_time() - begin:.2f} s")
 
 
 if __name__ == "__main__":

@@ -1,35 +1,36 @@
-"""The service for an hour, idle and busy: nothing may grow, and the feed must be whole.
+"""Soak test: run the service for an hour, idle and busy; nothing may grow, and no window be lost.
 
     python -m benchmarks.soak [--minutes 60] [--json soak.json]
 
-Starts the whole service as a user does, in a temporary directory, with nine models and a window
-every ten seconds, and looks at all its processes every ten seconds (`benchmarks/footprint.py` says
-at what). The time is cut into twelve stretches, of five minutes in an hour, by turns:
+It starts the whole service as a user does, in a temporary directory, with nine models and a window
+every ten seconds, and samples all its processes every ten seconds (`benchmarks/footprint.py`
+describes the measures). The time is divided into twelve phases, of five minutes each in an hour.
+They alternate:
 
-idle  the ordinary pace: each minute a tick and its run of six windows of nine models.
-busy  the same, and every half minute a run over an hour of history, 3,240 windows, one at a time.
+idle  the normal load: each minute a tick, and its run of six windows of nine models.
+busy  in addition, every half minute a run over an hour of history (3,240 windows), one at a time.
 
-A consumer takes and acknowledges all along, and each minute somebody looks at the UI.
+A consumer acknowledges messages all the time, and each minute a query loads the UI's data.
 
-The first sixth of the time warms up. The second sixth, an idle and a busy stretch, is compared
-with the last, an idle and a busy stretch too, over the samples at which no run worker lives, for
-each kind of process and measure: the least of memory, the median of the rest. None may grow by more
-than 5 %, or 4 MiB of memory, or two threads. Run workers are not compared: they come and go, and
-what they leave behind shows with the others.
+The first sixth of the time is a warm-up. The second sixth and the last sixth are compared; each has
+one idle and one busy phase. Only samples without a run worker count. For each kind of process, the
+minimum of memory and the median of the other measures may grow by at most 5 %, or 4 MiB of memory,
+or two threads. Run workers are not compared, because they are short-lived; what they leave behind
+shows in the other processes.
 
-What grows by design, up to a fixed size, and is therefore not limited: PostgreSQL's shared buffers
-(128 MiB), and the files of its cluster that it keeps open. Nothing else is. RabbitMQ keeps a quorum
-queue's latest log entries in memory until it has a file full of them, of the size that
-`sim_pipeline/local_servers/rabbitmq.py` sets: its memory rises and falls by that much, and a busy
-stretch fills more than one.
+Two things grow by design up to a fixed size, and are not limited: PostgreSQL's shared buffers (128
+MiB), and the files of its cluster that it keeps open. RabbitMQ keeps the latest log entries of a
+quorum queue in memory until they fill a file, of the size that
+`sim_pipeline/local_servers/rabbitmq.py` sets. Its memory rises and falls by that size; a busy phase
+fills more than one file.
 
-Then, with the schedule still ticking, it waits for a moment with nothing left to do and counts:
-every model has the same windows without a gap, from the first hour of history to the last that
-was asked for and from an hour before the start to now; each has four rows and is published; and
-what the consumer received is what the ledger holds.
+At the end, while the schedule still ticks, it waits until no work is left, and checks the feed:
+every model has the same windows without gaps, both in the requested history and from an hour before
+the start to now; each window has four rows and is published; and the received messages are those
+of the ledger.
 
-Exit status 1 if anything grew or is missing. Ends all it started, at the latest twenty minutes
-after the time asked for.
+The exit status is 1 if anything grew or is missing. The test stops everything that it started, at
+most twenty minutes after the requested time.
 """
 
 import argparse
@@ -58,8 +59,7 @@ from benchmarks.service_under_test import ServiceUnderTest
 from sim_pipeline.config import DEFAULT_MODELS, Settings
 from sim_pipeline.connections import results_database
 from sim_pipeline.metrics import METRICS
-from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
-from sim_pipeline.orchestration.jobs.simulation_schedule import run_request
+from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB, run_request
 from sim_pipeline.store.ledger import Span
 from sim_pipeline.windows import Cadence
 
@@ -67,13 +67,13 @@ _INTERVAL = timedelta(seconds=10)
 _HOUR = timedelta(hours=1)
 _LIMIT = 0.05
 _SAMPLE_SECONDS = 10.0
-_STRETCHES = 12
-_COMPARED = 2  # stretches: an idle and a busy one
+_PHASES = 12
+_COMPARED = 2  # phases: an idle and a busy one
 _LOAD_SECONDS = 30.0
 _SETTLE_SECONDS = 300.0
-_SETTLE_LOOK_SECONDS = 1.0
+_SETTLE_POLL_SECONDS = 1.0
 _OVERTIME = timedelta(minutes=20)
-_MOST_MINUTES = 10_080  # a week
+_MAX_MINUTES = 10_080  # a week
 _PREFETCH = 500
 
 _LAUNCH = """
@@ -88,7 +88,7 @@ mutation($selector: JobOrPipelineSelector!, $config: RunConfigData!, $tags: [Exe
   }
 }
 """
-_LOOK = """
+_UI_DATA = """
 {
   runsOrError(limit: 25) { ... on Runs { results { runId status tags { key value } } } }
   assetNodes { assetKey { path } assetMaterializations(limit: 5) { runId timestamp } }
@@ -107,17 +107,19 @@ _FAILED = ("FAILURE", "CANCELED")
 
 
 def main() -> int:
-    """Soak the service and print what came of it; return the exit status."""
+    """Run the soak test and print its results; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.soak", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--minutes", type=_minutes, default=60.0, help="how long, 60 by default")
-    parser.add_argument("--json", type=Path, help="file to write samples and results to")
+    parser.add_argument(
+        "--minutes", type=_minutes, default=60.0, help="duration in minutes; default 60"
+    )
+    parser.add_argument("--json", type=Path, help="file for samples and results")
     arguments = parser.parse_args()
     duration = timedelta(minutes=arguments.minutes)
 
-    signal.signal(signal.SIGTERM, _give_up)
-    signal.signal(signal.SIGALRM, _give_up)
+    signal.signal(signal.SIGTERM, _exit_on_signal)
+    signal.signal(signal.SIGALRM, _exit_on_signal)
     signal.setitimer(signal.ITIMER_REAL, (duration + _OVERTIME).total_seconds())
 
     print(header())
@@ -165,19 +167,19 @@ def _minutes(text: str) -> float:
         minutes = float(text)
     except ValueError:
         minutes = math.nan
-    if not 0 < minutes <= _MOST_MINUTES:
+    if not 0 < minutes <= _MAX_MINUTES:
         raise argparse.ArgumentTypeError(
-            f"{text!r}: allowed is a number of minutes above 0, {_MOST_MINUTES} at most"
+            f"{text!r}: allowed is a number of minutes above 0 and at most {_MAX_MINUTES}"
         )
     return minutes
 
 
 class Consumer:
-    """Takes and acknowledges whatever is in the queue, in a thread of its own.
+    """Consumes the queue in its own thread.
 
     Attributes:
-        received: times each message_id was received.
-        error: what ended it, if anything did.
+        received: how often each message_id was received.
+        error: the error that ended the thread, if any.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -196,19 +198,19 @@ class Consumer:
         self._thread.join()
 
     def require_running(self) -> None:
-        """Raise what ended it."""
+        """Raise RuntimeError if the consumer has failed."""
         if self.error is not None:
-            raise RuntimeError("the consumer ended") from self.error
+            raise RuntimeError("the consumer failed") from self.error
 
     def _run(self) -> None:
         try:
             self._await_first_delivery()
             self._consume()
-        except Exception as error:  # noqa: BLE001 - raised again where the consumer is asked for
+        except Exception as error:  # noqa: BLE001 - `require_running` raises it again
             self.error = error
 
     def _await_first_delivery(self) -> None:
-        """Wait for the publisher to declare the queue: asking the broker would be an error."""
+        """Wait until the publisher has declared the queue; consuming earlier would be an error."""
         engine = results_database(self._settings).engine
         published = sa.text("SELECT count(*) FROM deliveries WHERE published_at IS NOT NULL")
         try:
@@ -244,7 +246,11 @@ class Consumer:
 
 
 class Load:
-    """Runs over an hour of history after the other, one at a time."""
+    """Launches runs over consecutive hours of history, one at a time.
+
+    Attributes:
+        hours: the number of launched runs, of an hour each.
+    """
 
     def __init__(self, service: ServiceUnderTest) -> None:
         self.hours = 0
@@ -254,8 +260,8 @@ class Load:
         )
         self._launched = float("-inf")
 
-    def go_on(self) -> None:
-        """Launch the next run if it is time and no run is under way."""
+    def launch_if_due(self) -> None:
+        """Launch the next run if it is due and no other run is unfinished."""
         if time.monotonic() - self._launched < _LOAD_SECONDS or _runs(self._service, _UNFINISHED):
             return
         self._launched = time.monotonic()
@@ -282,24 +288,24 @@ class Load:
 def _soak(
     service: ServiceUnderTest, consumer: Consumer, duration: timedelta
 ) -> tuple[list[Sample], int]:
-    """Take samples for so long; return them and the hours of history that were asked for."""
+    """Take samples for the duration; return them and the hours of history that were launched."""
     load = Load(service)
     samples: list[Sample] = []
     begin = time.monotonic()
-    stretch = duration.total_seconds() / _STRETCHES
+    phase = duration.total_seconds() / _PHASES
     seconds, minute = 0.0, 0
     while seconds < duration.total_seconds():
         service.require_running()
         consumer.require_running()
         samples.append(take_sample(service.directory, service.process, seconds))
-        busy = int(seconds // stretch) % 2 == 1
+        busy = int(seconds // phase) % 2 == 1
         if busy:
-            load.go_on()
+            load.launch_if_due()
         if seconds >= minute * 60:
-            service.graphql(_LOOK)
+            service.graphql(_UI_DATA)
             _progress(samples[-1], busy=busy, messages=len(consumer.received))
             minute += 1
-        # The beat of the samples: nothing is awaited.
+        # Waits for the next sample; there is no condition to wait for.
         due = begin + len(samples) * _SAMPLE_SECONDS
         time.sleep(max(0.0, due - time.monotonic()))
         seconds = time.monotonic() - begin
@@ -307,7 +313,7 @@ def _soak(
 
 
 def _settle(service: ServiceUnderTest, consumer: Consumer, hours: int) -> list[str]:
-    """Wait until nothing is left to do, and return what is wrong with the feed then."""
+    """Wait until no work is left; return the faults of the feed."""
     deadline = time.monotonic() + _SETTLE_SECONDS
     while True:
         consumer.require_running()
@@ -315,16 +321,16 @@ def _settle(service: ServiceUnderTest, consumer: Consumer, hours: int) -> list[s
         if faults == [] and not _runs(service, _UNFINISHED):
             break
         if time.monotonic() > deadline:
-            faults = faults or ["runs were still under way at the end"]
+            faults = faults or ["runs were still unfinished at the end"]
             break
-        # What it waits for is in two servers, neither of which tells.
-        time.sleep(_SETTLE_LOOK_SECONDS)
+        # Polls: neither server announces that no work is left.
+        time.sleep(_SETTLE_POLL_SECONDS)
     failed = len(_runs(service, _FAILED))
     return [*faults, *([f"{failed} runs failed"] if failed else [])]
 
 
 def _faults(service: ServiceUnderTest, consumer: Consumer, hours: int) -> list[str]:
-    """Hold the results, the ledger and what was received against one another."""
+    """Compare results, ledger and received messages; return the differences."""
     settings = service.settings
     engine = results_database(settings).engine
     with engine.connect() as connection:
@@ -338,9 +344,9 @@ def _faults(service: ServiceUnderTest, consumer: Consumer, hours: int) -> list[s
 
     faults = []
     if any(rows != len(METRICS) for _, _, rows in stored):
-        faults.append("windows have other than four rows")
-    if {(model, label) for model, label, _ in stored} != {row[:2] for row in ledger}:
-        faults.append("results and ledger name different windows")
+        faults.append("some windows do not have four rows")
+    if {(model, window_start) for model, window_start, _ in stored} != {row[:2] for row in ledger}:
+        faults.append("results and ledger have different windows")
     if pending := sum(published is None for *_, published in ledger):
         faults.append(f"{pending} windows are not published")
     ids = {str(message_id) for _, _, message_id, _ in ledger}
@@ -350,26 +356,24 @@ def _faults(service: ServiceUnderTest, consumer: Consumer, hours: int) -> list[s
     if repeated := sum(times - 1 for times in consumer.received.values()):
         faults.append(f"{repeated} messages received more than once")
 
-    labels = {
-        model: sorted(row[1] for row in ledger if row[0] == model) for model in DEFAULT_MODELS
-    }
-    for model, own in labels.items():
-        wrong = _gaps(own, settings.simulation_start, hours)
-        faults += [f"{model}: {fault}" for fault in wrong]
+    for model in DEFAULT_MODELS:
+        window_starts = sorted(row[1] for row in ledger if row[0] == model)
+        gaps = _gaps(window_starts, settings.simulation_start, hours)
+        faults += [f"{model}: {gap}" for gap in gaps]
     return faults
 
 
-def _gaps(labels: Sequence[datetime], history: datetime, hours: int) -> list[str]:
-    """Return what is missing of a model's windows: those of history, then those up to now."""
+def _gaps(window_starts: Sequence[datetime], history: datetime, hours: int) -> list[str]:
+    """Describe the missing windows of a model, in the history and then up to now."""
     past = int(hours * _HOUR / _INTERVAL)
     expected = [history + window * _INTERVAL for window in range(past)]
-    if list(labels[:past]) != expected:
+    if list(window_starts[:past]) != expected:
         return ["history has gaps"]
-    recent = labels[past:]
+    recent = window_starts[past:]
     if not recent or recent[-1] < datetime.now(UTC) - timedelta(minutes=2):
         return ["the latest windows are missing"]
     breaks = [later for earlier, later in pairwise(recent) if later - earlier != _INTERVAL]
-    return [f"{len(breaks)} gaps, the first before {breaks[0]}"] if breaks else []
+    return [f"{len(breaks)} gaps, the first one before {breaks[0]}"] if breaks else []
 
 
 def _runs(service: ServiceUnderTest, statuses: Sequence[str]) -> list[str]:
@@ -378,13 +382,13 @@ def _runs(service: ServiceUnderTest, statuses: Sequence[str]) -> list[str]:
 
 
 def _history_start(duration: timedelta) -> datetime:
-    """Return a full hour early enough for all history to end before today's windows begin."""
+    """Return a full hour, early enough that the history ends at least a day before now."""
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     return hour - timedelta(hours=24 + duration / timedelta(seconds=_LOAD_SECONDS))
 
 
 def _compare(samples: Sequence[Sample], duration: timedelta) -> list[Growth]:
-    compared = duration.total_seconds() / _STRETCHES * _COMPARED
+    compared = duration.total_seconds() / _PHASES * _COMPARED
     end = duration.total_seconds()
     return growths(
         [sample for sample in samples if compared <= sample.seconds < 2 * compared],
@@ -405,7 +409,7 @@ def _progress(sample: Sample, *, busy: bool, messages: int) -> None:
 
 def _report(results: Sequence[Growth], samples: Sequence[Sample]) -> None:
     idle = sum(sample.idle for sample in samples)
-    print(f"{len(samples)} samples, {idle} of them with no run under way")
+    print(f"{len(samples)} samples, {idle} of them without a run")
     print(f"{'':14}{'':13}{'early':>9}{'end':>9}{'growth':>9}")
     for result in results:
         print(
@@ -420,10 +424,10 @@ def _verdict(result: Growth) -> str:
     return "PASS" if result.passed else "FAIL"
 
 
-def _give_up(number: int, _frame: FrameType | None) -> NoReturn:
-    # Once only: what is ended on the way out must not be interrupted by the next.
+def _exit_on_signal(number: int, _frame: FrameType | None) -> NoReturn:
+    # Ignore further signals, so that the cleanup completes.
     signal.signal(number, signal.SIG_IGN)
-    raise SystemExit(f"given up: {signal.Signals(number).name}")
+    raise SystemExit(f"aborted by {signal.Signals(number).name}")
 
 
 if __name__ == "__main__":

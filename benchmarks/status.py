@@ -1,10 +1,9 @@
-"""How fast the UI shows 64,000 partitions, all of them materialized by real runs.
+"""Benchmark: how fast the UI shows 64,000 partitions, all materialized by real runs.
 
-64 models over 1,000 days, a window a day, so that Dagster's part is all there and ours is short. Of
-the code location: from the start of its process until it serves, and until the webserver has read
-it anew. Of an asset: the queries of the UI's partitions page and of its asset graph, the first time
-and again. The first time is when Dagster has not yet noted down what is materialized, which it does
-for each asset in its storage; so the note is removed before.
+64 models over 1,000 days, with one window per day, so that our part of a run is short. For the code
+location, the time from the start of its process until the webserver has reloaded it. For an asset,
+the queries of the UI's partitions page and asset graph, first and repeated. Dagster caches an
+asset's partition status in its storage; that cache is removed before each first query.
 """
 
 import os
@@ -25,11 +24,11 @@ _ASSET = "metric_frames"
 _DAY_SECONDS = 86_400
 _MODELS, _DAYS, _TIMES = 64, 1_000, 5
 _QUICK_MODELS, _QUICK_DAYS, _QUICK_TIMES = 8, 10, 2
-# Enough runs for all processors, and none of them so large that its events fill the memory.
+# Gives all processors enough runs, and no run so many events that they fill the memory.
 _MODELS_PER_RUN = 4
 _FIRST, _AGAIN, _LOAD = Limit(5), Limit(1), Limit(5)
 
-# As dagster-webserver's own pages ask.
+# The queries of dagster-webserver's pages.
 _PARTITION_HEALTH = """
 query PartitionHealthQuery($assetKey: AssetKeyInput!) {
   assetNodeOrError(assetKey: $assetKey) {
@@ -80,10 +79,10 @@ mutation Reload($name: String!) {
 
 
 def measure(*, quick: bool) -> Iterator[Row]:
-    """Materialize all partitions, then ask.
+    """Materialize all partitions, then measure the queries.
 
     Args:
-        quick: 80 partitions, twice, to see that it works.
+        quick: use 80 partitions, twice, as a smoke test.
     """
     models, days, times = (
         (_QUICK_MODELS, _QUICK_DAYS, _QUICK_TIMES) if quick else (_MODELS, _DAYS, _TIMES)
@@ -117,9 +116,9 @@ def measure(*, quick: bool) -> Iterator[Row]:
 
 
 def _materialize(service: DagsterService, llm_names: Sequence[str], start: date, days: int) -> None:
-    """Run over all of them, a run on each processor at a time."""
-    # Dagster commits the announcement of each partition by itself. That these survive a crash of
-    # the machine is not what is measured here.
+    """Materialize all partitions, with one run per processor at a time."""
+    # Dagster commits the planned event of each partition separately. Their durability is not part
+    # of this benchmark.
     _set_in_storage(service, "synchronous_commit = off")
     executor = ThreadPoolExecutor(os.cpu_count())
     try:
@@ -140,7 +139,7 @@ def _materialize(service: DagsterService, llm_names: Sequence[str], start: date,
 
 
 def _set_in_storage(service: DagsterService, setting: str) -> None:
-    """Set it for the connections to Dagster's storage that are still to be opened."""
+    """Change a PostgreSQL setting for future connections to Dagster's storage."""
     with service.results.engine.begin() as connection:
         database = connection.dialect.identifier_preparer.quote(
             service.settings.dagster_postgres_db
@@ -149,7 +148,7 @@ def _set_in_storage(service: DagsterService, setting: str) -> None:
 
 
 def _load(service: DagsterService) -> float:
-    """Start a code server, and have the webserver read the location anew."""
+    """Start a code server and reload the location in the webserver; return the seconds."""
     (name, module), port = next(iter(PIPELINE.items())), free_port()
     start = time.perf_counter()
     service.start_code_server(f"{name} {port}", module, port)

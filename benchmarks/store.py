@@ -1,17 +1,17 @@
-"""Storing: our idempotent upsert next to PostgreSQL's own insert, and to what is usual in Python.
+"""Benchmark: our idempotent insert, PostgreSQL's own insert, and common Python alternatives.
 
-Each of these gets the same rows into a table of the same columns, constraints and indexes, emptied
-before, in one transaction, commit included; then a checkpoint, so that none pays for another:
+Each variant writes the same rows in one transaction, commit included, to an empty table with the
+same columns, constraints and indexes. A checkpoint follows, so that no variant pays for another:
 
-ours       `SliceWriter`, from a slice of arrays: rows, and the ledger, which the others lack. Its
-           session is open, as it is for all slices of a run but the first. And once more: every
-           row stands there, nothing changes.
-PostgreSQL `INSERT ... SELECT generate_series`: what the server takes by itself, without a byte
-           from a client. Once more, with `ON CONFLICT DO NOTHING`.
-SQLAlchemy `insert()` with a list of parameters, executemany.
-pandas     `DataFrame.to_sql`.
+ours        `BatchWriter`, from a batch of arrays: rows, and the ledger, which the others do not
+            write. Its session is already open, as for all batches of a run but the first. It is
+            measured again with all rows already stored.
+PostgreSQL  `INSERT ... SELECT generate_series`: the server's own time, without data from a client.
+            It is measured again with `ON CONFLICT DO NOTHING` and all rows already stored.
+SQLAlchemy  `insert()` with a list of parameters (executemany).
+pandas      `DataFrame.to_sql`.
 
-For the last two, the lists and frames that they start from are made before the clock starts.
+The inputs of the last two, lists and a frame, are created before the measurement.
 """
 
 import time
@@ -27,10 +27,10 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from benchmarks.figures import Limit, Row
 from benchmarks.servers import postgres_server, results_database
 from sim_pipeline.metrics import METRICS
-from sim_pipeline.store.batches import Slice
+from sim_pipeline.store.batches import WindowBatch
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.schema import deliveries, simulation_results
-from sim_pipeline.store.writer import FEW_VALUES, SliceWriter
+from sim_pipeline.store.writer import MAX_INSERT_VALUES, BatchWriter
 
 _HOUR = timedelta(hours=1)
 _START = datetime(2025, 1, 1, tzinfo=UTC)
@@ -39,28 +39,28 @@ _MODEL = "GPT-4o"
 _NAMESPACE = UUID(int=0)
 _FLOOR = "floor"
 _TIMES = 5
-# Rows, values in each, and how many times PostgreSQL's own insert ours may take.
+# Rows, values per row, and the limit of our time relative to PostgreSQL's own insert.
 _SIZES = ((50_000, 5, Limit(2.2)), (20_000, 100, Limit(2.3)))
 _QUICK_SIZES = ((4_000, 5, None), (2_000, 100, None))
 
 _EQUAL_TABLE = f"CREATE TABLE {_FLOOR} (LIKE {simulation_results.name} INCLUDING ALL)"
-# The rows of a window one after the other, as ours come. A value for each row is drawn: that takes
-# next to nothing, and the rows are not all the same.
+# The rows of a window follow each other, as in ours. Each row has a random value, so that rows
+# differ; drawing it takes almost no time.
 _INSERT = f"""
 INSERT INTO {_FLOOR} (llm_name, metric, "values", "timestamp")
 SELECT :model, m.metric, array_fill(random(), ARRAY[CAST(:points AS integer)]),
     CAST(:start AS timestamptz) + w * interval '1 hour'
 FROM generate_series(0, :windows - 1) AS w
 CROSS JOIN unnest(CAST(:metrics AS text[])) AS m (metric)
-"""  # noqa: S608 - put together from constants
+"""  # noqa: S608 - built from constants
 _INSERT_AGAIN = f"{_INSERT} ON CONFLICT DO NOTHING"
 
 
 def measure(*, quick: bool) -> Iterator[Row]:
-    """Store, a few times by turns.
+    """Measure all variants in turn.
 
     Args:
-        quick: a few thousand rows, twice, to see that it works.
+        quick: use a few thousand rows, twice, as a smoke test.
     """
     with postgres_server() as server, results_database(server) as postgres:
         _execute(postgres, _EQUAL_TABLE)
@@ -71,17 +71,17 @@ def measure(*, quick: bool) -> Iterator[Row]:
 
 
 class _Store:
-    """The ways of storing the same windows."""
+    """Stores the same windows with each variant."""
 
     def __init__(self, postgres: Postgres, windows: int, points: int) -> None:
         self._postgres = postgres
         self._points = points
-        self._slice = _slice_of(_START, windows, points)
+        self._batch = _batch_of(_START, windows, points)
         self._parameters = [
             {"llm_name": _MODEL, "metric": metric, "values": values, "timestamp": timestamp}
             for timestamp, rows in zip(
-                self._slice.timestamps,
-                self._slice.values.tolist(),  # noqa: PD011 - an attribute of ours
+                self._batch.window_starts,
+                self._batch.values.tolist(),  # noqa: PD011 - not pandas
                 strict=True,
             )
             for metric, values in zip(METRICS, rows, strict=True)
@@ -112,27 +112,26 @@ class _Store:
             executemany.append(self._timed(_FLOOR, self._executemany))
             to_sql.append(self._timed(_FLOOR, self._to_sql))
         what = f"store {len(self._parameters):,} rows of {self._points} values"
-        peers = "SQLAlchemy executemany", "pandas.to_sql"
         own = "PostgreSQL's own insert"
         yield _row(what, ours, own, floor, limit=limit)
-        yield _row(f"{what}, all there", again, own, floor, limit=limit)
-        yield _row(f"{what}, all there", again, f"{own}, all there", floor_again)
-        for peer, seconds in zip(peers, (executemany, to_sql), strict=True):
-            yield _row(what, ours, peer, seconds)
+        yield _row(f"{what}, already stored", again, own, floor, limit=limit)
+        yield _row(f"{what}, already stored", again, f"{own}, already stored", floor_again)
+        yield _row(what, ours, "SQLAlchemy executemany", executemany)
+        yield _row(what, ours, "pandas.to_sql", to_sql)
 
     def _ours(self, first: list[float], again: list[float]) -> None:
-        with SliceWriter(self._postgres) as writer:
-            # Opens the session, the one for large slices.
-            writer.write(_slice_of(_BEFORE, FEW_VALUES // self._points, self._points))
+        with BatchWriter(self._postgres) as writer:
+            # Opens the session, in the variant for large batches.
+            writer.write(_batch_of(_BEFORE, MAX_INSERT_VALUES // self._points, self._points))
             first.append(
                 self._timed(
                     f"{simulation_results.name}, {deliveries.name}",
-                    lambda: writer.write(self._slice),
+                    lambda: writer.write(self._batch),
                     simulation_results.name,
                 )
             )
             _execute(self._postgres, "CHECKPOINT")
-            again.append(_seconds(lambda: writer.write(self._slice)))
+            again.append(_seconds(lambda: writer.write(self._batch)))
             self._require_all(simulation_results.name)
 
     def _floors(self, first: list[float], again: list[float]) -> None:
@@ -145,7 +144,7 @@ class _Store:
             connection.execute(sa.text(statement), self._floor)
 
     def _executemany(self) -> None:
-        # The table of the floor, as SQLAlchemy knows ours.
+        # Our table's definition, with the name of the floor's table.
         table = simulation_results.to_metadata(sa.MetaData(), name=_FLOOR)
         with self._postgres.engine.begin() as connection:
             connection.execute(sa.insert(table), self._parameters)
@@ -161,10 +160,10 @@ class _Store:
             )
 
     def _timed(self, tables: str, store: Callable[[], None], filled: str = _FLOOR) -> float:
-        """Empty the tables, store, and see that all is there; return the seconds it took."""
+        """Empty the tables, store, and check that all rows are stored; return the seconds."""
         _execute(self._postgres, f"TRUNCATE {tables}")
         _execute(self._postgres, "CHECKPOINT")
-        # Takes a connection out of the pool and puts it back: opening one is not timed.
+        # Makes sure that the pool has an open connection, so that opening one is not measured.
         _execute(self._postgres, "SELECT 1")
         seconds = _seconds(store)
         self._require_all(filled)
@@ -180,20 +179,20 @@ class _Store:
 def _row(
     what: str,
     ours: list[float],
-    beside: str,
-    others: list[float],
+    baseline: str,
+    baseline_values: list[float],
     *,
     limit: Limit | None = None,
 ) -> Row:
-    return Row(what, "s", tuple(ours), beside, tuple(others), limit)
+    return Row(what, "s", tuple(ours), baseline, tuple(baseline_values), limit)
 
 
-def _slice_of(start: datetime, windows: int, points: int) -> Slice:
-    timestamps = [start + window * _HOUR for window in range(windows)]
-    return Slice(
+def _batch_of(start: datetime, windows: int, points: int) -> WindowBatch:
+    window_starts = [start + window * _HOUR for window in range(windows)]
+    return WindowBatch(
         [_MODEL] * windows,
-        timestamps,
-        [uuid5(_NAMESPACE, timestamp.isoformat()) for timestamp in timestamps],
+        window_starts,
+        [uuid5(_NAMESPACE, window_start.isoformat()) for window_start in window_starts],
         np.random.default_rng(0).lognormal(size=(windows, len(METRICS), points)),
     )
 

@@ -1,7 +1,7 @@
-"""A scheduled run of nine models next to an empty job of as many steps, through the daemon.
+"""Benchmark: a scheduled run of nine models, and an empty job with the same number of steps.
 
-Both are launched as a tick launches them and timed by Dagster's own records, from the moment a
-run is created to its end: queue, launch, process start, imports, steps.
+Both are launched as a tick launches them. Dagster's records give the time from a run's creation to
+its end: queue, launch, process start, imports, steps.
 """
 
 import json
@@ -11,8 +11,7 @@ from datetime import UTC, timedelta
 
 from benchmarks.dagster_service import PIPELINE, DagsterService
 from benchmarks.figures import Row
-from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
-from sim_pipeline.orchestration.jobs.simulation_schedule import run_request
+from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB, run_request
 from sim_pipeline.store.ledger import Span
 from sim_pipeline.windows import Cadence
 
@@ -22,14 +21,14 @@ _SECONDS = 120.0
 
 
 def measure(*, quick: bool) -> Iterator[Row]:
-    """Launch runs by turns.
+    """Measure both runs in turn.
 
     Args:
-        quick: twice, to see that it works.
+        quick: measure twice, as a smoke test.
     """
     with DagsterService(PIPELINE | {_LOCATION: "benchmarks.empty_job"}) as service:
         pairs = []
-        # The first warms up and does not count.
+        # The first pair is a warm-up and does not count.
         for window in range(1 + (2 if quick else _TIMES)):
             if window % 2:
                 floor, ours = _empty_run(service), _our_run(service, window)
@@ -48,7 +47,7 @@ def measure(*, quick: bool) -> Iterator[Row]:
 
 
 def _our_run(service: DagsterService, window: int) -> tuple[float, float]:
-    """Simulate all models over a window, another one each time."""
+    """Simulate one window of all models, a new window each time."""
     settings = service.settings
     since = settings.simulation_start + timedelta(seconds=window * settings.simulation_interval)
     until = since + timedelta(seconds=settings.simulation_interval)
@@ -69,21 +68,21 @@ def _empty_run(service: DagsterService) -> tuple[float, float]:
 
 
 def _run(service: DagsterService, location: str, job: str, *options: str) -> tuple[float, float]:
-    """Launch and await a run; return the seconds from its creation, and from its start, to its end.
+    """Execute a run; return the seconds from its creation, and from its start, to its end.
 
     Raises:
-        RuntimeError: it was not launched or failed.
+        RuntimeError: the run was not launched, or failed.
     """
     run_id = str(uuid.uuid4())
-    launched = service.programs.run(
+    launched = service.children.run(
         "launch",
         *("dagster", "job", "launch", "--workspace", str(service.workspace)),
         *("--location", location, "--job", job, "--run-id", run_id, *options),
-        seconds=_SECONDS,
+        timeout=_SECONDS,
     )
     if not launched:
         raise RuntimeError(f"{job} was not launched")
-    service.await_condition(lambda: _finished(service, run_id), job, _SECONDS)
+    service.await_condition(lambda: _finished(service, run_id), f"{job} did not finish", _SECONDS)
     record = service.instance.get_run_record_by_id(run_id)
     if record is None or not record.start_time or not record.end_time:
         raise RuntimeError(f"run {run_id} of {job} has no times")

@@ -1,4 +1,4 @@
-"""The memory of the processes that execute runs. Linux."""
+"""Peak memory of run workers. Linux only."""
 
 import re
 import threading
@@ -10,35 +10,35 @@ import psutil
 
 _KIBIBYTES_IN_MEBIBYTE = 1024
 _PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
-# A code server forks none: what it spawns is this, and executes a run.
+# Each process that a code server spawns executes a run.
 _RUN_WORKER = "from multiprocessing.spawn import spawn_main"
 _POLL_SECONDS = 0.5
 
 
 def peak_memory(pid: int | None = None) -> float:
-    """Return the largest resident memory that a process ever had, in MiB.
+    """Return the peak resident memory of a process, in MiB.
 
     Args:
-        pid: of the process; None for this one.
+        pid: the process id; None for this process.
 
     Raises:
-        OSError: there is no such process.
-        ValueError: it has no memory any more.
+        OSError: the process does not exist.
+        ValueError: the process has ended and released its memory.
     """
-    # Not getrusage: its figure begins with that of the process that started this one.
+    # Not getrusage, whose value starts with the peak of the parent process.
     status = Path(f"/proc/{pid or 'self'}/status").read_text(encoding="ascii", errors="replace")
     peak = _PEAK.search(status)
     if peak is None:
-        raise ValueError(f"process {pid} has no memory")
+        raise ValueError(f"process {pid} has ended")
     return int(peak[1]) / _KIBIBYTES_IN_MEBIBYTE
 
 
 class RunWorkers:
-    """Looks at the run workers that descend from this process, while the context lasts.
+    """Watches the run workers among this process's descendants while the context lasts.
 
     Attributes:
-        peaks: the largest resident memory of each so far, in MiB, by pid. What a worker takes in
-            its last half second may be missed.
+        peaks: peak resident memory of each worker, in MiB, by pid. It may miss the last half second
+            of a worker.
     """
 
     def __init__(self) -> None:
@@ -66,5 +66,5 @@ class RunWorkers:
                 try:
                     if any(_RUN_WORKER in word for word in process.cmdline()):
                         self.peaks[process.pid] = peak_memory(process.pid)
-                except (psutil.Error, OSError, ValueError):  # gone meanwhile
+                except (psutil.Error, OSError, ValueError):  # it has ended
                     continue

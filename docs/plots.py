@@ -1,4 +1,4 @@
-"""Draw the figures of simulator.md into docs/img: run it as `python docs/plots.py`."""
+"""Draws the figures of simulator.md into docs/img; run it as `python docs/plots.py`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +21,12 @@ STEADY = Workload(daily_amplitude=0, half_daily_amplitude=0, weekend_factor=1, d
 
 
 def at_utilisation(profile: Profile, rho: float) -> Profile:
-    """Return ``profile`` at a load that does not change, with room in the batch."""
+    """Return ``profile`` with a constant utilisation and a batch limit that is never reached."""
     return replace(profile, rho=rho, workload=STEADY, random_incidents=False, batch_limit=100_000)
 
 
 def week() -> Figure:
-    """A week of three models: medians of the hour, with an incident."""
+    """Draw a week of three models, by hour, with a configured incident."""
     figure, axes = plt.subplots(3, 1, figsize=(9, 7), sharex=True, layout="constrained")
     hours = np.arange(168)
     noon = (MONDAY + 2 * 24 + 12) * HOUR
@@ -51,7 +51,7 @@ def week() -> Figure:
 
 
 def load_law() -> Figure:
-    """Mean ITL by utilisation, against the closed form."""
+    """Draw the mean ITL by utilisation, and its closed form."""
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     loads = np.linspace(0.1, 0.9, 17)
     for name in ("Gemini-1.5-Flash", "GPT-4o", "Llama-3.1-405B"):
@@ -79,7 +79,7 @@ def load_law() -> Figure:
 
 
 def ttft() -> Figure:
-    """The distribution of TTFT at three loads."""
+    """Draw the distribution of TTFT at three loads."""
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     for rho in (0.2, 0.6, 0.85):
         result = simulate(
@@ -100,7 +100,7 @@ def ttft() -> Figure:
 
 
 def history() -> Figure:
-    """How much of the stationary mean wait is missing after a history of a given length."""
+    """Draw the share of the stationary mean wait that a history of a given length misses."""
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     generator = np.random.default_rng(SEED)
     multiples = np.array([1, 1.5, 2, 3, 4, 5, 6, 8, 10])
@@ -138,7 +138,7 @@ def main() -> None:
     mpl.use("Agg")
     IMAGES.mkdir(exist_ok=True)
     for draw in (week, load_law, ttft, history):
-        # Without the version of matplotlib, the same figure is the same file.
+        # Leave out matplotlib's version, so that an unchanged figure is an unchanged file.
         file = IMAGES / f"{draw.__name__}.png"
         draw().savefig(file, dpi=110, metadata={"Software": None})
         print(f"Drew {file.relative_to(IMAGES.parents[1])}")

@@ -1,6 +1,6 @@
-"""Take the README's pictures of the UI into docs/img: run it as `python docs/screenshots.py`.
+"""Take the README's screenshots of the UI: `python docs/screenshots.py` writes to docs/img.
 
-They show a service of their own, in a temporary directory, which needs some minutes for it.
+It starts its own service in a temporary directory, and takes some minutes.
 """
 
 import re
@@ -28,36 +28,36 @@ from sim_pipeline_tests.ui.dagster_ui import (
 IMAGES = Path(__file__).parent / "img"
 MODELS = ("GPT-4o", "Claude-3.5-Sonnet", "Gemini-1.5-Flash", "Llama-3.1-70B")
 HISTORY = timedelta(days=30)
-# Few enough that the backfill is in its middle when the UI first counts what is done.
+# Small enough that the backfill is still running when the UI first counts its progress.
 DAYS_PER_RUN = 2
-# A README shows a picture at about 830 pixels; screens have up to twice as many.
-# Narrower, the graph leaves out what stands in its boxes.
+# A README shows an image about 830 pixels wide, on screens with up to twice as many. With a
+# narrower viewport the graph hides the contents of its nodes.
 VIEWPORT: ViewportSize = {"width": 1280, "height": 640}
 SCALE = 1.5
-# A dialog with a table is to be seen whole, and a plot pixel by pixel.
+# Large enough for a whole dialog with a table, and for a plot in its original size.
 DIALOG_VIEWPORT: ViewportSize = {"width": 1280, "height": 1280}
 BACKFILL_MS = 900_000
 
 
 def save(shown: Page | Locator, name: str) -> None:
-    """Take a picture of a page, or of a part of it."""
+    """Save a screenshot of a page or of an element."""
     picture = shown.screenshot(animations="disabled", caret="hide")
     file = IMAGES / f"ui_{name}.png"
     with Image.open(BytesIO(picture)) as image:
-        # A third of the bytes, and icons keep their colours, rare as these are.
-        few = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
-        few.save(file, optimize=True)
+        # A palette needs a third of the bytes. MAXCOVERAGE keeps the rare colours of icons.
+        reduced = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
+        reduced.save(file, optimize=True)
     print(f"{file.name}: {file.stat().st_size / 1e3:.0f} kB")
 
 
 def clear(page: Page) -> None:
-    """Load a page anew, so that no note stands on it, and nothing is under the pointer."""
+    """Reload a page without notifications, and with the pointer outside its content."""
     page.mouse.move(VIEWPORT["width"] / 2, 0)
     page.reload()
 
 
 def take_backfill_and_graph(page: Page, origin: str, first_day: str, last_day: str) -> None:
-    """Do a backfill of all that there is, and take pictures of it and of the graph after it."""
+    """Backfill all partitions; take screenshots of the backfill and of the graph after it."""
     open_graph(page, origin)
     page.get_by_role("button", name="Hide navigation").click()
     materialize_all(page, f"[{first_day}...{last_day}]", MODELS)
@@ -76,7 +76,7 @@ def take_backfill_and_graph(page: Page, origin: str, first_day: str, last_day: s
 
 
 def take_comparison(page: Page, origin: str) -> None:
-    """Take pictures of a table and a plot of the latest comparison."""
+    """Take screenshots of a table and a plot of the latest comparison."""
     open_events(page, origin, "model_comparison")
     table = metadata(page, f"TTFT [{UNITS['TTFT']}], last 24 hours").get_by_role("table")
     expect(table.get_by_role("row")).to_have_count(1 + len(MODELS))
@@ -87,10 +87,10 @@ def take_comparison(page: Page, origin: str) -> None:
 
 
 def main() -> None:
-    """Start the service, take the pictures, end it.
+    """Start the service, take the screenshots, and stop it.
 
     Raises:
-        RuntimeError: something was wrong on a page.
+        RuntimeError: a page had faults.
     """
     last = datetime.now(UTC)
     start = (last - HISTORY).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -113,7 +113,7 @@ def main() -> None:
         with open_context(browser, origin, DIALOG_VIEWPORT) as (context, for_dialogs):
             take_comparison(context.new_page(), origin)
         if faults := [*for_pages.faults, *for_dialogs.faults]:
-            raise RuntimeError("\n".join(["wrong on the pages:", *faults]))
+            raise RuntimeError("\n".join(["faults on the pages:", *faults]))
 
 
 if __name__ == "__main__":

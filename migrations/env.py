@@ -1,7 +1,7 @@
-"""How Alembic reaches the results database.
+"""Alembic's environment: connects to the results database and runs the migrations.
 
-A caller inside the project hands over a `Postgres` in `config.attributes["postgres"]`; on
-Alembic's own command line the settings say where it is.
+Callers in this project pass the database as `config.attributes["postgres"]`. On Alembic's own
+command line it comes from the settings.
 """
 
 import sqlalchemy as sa
@@ -12,12 +12,12 @@ from sim_pipeline.connections import results_database
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.schema import metadata
 
-# Any number will do, as long as every process that migrates this database takes the same one.
+# An arbitrary number, the same in every process that migrates this database.
 MIGRATION_LOCK = 7_310_585_233_921
 
 
 def run_migrations(postgres: Postgres) -> None:
-    """Migrate in one transaction, one process at a time: the others wait, then find it done."""
+    """Migrate in one transaction. Other processes wait for it and then have nothing to do."""
     engine = sa.create_engine(postgres.url, poolclass=sa.NullPool)
     with engine.connect() as connection:
         context.configure(connection=connection, target_metadata=metadata)

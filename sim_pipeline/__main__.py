@@ -1,4 +1,4 @@
-"""`python -m sim_pipeline`: Ctrl-C ends it in silence also while everything is still imported."""
+"""`python -m sim_pipeline`. Ctrl-C ends it without a traceback even while modules are imported."""
 
 import signal
 import sys

@@ -1,4 +1,4 @@
-"""The commands: those behind the make targets, and `consume` and `exec` for who reads the feed."""
+"""The pipeline's commands: run, backfill, migrate, revision; and consume and exec for readers."""
 
 import argparse
 import logging
@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,26 +43,30 @@ from sim_pipeline.windows import Cadence
 
 logger = logging.getLogger("sim_pipeline")
 _ROOT = Path(__file__).parents[1]
-_FOR_READERS = ("consume", "exec")
+_READER_COMMANDS = ("consume", "exec")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; return the exit status.
+    """Run a command.
 
-    That is 0, 1 for a fault, 2 for wrong settings or arguments, 130 for a backfill or a `consume`
-    interrupted. `exec` ends with the status of its command: 127 if there is no such command, 126 if
-    it can't be run.
+    Args:
+        arguments: the command line without the program's name; by default that of this process.
+
+    Returns:
+        The exit status: 0 for success, 1 for a fault, 2 for invalid settings or arguments, 130 for
+        an interrupted `backfill` or `consume`. `exec` has the status of its command, 127 if there
+        is no such command and 126 if it can't be run.
     """
     secure_this_process()
     parser = _parser()
     parsed = parser.parse_args(arguments)
-    if parsed.command in _FOR_READERS:
-        return _serve_reader(parser, parsed)
-    settings, made = _prepare(parser, parsed.command)
-    request = _request(parser, parsed, settings) if parsed.command == "backfill" else None
+    if parsed.command in _READER_COMMANDS:
+        return _run_reader_command(parser, parsed)
+    settings, created = _prepare(parser, parsed.command)
+    request = _backfill_request(parser, parsed, settings) if parsed.command == "backfill" else None
     logs.configure(settings)
-    if made:
-        logger.info("Made %s, with passwords of its own", made)
+    if created:
+        logger.info("Created %s with generated passwords", created)
     try:
         match parsed.command:
             case "run":
@@ -76,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
             case "revision":
                 _revision(settings, parsed.message)
     except ServiceError as error:
-        logger.error("%s", error)  # noqa: TRY400 - it is for the user; a trace is not
+        logger.error("%s", error)  # noqa: TRY400 - users need no traceback
         return 1
     return 0
 
@@ -86,39 +90,39 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run the whole service until Ctrl-C")
     run.add_argument(
-        "--ui-host", metavar="HOST", help="where the UI listens, instead of at UI_HOST"
+        "--ui-host", metavar="HOST", help="the address the UI listens on, instead of UI_HOST"
     )
-    backfill = commands.add_parser("backfill", help="simulate a stretch of history")
+    backfill = commands.add_parser("backfill", help="simulate past windows")
     backfill.add_argument(
         "--from",
         dest="since",
         metavar="FROM",
-        help="ISO 8601 date or time, UTC: the first window; by default eight days before TO",
+        help="start of the first window, an ISO 8601 date or time (default: eight days before TO)",
     )
     backfill.add_argument(
         "--to",
         dest="until",
         metavar="TO",
-        help="the same: no window from there on; by default the end of the latest window",
+        help="end of the range, which is excluded (default: the end of the latest window)",
     )
     backfill.add_argument(
-        "--models", default="", metavar="A,B", help="comma-separated; all of them by default"
+        "--models", default="", metavar="A,B", help="comma-separated model names (default: all)"
     )
     migrate = commands.add_parser(
-        "migrate", help="bring the results database to this version's schema"
+        "migrate", help="migrate the results database to this version's schema"
     )
     migrate.add_argument(
         "--dagster",
         action="store_true",
-        help="Dagster's storage too, as dagster.yaml in DAGSTER_HOME names it",
+        help="also migrate Dagster's storage, which dagster.yaml in DAGSTER_HOME names",
     )
-    revision = commands.add_parser("revision", help="write a migration from the tables' changes")
-    revision.add_argument("message", help="what it does, in a few words")
+    revision = commands.add_parser("revision", help="write a migration for changes of the tables")
+    revision.add_argument("message", help="what the migration does, in a few words")
     consume = commands.add_parser(
-        "consume", help="print the queue's messages as lines of JSON, and acknowledge them"
+        "consume", help="print the queue's messages as JSON lines and acknowledge them"
     )
     consume.add_argument(
-        "--limit", type=_count, metavar="N", help="end after N messages; by default at Ctrl-C"
+        "--limit", type=_count, metavar="N", help="stop after N messages (default: at Ctrl-C)"
     )
     with_settings = commands.add_parser(
         "exec", help="run a command with the settings of .env in its environment"
@@ -127,19 +131,19 @@ def _parser() -> argparse.ArgumentParser:
         "argv",
         nargs=argparse.REMAINDER,
         metavar="-- COMMAND",
-        help="the command and its arguments, such as psql; it gets PGHOST and the like too",
+        help="the command and its arguments, such as psql, which also gets PGHOST and the like",
     )
     return parser
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: allowed is a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed is a whole number, 1 or more")
     return int(text)
 
 
-def _serve_reader(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:
-    """Run a command that needs nothing but settings: it makes no `.env` and starts no server."""
+def _run_reader_command(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:
+    """Run `consume` or `exec`, which create no `.env` and start no server."""
     try:
         settings = load_settings()
     except SettingsError as error:
@@ -148,7 +152,7 @@ def _serve_reader(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -
         return _consume(settings, parsed.limit)
     argv = parsed.argv[1:] if parsed.argv[:1] == ["--"] else parsed.argv
     if not argv:
-        parser.error("exec: name a command, such as exec -- psql")
+        parser.error("exec: name a command, for example exec -- psql")
     return _exec(settings, argv)
 
 
@@ -160,7 +164,7 @@ def _consume(settings: Settings, limit: int | None) -> int:
     def end_once(number: int, _frame: object) -> None:
         nonlocal status
         status = 130 if number == signal.SIGINT else 0
-        signal.signal(number, signal.SIG_DFL)  # the second time it ends at once
+        signal.signal(number, signal.SIG_DFL)  # the second signal ends it at once
         end.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -171,13 +175,13 @@ def _consume(settings: Settings, limit: int | None) -> int:
     except (Interrupted, ReaderGoneError):
         pass
     except (BrokerError, OutputError) as error:
-        logger.error("%s", error)  # noqa: TRY400 - it is for the user; a trace is not
+        logger.error("%s", error)  # noqa: TRY400 - users need no traceback
         return 1
     return status
 
 
 def _exec(settings: Settings, argv: list[str]) -> int:
-    """Become another program; return only if that fails."""
+    """Replace this process by a command; return its exit status only if that fails."""
     environment = {
         **os.environ,
         **settings.environment(),
@@ -187,12 +191,12 @@ def _exec(settings: Settings, argv: list[str]) -> int:
         "PGPASSWORD": settings.postgres_password.get_secret_value(),
         "PGDATABASE": settings.postgres_db,
     }
-    # Python ignores it; other programs end by it when the reader of their output is gone.
+    # Python ignores SIGPIPE. Other programs expect to end by it when nothing reads their output.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        os.execvpe(argv[0], argv, environment)  # noqa: S606 - no shell is the point
+        os.execvpe(argv[0], argv, environment)  # noqa: S606 - arguments must not pass a shell
     except FileNotFoundError:
-        sys.stderr.write(f"{argv[0]}: there is no such command\n")
+        sys.stderr.write(f"{argv[0]}: command not found\n")
         return 127
     except OSError as error:
         sys.stderr.write(f"{argv[0]} cannot be run: {error.strerror}\n")
@@ -200,19 +204,19 @@ def _exec(settings: Settings, argv: list[str]) -> int:
 
 
 def _prepare(parser: argparse.ArgumentParser, name: str) -> tuple[Settings, Path | None]:
-    """Return the settings, and `.env` if it was made for them; exit where they are wrong."""
+    """Return the settings, and the path of a newly created `.env`; exit if settings are invalid."""
     try:
-        made = ensure_env_file(Path.cwd())
+        created = ensure_env_file(Path.cwd())
         settings = load_settings()
         read_profiles(settings.model_profiles_file, settings.llm_models)
-        if name != "backfill":  # which needs the webserver only
+        if name != "backfill":  # a backfill talks to the running service
             require_programs(settings)
     except (SettingsError, ProfilesFileError, ServiceError) as error:
         parser.exit(2, f"{error}\n")
-    return settings, made
+    return settings, created
 
 
-def _request(
+def _backfill_request(
     parser: argparse.ArgumentParser, parsed: argparse.Namespace, settings: Settings
 ) -> Request:
     try:
@@ -229,19 +233,17 @@ def _request(
 
 
 def _migrate(settings: Settings, *, dagster: bool) -> None:
-    _end_in_order()
-    with ExitStack() as running:
-        _postgres_at_hand(settings, running)
+    _exit_on_signals()
+    with _running_postgres(settings):
         migrate_results(settings)
         if dagster:
-            migrate_dagster(settings, _pause)
-    logger.info("%s is at the newest schema", settings.postgres_db)
+            migrate_dagster(settings, _sleep)
+    logger.info("%s has the newest schema", settings.postgres_db)
 
 
 def _revision(settings: Settings, message: str) -> None:
-    _end_in_order()
-    with ExitStack() as running:
-        _postgres_at_hand(settings, running)
+    _exit_on_signals()
+    with _running_postgres(settings):
         migrate_results(settings)
         written = command.revision(
             alembic_config(results_database(settings)),
@@ -251,40 +253,44 @@ def _revision(settings: Settings, message: str) -> None:
         )
     if not isinstance(written, Script):
         raise ServiceError(
-            "No migration was written: sim_pipeline/store/schema.py says what the newest one does."
-            " Change a table first; for what is no table, such as a view, take"
-            f" `.venv/bin/alembic revision -m {shlex.quote(message)}` and fill it in"
+            "No migration was written: the tables in sim_pipeline/store/schema.py have not changed"
+            " since the newest one. Change a table first; for anything else, such as a view, run"
+            f" `.venv/bin/alembic revision -m {shlex.quote(message)}` and fill in the file"
         )
-    logger.info("Wrote %s: read it, then run `make migrate`", Path(written.path).relative_to(_ROOT))
+    logger.info(
+        "Wrote %s: review it, then run `make migrate`", Path(written.path).relative_to(_ROOT)
+    )
 
 
 def _drop_if_empty(
     _context: MigrationContext, _revision: object, directives: list[MigrationScript]
 ) -> None:
-    """Have Alembic write no migration that does nothing."""
+    """Drop a migration that would do nothing."""
     if all(script.upgrade_ops is None or script.upgrade_ops.is_empty() for script in directives):
         directives.clear()
 
 
-def _postgres_at_hand(settings: Settings, running: ExitStack) -> None:
-    """Start the local PostgreSQL for the time of a command, unless the service has it running.
+def _running_postgres(settings: Settings) -> AbstractContextManager[None]:
+    """Return a context in which PostgreSQL runs.
 
-    One that is not ours is waited for.
+    A local server is started for the time of the context, unless the service runs it already. For a
+    server of the user's, wait until it accepts connections.
     """
     if not settings.local_services:
-        await_database(results_database(settings), _pause)
+        await_database(results_database(settings), _sleep)
     elif not results_database(settings).reachable():
-        running.enter_context(local_postgres(settings, Path.cwd() / ".local"))
+        return local_postgres(settings, Path.cwd() / ".local")
+    return nullcontext()
 
 
-def _end_in_order() -> None:
-    """Have SIGINT and SIGTERM end this process by way of what it has to close."""
-    # As process 1 of a container, this one would not even hear of SIGTERM otherwise.
+def _exit_on_signals() -> None:
+    """Make SIGINT and SIGTERM end this process by SystemExit, so that open contexts are closed."""
+    # Without a handler, process 1 of a container would ignore SIGTERM.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
-def _pause(seconds: float) -> bool:
-    """Wait before a server is asked again; only the signal that ends this process stops it."""
+def _sleep(seconds: float) -> bool:
+    """Sleep; return False, because a signal ends this process instead of requesting a stop."""
     time.sleep(seconds)
     return False

@@ -1,4 +1,4 @@
-"""From the settings to what the store and the broker connect with."""
+"""Connection parameters of the store and the broker, made from the settings."""
 
 from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.config import Settings
@@ -6,7 +6,7 @@ from sim_pipeline.store.connection import Postgres
 
 
 def results_database(settings: Settings) -> Postgres:
-    """Describe the database that the settings name."""
+    """Return the connection parameters of the results database."""
     return Postgres(
         host=settings.postgres_host,
         port=settings.postgres_port,
@@ -19,7 +19,7 @@ def results_database(settings: Settings) -> Postgres:
 
 
 def message_broker(settings: Settings) -> BrokerConfig:
-    """Describe the broker and the queue that the settings name."""
+    """Return the connection parameters of the broker, and its queue."""
     return BrokerConfig(
         host=settings.rabbitmq_host,
         port=settings.rabbitmq_port,

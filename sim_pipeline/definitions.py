@@ -1,4 +1,4 @@
-"""The code location: reads the settings once and assembles; nothing else."""
+"""The code location: reads the settings once and assembles the graph, nothing else."""
 
 from datetime import timedelta
 
@@ -18,8 +18,10 @@ from sim_pipeline.orchestration.jobs.comparison import (
     build_comparison_schedule,
 )
 from sim_pipeline.orchestration.jobs.retention import build_retention_job, build_retention_schedule
-from sim_pipeline.orchestration.jobs.simulation import build_simulation_job
-from sim_pipeline.orchestration.jobs.simulation_schedule import build_simulation_schedule
+from sim_pipeline.orchestration.jobs.simulation import (
+    build_simulation_job,
+    build_simulation_schedule,
+)
 from sim_pipeline.orchestration.partitions import build_partitions
 from sim_pipeline.orchestration.resources import RunScope, settings_as_resources
 from sim_pipeline.what_if.job import build_what_if_job
@@ -27,7 +29,7 @@ from sim_pipeline.windows import Cadence
 
 
 def build_defs(settings: Settings) -> dg.Definitions:
-    """Assemble the pipeline that the settings describe."""
+    """Assemble the pipeline from the settings."""
     cadence = Cadence(settings.simulation_interval, settings.simulation_start)
     partitions_def = build_partitions(settings.llm_models, cadence)
     backfill_policy = dg.BackfillPolicy.multi_run(settings.backfill_days_per_run)

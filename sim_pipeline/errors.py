@@ -1,5 +1,5 @@
-"""The one error the local servers raise: a fault the user can act on, told in one line."""
+"""The error of the commands and the service: a fault that the user can act on."""
 
 
 class ServiceError(Exception):
-    """A local server cannot be installed, started, reached or stopped."""
+    """A command or a part of the service fails. The message is one line for the user."""

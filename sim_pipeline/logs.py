@@ -1,8 +1,8 @@
-"""Where log lines go: LOG_FILE for every process, the console for the one in the foreground.
+"""Log handlers: LOG_FILE for every process, the console for the process in the foreground.
 
-Dagster's instance (`dagster.yaml`) names `LogFileHandler`, so that each process of a run writes
-the run's lines and events to the file. The lines of the loggers below `sim_pipeline` become
-events of the run as well, and show in the UI.
+`dagster.yaml` names `LogFileHandler`, so that every process of a run writes the run's lines and
+events to the file. Lines of the loggers below `sim_pipeline` become events of the run as well, and
+the UI shows them.
 """
 
 import logging
@@ -19,14 +19,14 @@ _FILE_BYTES = 20_000_000
 _FILES = 5
 _STYLE = "console_style"
 
-GOOD_NEWS = {_STYLE: "green"}
-"""The `extra` of a record that the console is to set off."""
+HIGHLIGHT = {_STYLE: "green"}
+"""The `extra` of a record that the console prints in green."""
 
 
 class LogFileHandler(ConcurrentRotatingFileHandler):
-    """Appends to LOG_FILE from LOG_LEVEL on; any number of processes may do so at once.
+    """Appends records of LOG_LEVEL and above to LOG_FILE, which several processes can share.
 
-    The file is rotated at 20 MB, under a lock, and five are kept.
+    It rotates the file at 20 MB under a lock, and keeps five old files.
     """
 
     def __init__(self) -> None:
@@ -39,9 +39,9 @@ class LogFileHandler(ConcurrentRotatingFileHandler):
 
 
 class ConsoleFormatter(logging.Formatter):
-    """Lines for people: the time and, from WARNING on, the level. Colours on a terminal only.
+    """Formats a record as time, level (from WARNING on) and message, in colour on a terminal.
 
-    Rich knows whether stderr is one, and NO_COLOR.
+    Rich detects whether stderr is a terminal, and respects NO_COLOR.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class ConsoleFormatter(logging.Formatter):
         self._console = Console(stderr=True)
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as a line of text."""
+        """Return the record as text."""
         line = super().format(record)
         style = getattr(record, _STYLE, "")
         if record.levelno >= logging.WARNING:
@@ -62,17 +62,17 @@ class ConsoleFormatter(logging.Formatter):
 
 
 def set_level(settings: Settings) -> logging.Logger:
-    """Let this package's loggers pass what LOG_LEVEL allows; return the one above them all."""
+    """Set this package's loggers to LOG_LEVEL and return their common parent."""
     package = logging.getLogger("sim_pipeline")
     package.setLevel(settings.log_level)
     return package
 
 
 def configure(settings: Settings) -> None:
-    """Send this process's own log lines to LOG_FILE and, if CONSOLE_LOGGING, to stderr."""
+    """Log this process's records to LOG_FILE and, with CONSOLE_LOGGING, to stderr."""
     root = set_level(settings)
     file = LogFileHandler()
-    # What another process writes to the file itself is passed on with this mark.
+    # Relayed lines that their own process has written to the file carry this attribute.
     file.addFilter(lambda record: not getattr(record, "console_only", False))
     root.addHandler(file)
     if settings.console_logging:

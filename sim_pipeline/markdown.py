@@ -1,6 +1,6 @@
-"""Text and tables in the Markdown that Dagster's UI renders: GitHub's, without HTML.
+"""Text and tables in GitHub's Markdown, without HTML, for Dagster's UI.
 
-The UI renders so: metadata made by `MetadataValue.md`, and the descriptions of check results.
+The UI renders Markdown in metadata made by `MetadataValue.md` and in check descriptions.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-# What is no markup wherever it stands, be it the first word of a paragraph: no list's number, and
-# no address, which becomes a link without any sign around it.
+# Text that is never markup, even at the start of a paragraph. Excluded are list numbers, and web
+# addresses, which GitHub turns into links without any markup.
 _PLAIN = re.compile(
     r"(?!\d+[.)]|.*www\.)"
     r"[A-Za-z0-9(/\x80-\U0010ffff][A-Za-z0-9 ()+,./\x80-\U0010ffff-]*",
@@ -21,25 +21,25 @@ _PLAIN = re.compile(
 
 
 def literal(text: str) -> str:
-    """Return Markdown that shows a text of one line as it is.
+    """Return Markdown that displays a one-line text unchanged.
 
-    It is the text itself where no character of it can be markup, and else the text as code, in
-    which nothing is.
+    This is the text itself if none of its characters can be markup. Otherwise it is the text as
+    inline code, where nothing is markup.
     """
     if _PLAIN.fullmatch(text):
         return text
-    # Code ends at as many backticks as it began with, and loses a blank at either end.
+    # Inline code ends at the same number of backticks. A blank inside each end is stripped.
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     blank = " " if text.startswith(("`", " ")) or text.endswith(("`", " ")) else ""
     return f"{fence}{blank}{text}{blank}{fence}"
 
 
 def table(heads: Sequence[str], alignment: str, rows: Iterable[Sequence[object]]) -> str:
-    """Return a table.
+    """Return a Markdown table.
 
     Args:
-        heads: the columns' heads.
-        alignment: a letter a column: l for left, r for right.
+        heads: the column headers.
+        alignment: one letter per column: l for left, r for right.
         rows: the cells, as Markdown.
     """
     line = ["---:" if side == "r" else "---" for side in alignment]
@@ -47,5 +47,5 @@ def table(heads: Sequence[str], alignment: str, rows: Iterable[Sequence[object]]
 
 
 def _row(cells: Sequence[object]) -> str:
-    # A vertical bar ends a cell, even within code, unless it follows a backslash, which then goes.
+    # An unescaped vertical bar ends a cell, even inside inline code.
     return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"

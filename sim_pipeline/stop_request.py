@@ -1,11 +1,11 @@
-"""Ctrl-C and SIGTERM as something to wait for."""
+"""Ctrl-C and SIGTERM as an event to wait for."""
 
 import signal
 import threading
 
 
 class StopRequest:
-    """Ctrl-C or SIGTERM, remembered until somebody looks: it interrupts nothing by itself."""
+    """Records Ctrl-C or SIGTERM. It interrupts nothing: callers check it or wait for it."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -16,5 +16,5 @@ class StopRequest:
         return self._event.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for it at most so long; tell whether it came."""
+        """Wait for a stop request for at most `seconds`; return whether one came."""
         return self._event.wait(seconds)

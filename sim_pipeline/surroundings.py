@@ -1,7 +1,7 @@
-"""The environment of every process of the pipeline, made safe from what the machine sets in it.
+"""Removes or overrides variables of the machine that would change what the pipeline does.
 
-What belongs here: variables that other programs read (proxies, libpq, Python) and that would
-change what the pipeline does. The pipeline's own settings belong to `config`.
+These are variables that libraries read: proxies, libpq, Python. The pipeline's own settings are in
+`config`.
 """
 
 import os
@@ -10,14 +10,14 @@ from typing import Final
 
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
-# Variables that name what our processes reach over HTTP or gRPC: never through a proxy.
+# Variables that hold hosts which our processes reach over HTTP or gRPC, never through a proxy.
 _DIRECT: Final = ("UI_HOST", "CODE_SERVER_HOST", "KUBERNETES_SERVICE_HOST")
 
 # gRPC reads no_grpc_proxy before the others; Python's urllib and requests prefer the lower case.
 _NO_PROXY: Final = ("no_proxy", "NO_PROXY", "no_grpc_proxy")
 
-# libpq reads these where a connection does not name them, and some of them even where it does:
-# PGHOSTADDR leads to another server than the host that the settings name.
+# libpq reads these for parameters that a connection does not set. Some of them win even over
+# parameters that it sets: with PGHOSTADDR, libpq connects to another server than the given host.
 _LIBPQ_REMOVED: Final = (
     "PGHOST",
     "PGHOSTADDR",
@@ -35,13 +35,13 @@ _LIBPQ_REMOVED: Final = (
 
 
 def safe_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without what would lead the pipeline elsewhere.
+    """Return a copy of an environment that is safe for the pipeline's processes.
 
-    - No proxy stands between the pipeline's own processes: loopback, the hosts of UI and code
-      server, and Kubernetes' API server are added to what the machine already exempts.
-    - libpq takes the server from the settings only, and its sessions are in UTC, those of `psql`
-      too. What a session of the pipeline relies on besides is in `store.postgres`.
-    - Python reads and writes UTF-8 whatever the locale is, so that a model's name can be logged.
+    - The pipeline's processes reach each other without a proxy: loopback, the hosts of the UI and
+      the code server, and Kubernetes' API server are added to the machine's own exceptions.
+    - libpq takes the server from the settings only. Its sessions, those of `psql` too, are in UTC.
+      `store/connection.py` has the other session settings.
+    - Python reads and writes UTF-8 whatever the locale is, so that any model name can be logged.
     """
     safe = {name: value for name, value in environment.items() if name not in _LIBPQ_REMOVED}
     hosts = [part.strip() for name in _NO_PROXY for part in environment.get(name, "").split(",")]
@@ -51,7 +51,7 @@ def safe_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def secure_this_process() -> None:
-    """Make the environment of this process safe, and so that of the processes it starts."""
+    """Make the environment of this process, and of the processes it starts, safe."""
     safe = safe_environment(os.environ)
     for name in os.environ.keys() - safe.keys():
         del os.environ[name]

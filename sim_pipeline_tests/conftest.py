@@ -1,4 +1,4 @@
-"""The real servers that the tests run against, and what each test gets of its own in them."""
+"""Fixtures for all tests: real servers for the session, own databases and queues for each test."""
 
 import secrets
 import signal
@@ -11,29 +11,27 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from sim_pipeline.config import Settings, read_settings
+from sim_pipeline.config import Settings, read_settings, variable_name
 from sim_pipeline.local_servers.ports import free_port
 from sim_pipeline.local_servers.postgres import LocalPostgres
 from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.migrations import upgrade
-from sim_pipeline_tests.support.dagster_instance import instance_in
-from sim_pipeline_tests.support.databases import database_in
-from sim_pipeline_tests.support.settings_environment import clear_settings
+from sim_pipeline_tests.support.databases import database_in, instance_in
 
 
 def pytest_configure() -> None:
-    """Let a session that is terminated stop its servers, as one that is interrupted does."""
+    """Make SIGTERM stop the servers of the session, as Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-# Neither directory is one of tmp_path_factory: those are closed to other users, and where root
-# cannot make user namespaces PostgreSQL runs as another one.
+# The servers do not use tmp_path_factory: other users cannot enter its directories, and PostgreSQL
+# runs as another user if root cannot create user namespaces.
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[LocalPostgres]:
-    """A PostgreSQL server of this test session; make databases of your own in it."""
+    """The PostgreSQL server of the test session. Create your own database in it."""
     with (
         tempfile.TemporaryDirectory(prefix="sim_pipeline-postgres-") as directory,
         LocalPostgres(
@@ -49,7 +47,7 @@ def postgres_server() -> Iterator[LocalPostgres]:
 
 @pytest.fixture(scope="session")
 def rabbitmq_server() -> Iterator[LocalRabbitMQ]:
-    """A RabbitMQ node of this test session; make queues, or virtual hosts, of your own in it."""
+    """The RabbitMQ node of the test session. Create your own queue or virtual host in it."""
     with (
         tempfile.TemporaryDirectory(prefix="sim_pipeline-rabbitmq-") as directory,
         LocalRabbitMQ(
@@ -61,7 +59,7 @@ def rabbitmq_server() -> Iterator[LocalRabbitMQ]:
 
 @pytest.fixture(scope="session")
 def migrated_database(postgres_server: LocalPostgres) -> str:
-    """Name a database at the newest schema, to make others from; nobody connects to it."""
+    """The name of a template database at the newest schema. Do not connect to it."""
     name = "migrated"
     postgres_server.ensure_database(name)
     postgres = database_in(postgres_server, name)
@@ -72,7 +70,7 @@ def migrated_database(postgres_server: LocalPostgres) -> str:
 
 @pytest.fixture
 def postgres(postgres_server: LocalPostgres, migrated_database: str) -> Iterator[Postgres]:
-    """An empty database of this test's own, at the newest schema."""
+    """An empty database at the newest schema, for one test."""
     name = f"test_{uuid.uuid4().hex}"
     server = sa.create_engine(
         postgres_server.url(), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
@@ -88,9 +86,15 @@ def postgres(postgres_server: LocalPostgres, migrated_database: str) -> Iterator
             connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
+def clear_settings(patch: pytest.MonkeyPatch) -> None:
+    """Unset every environment variable that is a setting, until the patch is undone."""
+    for field in Settings.model_fields:
+        patch.delenv(variable_name(field), raising=False)
+
+
 @pytest.fixture
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Leave nothing of the developer's own settings: no variable, no .env, logs in tmp_path."""
+    """Hide the developer's settings: no variables, no .env, logs in tmp_path."""
     clear_settings(monkeypatch)
     monkeypatch.chdir(tmp_path)
 
@@ -100,9 +104,9 @@ def settings(
     postgres: Postgres,
     rabbitmq_server: LocalRabbitMQ,
     monkeypatch: pytest.MonkeyPatch,
-    clean_environment: None,  # noqa: ARG001 - for what it clears
+    clean_environment: None,  # noqa: ARG001 - needed for its effect
 ) -> Settings:
-    """Settings for two models, with a database and a queue of this test's own."""
+    """Settings for two models, with a database and a queue for one test."""
     variables = {
         "POSTGRES_HOST": postgres.host,
         "POSTGRES_PORT": str(postgres.port),
@@ -124,7 +128,7 @@ def settings(
 
 @pytest.fixture
 def ephemeral() -> Iterator[dg.DagsterInstance]:
-    """An instance of Dagster that keeps everything in memory."""
+    """A Dagster instance that keeps everything in memory."""
     with dg.DagsterInstance.ephemeral() as instance:
         yield instance
 
@@ -133,9 +137,9 @@ def ephemeral() -> Iterator[dg.DagsterInstance]:
 def instance_and_storage(
     postgres_server: LocalPostgres,
 ) -> Iterator[tuple[dg.DagsterInstance, Postgres]]:
-    """An instance of Dagster with its storage in PostgreSQL, and that database."""
-    with instance_in(postgres_server) as both:
-        yield both
+    """A Dagster instance stored in PostgreSQL, and its database."""
+    with instance_in(postgres_server) as instance_and_database:
+        yield instance_and_database
 
 
 @pytest.fixture
@@ -145,5 +149,5 @@ def instance(instance_and_storage: tuple[dg.DagsterInstance, Postgres]) -> dg.Da
 
 @pytest.fixture
 def storage(instance_and_storage: tuple[dg.DagsterInstance, Postgres]) -> Postgres:
-    """The database that the instance keeps everything in."""
+    """The database of `instance`."""
     return instance_and_storage[1]

@@ -1,4 +1,4 @@
-"""The commands for readers of the feed, as their users start them: `consume` and `exec`."""
+"""The commands `consume` and `exec`, run as a user runs them."""
 
 import json
 import os
@@ -19,14 +19,14 @@ from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.broker.message import OutgoingMessage
 from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
 from sim_pipeline_tests.broker.harness import Queue, messages, publish
+from sim_pipeline_tests.support.assertions import wait_until
 from sim_pipeline_tests.support.tcp_proxy import Direction, TcpProxy
-from sim_pipeline_tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
 COMMAND = [sys.executable, "-m", "sim_pipeline"]
 SECONDS = 30
-# What a shell that reads `.env` takes for its own.
+# Characters that a shell would interpret if it read `.env`.
 NASTY = """a b; touch owned & $HOME `touch owned` "c" it's \\ | > owned"""
 
 WriteEnvFile = Callable[..., None]
@@ -40,7 +40,7 @@ def connection(rabbitmq_server: LocalRabbitMQ) -> Iterator[pika.BlockingConnecti
 
 @pytest.fixture
 def source(connection: pika.BlockingConnection) -> Iterator[Queue]:
-    """A name for a queue that does not exist yet, of characters that a shell takes for its own."""
+    """A queue that does not exist yet, with shell characters in its name."""
     source = Queue(connection, f"{NASTY} {uuid4()}")
     yield source
     source.delete()
@@ -60,7 +60,7 @@ def config(rabbitmq_server: LocalRabbitMQ, source: Queue) -> BrokerConfig:
 
 @pytest.fixture
 def write_env_file(tmp_path: Path, config: BrokerConfig) -> WriteEnvFile:
-    """Write `.env`, with these settings in place of those that lead to the queue."""
+    """Write `.env` with the settings of the queue; arguments override them."""
 
     def write(**settings: object) -> None:
         values = {
@@ -98,12 +98,12 @@ def read_line(process: subprocess.Popen[bytes]) -> bytes:
     assert process.stdout is not None
     if not select.select([process.stdout], [], [], SECONDS)[0]:
         process.terminate()
-        pytest.fail(f"no line came: {finish(process)[1]}")
+        pytest.fail(f"no line was printed: {finish(process)[1]}")
     return process.stdout.readline()
 
 
 def finish(process: subprocess.Popen[bytes]) -> tuple[bytes, str]:
-    """Wait for its end; return what else it wrote to stdout and stderr."""
+    """Wait until it exits; return the rest of its stdout and stderr."""
     output, errors = process.communicate(timeout=SECONDS)
     return output, errors.decode()
 
@@ -126,7 +126,7 @@ def run(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.usefixtures("write_env_file")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_consume_prints_each_message_once_and_acknowledges(
+def test_consume_prints_and_acknowledges_once(
     config: BrokerConfig,
     connection: pika.BlockingConnection,
     source: Queue,
@@ -135,7 +135,7 @@ def test_consume_prints_each_message_once_and_acknowledges(
 ) -> None:
     sent = messages(3)
     with consuming() as process:
-        # It declares the queue as the publisher does: the broker refuses one that differs.
+        # consume declares the queue like the publisher; the broker would refuse a different one.
         wait_until(lambda: has_consumer(connection, source))
         source.declare(x_queue_type="quorum")
         publish(config, [*sent[:2], sent[0], OutgoingMessage(sent[2].message_id, b'[\r\n1,\n"a"]')])
@@ -152,7 +152,7 @@ def test_consume_prints_each_message_once_and_acknowledges(
 
 
 @pytest.mark.usefixtures("write_env_file")
-def test_consume_hands_back_nothing_beyond_its_limit(config: BrokerConfig, source: Queue) -> None:
+def test_consume_takes_no_more_than_its_limit(config: BrokerConfig, source: Queue) -> None:
     sent = messages(4)
     publish(config, sent)
 
@@ -161,11 +161,11 @@ def test_consume_hands_back_nothing_beyond_its_limit(config: BrokerConfig, sourc
     assert done.stdout == f"{sent[0].body.decode()}\n{sent[1].body.decode()}\n"
     left = source.drain()
     assert [message.message_id for message in left] == [one.message_id for one in sent[2:]]
-    # What is handed out and comes back counts towards the delivery limit of a quorum queue.
+    # A message that is delivered and returned would count towards the queue's delivery limit.
     assert not any((message.properties.headers or {}).get("x-delivery-count") for message in left)
 
 
-def test_consume_outlives_a_lost_connection(
+def test_consume_survives_a_lost_connection(
     config: BrokerConfig,
     connection: pika.BlockingConnection,
     source: Queue,
@@ -177,7 +177,7 @@ def test_consume_outlives_a_lost_connection(
         with consuming() as process:
             wait_until(lambda: proxy.open_connections == 1)
             wait_until(lambda: has_consumer(connection, source))
-            # Its acknowledgement of the first is lost: the broker gives it out again.
+            # The acknowledgement of the first message is lost, so the broker delivers it again.
             proxy.half_open(Direction.TO_SERVER)
             publish(config, sent[:1])
             assert read_line(process) == sent[0].body + b"\n"
@@ -194,7 +194,7 @@ def test_consume_outlives_a_lost_connection(
 
 
 @pytest.mark.usefixtures("write_env_file")
-def test_consume_declares_a_queue_that_is_deleted(
+def test_consume_redeclares_a_deleted_queue(
     config: BrokerConfig, connection: pika.BlockingConnection, source: Queue
 ) -> None:
     sent = messages(2)
@@ -211,13 +211,13 @@ def test_consume_declares_a_queue_that_is_deleted(
 
 
 @pytest.mark.usefixtures("write_env_file")
-def test_consume_ends_when_its_reader_is_gone(config: BrokerConfig, source: Queue) -> None:
+def test_consume_ends_when_its_reader_has_gone(config: BrokerConfig, source: Queue) -> None:
     publish(config, messages(1))
     with consuming() as process:
         assert read_line(process)
         assert process.stdout is not None
         process.stdout.close()
-        # Without another message.
+        # It ends without another message.
         assert process.wait(SECONDS) == 0
         assert process.stderr is not None
         assert process.stderr.read().count(b"\n") == 1
@@ -232,11 +232,11 @@ def test_consume_ends_when_its_reader_is_gone(config: BrokerConfig, source: Queu
 
 
 @pytest.mark.usefixtures("write_env_file")
-def test_a_line_that_is_not_written_stays(config: BrokerConfig, source: Queue) -> None:
+def test_unwritten_message_stays_in_the_queue(config: BrokerConfig, source: Queue) -> None:
     publish(config, messages(1, b"1" * 1_000_000))
     with consuming() as process:
         assert process.stdout is not None
-        # The pipe is full, and nobody reads it.
+        # The pipe is full and is not read.
         assert select.select([process.stdout], [], [], SECONDS)[0]
         process.terminate()
         assert process.wait(SECONDS) == 0
@@ -244,7 +244,7 @@ def test_a_line_that_is_not_written_stays(config: BrokerConfig, source: Queue) -
 
 
 @pytest.mark.usefixtures("write_env_file")
-def test_consume_says_that_the_disk_is_full(config: BrokerConfig, source: Queue) -> None:
+def test_consume_reports_a_full_disk(config: BrokerConfig, source: Queue) -> None:
     publish(config, messages(1))
     with Path("/dev/full").open("wb") as disk:
         done = subprocess.run(
@@ -268,7 +268,7 @@ def test_consume_says_that_the_disk_is_full(config: BrokerConfig, source: Queue)
         ({"RABBITMQ_VHOST": "none"}, "create the virtual host"),
     ],
 )
-def test_consume_says_why_it_cannot_connect(
+def test_consume_reports_why_it_cannot_connect(
     write_env_file: WriteEnvFile, settings: dict[str, object], words: str
 ) -> None:
     write_env_file(**settings)
@@ -282,7 +282,7 @@ def test_consume_says_why_it_cannot_connect(
 
 
 @pytest.mark.usefixtures("write_env_file")
-def test_consume_names_the_right_that_is_missing(
+def test_consume_names_the_missing_right(
     config: BrokerConfig,
     source: Queue,
     rabbitmq_server: LocalRabbitMQ,
@@ -302,15 +302,13 @@ def test_consume_names_the_right_that_is_missing(
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "two"])
-def test_a_wrong_limit_is_refused(limit: str) -> None:
+def test_invalid_limit_is_rejected(limit: str) -> None:
     assert (
-        "allowed is a whole number from 1 on" in run("consume", "--limit", limit, status=2).stderr
+        "allowed is a whole number, 1 or more" in run("consume", "--limit", limit, status=2).stderr
     )
 
 
-def test_exec_hands_the_settings_on_as_they_are_written(
-    write_env_file: WriteEnvFile, tmp_path: Path
-) -> None:
+def test_exec_passes_settings_literally(write_env_file: WriteEnvFile, tmp_path: Path) -> None:
     write_env_file(
         RABBITMQ_PASSWORD=NASTY, POSTGRES_HOST="[::1]", POSTGRES_USER="me", POSTGRES_PASSWORD=NASTY
     )
@@ -336,19 +334,21 @@ def test_exec_hands_the_settings_on_as_they_are_written(
     [
         (["--", "sh", "-c", "exit 3"], 3, ""),
         (["sh", "-c", "exit 3"], 3, ""),
-        # As when the reader of its output is gone.
+        # As if the reader of its output had gone.
         (["--", "sh", "-c", "kill -PIPE $$; exit 3"], -signal.SIGPIPE, ""),
-        (["--", "no-such-command"], 127, "no-such-command: there is no such command"),
+        (["--", "no-such-command"], 127, "no-such-command: command not found"),
         (["--", "/"], 126, "/ cannot be run: "),
         (["--"], 2, "name a command"),
         ([], 2, "name a command"),
     ],
 )
-def test_exec_ends_as_its_command_does(command: list[str], status: int, words: str) -> None:
+def test_exec_returns_the_status_of_its_command(
+    command: list[str], status: int, words: str
+) -> None:
     assert words in run("exec", *command, status=status).stderr
 
 
-def test_commands_for_readers_make_no_env_file(tmp_path: Path) -> None:
+def test_reader_commands_create_no_env_file(tmp_path: Path) -> None:
     (tmp_path / ".env.sample").write_text("RABBITMQ_PORT=1\n", encoding="utf-8")
 
     run("exec", "true")

@@ -1,4 +1,4 @@
-"""What the console shows of a log record: on a terminal, and in a pipe."""
+"""Console log lines on a terminal and in a pipe."""
 
 import os
 import pty
@@ -8,30 +8,30 @@ from collections.abc import Mapping
 
 import pytest
 
-SAYS = """
+PROGRAM = """
 import logging, sys
-from sim_pipeline.logs import GOOD_NEWS, ConsoleFormatter
+from sim_pipeline.logs import HIGHLIGHT, ConsoleFormatter
 handler = logging.StreamHandler(sys.stderr)
 handler.setFormatter(ConsoleFormatter())
 log = logging.getLogger("test")
 log.setLevel("INFO")
 log.addHandler(handler)
 log.info("as usual, [red]not markup[/] " + "and long " * 20)
-log.info("ready", extra=GOOD_NEWS)
+log.info("ready", extra=HIGHLIGHT)
 log.warning("odd")
 log.error("wrong")
 """
 PLAIN = ["as usual, [red]not markup[/] " + "and long " * 20, "ready", "WARNING odd", "ERROR wrong"]
 
 
-def said(stderr: int, variables: Mapping[str, str]) -> None:
+def run_program(stderr: int, variables: Mapping[str, str]) -> None:
     environment = {
         name: value
         for name, value in os.environ.items()
         if name not in {"NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLORTERM"}
     }
     subprocess.run(
-        [sys.executable, "-c", SAYS],
+        [sys.executable, "-c", PROGRAM],
         env={**environment, "TERM": "xterm-256color", **variables},
         stderr=stderr,
         check=True,
@@ -39,15 +39,15 @@ def said(stderr: int, variables: Mapping[str, str]) -> None:
 
 
 def on_a_terminal(**variables: str) -> list[str]:
-    """The lines that a terminal is sent, each without its time."""
-    ours, its = pty.openpty()
-    said(its, variables)
-    os.close(its)
+    """Return the lines that the program writes to a terminal, without their time."""
+    ours, theirs = pty.openpty()
+    run_program(theirs, variables)
+    os.close(theirs)
     sent = b""
     try:
         while piece := os.read(ours, 65536):
             sent += piece
-    except OSError:  # Linux' way to say that nobody has the other end any more
+    except OSError:  # on Linux, the other end is closed
         pass
     finally:
         os.close(ours)
@@ -56,7 +56,7 @@ def on_a_terminal(**variables: str) -> list[str]:
     ]
 
 
-def test_on_a_terminal_colours_tell_good_news_and_bad() -> None:
+def test_terminal_shows_levels_in_colour() -> None:
     assert on_a_terminal() == [
         PLAIN[0],
         "\x1b[32mready\x1b[0m",
@@ -66,13 +66,13 @@ def test_on_a_terminal_colours_tell_good_news_and_bad() -> None:
 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_who_wants_no_colours_gets_none(variables: dict[str, str]) -> None:
+def test_colours_can_be_disabled(variables: dict[str, str]) -> None:
     assert on_a_terminal(**variables) == PLAIN
 
 
-def test_in_a_pipe_there_are_none() -> None:
+def test_pipe_gets_no_colours() -> None:
     reading, writing = os.pipe()
-    said(writing, {})
+    run_program(writing, {})
     os.close(writing)
     with os.fdopen(reading) as pipe:
         assert [line.rstrip("\n")[9:] for line in pipe] == PLAIN

@@ -1,4 +1,4 @@
-"""Text and tables as a Markdown parser reads them."""
+"""Text and tables, checked with a Markdown parser."""
 
 from collections.abc import Iterator
 
@@ -38,7 +38,7 @@ MARKUP = (
     "a$$b",
     "===",
 )
-# GitHub's Markdown makes links of these, which the parser here does not.
+# GitHub's Markdown turns these into links; the parser used here does not.
 ADDRESSES = (
     "https://example.com/x",
     "www.example.com",
@@ -46,7 +46,7 @@ ADDRESSES = (
     "name@example.com",
     "mailto:name@example.com",
 )
-# These stay as they are in the Markdown too.
+# Names that need no escaping.
 PLAIN = (
     *DEFAULT_MODELS,
     "gpt (fast), 50+ tokens/s",
@@ -67,14 +67,14 @@ def leaves(tokens: list[Token]) -> Iterator[Token]:
 
 
 def shown(tokens: list[Token]) -> str:
-    """Return the text that is shown, which must be nothing but text or code."""
+    """Return the displayed text; assert that it is only text and inline code."""
     found = list(leaves(tokens))
     assert {token.type for token in found} <= {"text", "code_inline"}
     return "".join(token.content for token in found)
 
 
 def rows(text: str) -> list[list[str]]:
-    """Return the cells of a table, which must be the whole text."""
+    """Return the cells of a table; assert that the text is one table and nothing else."""
     tokens = PARSER.parse(text)
     assert (tokens[0].type, tokens[-1].type) == ("table_open", "table_close")
     assert sum(token.type == "table_open" for token in tokens) == 1
@@ -88,29 +88,29 @@ def rows(text: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", [*MARKUP, *ADDRESSES, *PLAIN])
-def test_a_cell_shows_the_name_itself(name: str) -> None:
+def test_cell_shows_the_name_unchanged(name: str) -> None:
     text = markdown.table(("model", "p50"), "lr", [(markdown.literal(name), 1.5)])
     assert rows(text) == [["model", "p50"], [name, "1.5"]]
 
 
 @pytest.mark.parametrize("name", [*MARKUP, *ADDRESSES, *PLAIN])
-def test_a_paragraph_shows_the_name_itself(name: str) -> None:
+def test_paragraph_shows_the_name_unchanged(name: str) -> None:
     tokens = PARSER.parse(f"{markdown.literal(name)} is slow")
     assert [token.type for token in tokens] == ["paragraph_open", "inline", "paragraph_close"]
     assert shown(tokens[1:2]) == f"{name} is slow"
 
 
 @pytest.mark.parametrize("name", ADDRESSES)
-def test_an_address_is_code_and_no_link(name: str) -> None:
+def test_address_is_code_not_link(name: str) -> None:
     assert markdown.literal(name) == f"`{name}`"
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_a_name_without_markup_is_left_alone(name: str) -> None:
+def test_plain_name_is_not_escaped(name: str) -> None:
     assert markdown.literal(name) == name
 
 
-def test_each_printable_character_is_shown() -> None:
+def test_every_printable_character_is_shown() -> None:
     for code in range(0x20, 0x180):
         name = f"a{chr(code)}{chr(code)}b{chr(code)}"
         if name.isprintable() and not set(name) & set(MODEL_NAME_FORBIDDEN):

@@ -1,8 +1,8 @@
-// Prints each simulation once. Needs `npm ci`, in this directory.
+// Prints each simulation once. Needs `npm ci` in this directory.
 //
-// Reads RABBITMQ_HOST, _PORT, _USER, _PASSWORD, _VHOST, _QUEUE, _TLS and _CA_FILE as the pipeline
-// does. Ends on SIGTERM or Ctrl-C. A message that handle() fails on is put in the dead-letter queue:
-// see README.md beside this file.
+// Reads the same variables as the pipeline: RABBITMQ_HOST, _PORT, _USER, _PASSWORD, _VHOST, _QUEUE,
+// _TLS and _CA_FILE. Ends on SIGTERM or Ctrl-C. A message that handle() fails on is moved to the
+// dead-letter queue; see README.md in this directory.
 
 import { readFileSync } from "node:fs";
 import { setTimeout as pause } from "node:timers/promises";
@@ -12,34 +12,35 @@ import amqp from "amqplib";
 const env = process.env;
 const queue = env.RABBITMQ_QUEUE ?? "simulation_results";
 const deadLetters = `${queue}.dead-letter`;
-// How often to try a message before it is put aside, and the pause between two tries.
+// Attempts per message before it is moved to the dead-letter queue, and the pause between them.
 const attempts = 3;
 const pauseMilliseconds = 1000;
-// Messages under way. With each crash all of them count as delivered once more, see README.md.
+// Messages received ahead of their acknowledgement. A crash counts as a delivery of each of them.
 const prefetch = 10;
 const tls = ["true", "1", "yes", "on"].includes((env.RABBITMQ_TLS ?? "false").toLowerCase());
-// How many message ids to remember. A message that comes again does so soon after it came first.
+// Number of message ids to remember. A duplicate follows soon after the first copy.
 const seenIds = Number(env.SEEN_IDS ?? 100000);
 
 const print = promisify(process.stdout.write.bind(process.stdout));
-const seen = new Set(); // in the order in which they came
-let work = Promise.resolve(); // one message after the other
+const seen = new Set(); // ids, oldest first
+let work = Promise.resolve(); // processes one message after another
 let ending = false;
+let cancel = async () => {}; // stops the deliveries of the current connection
 
-// Deal with a simulation. Yours goes here.
+// Process one simulation. Replace this with your code.
 //
-// An exception says that this message cannot be dealt with. Wait here for what is only away for a
-// while, such as a database of yours. An error of the system, as of a full disk, ends the program.
+// Throw an error if the message cannot be processed. If a service is temporarily down, such as your
+// database, wait for it here. A system error, such as a full disk, ends the program.
 async function handle(body) {
   const lines = JSON.parse(body).map(
     ({ llm_name, metric, timestamp, values }) =>
       `${llm_name} ${metric} ${timestamp} ${JSON.stringify(values)}`,
   );
-  await print(`${lines.join("\n")}\n`); // console.log() would not say that it failed
+  await print(`${lines.join("\n")}\n`); // console.log() does not report failures
 }
 
-// Handle a message, or put it aside after some attempts; then acknowledge it.
-async function dealWith(channel, message) {
+// Handle a message or move it to the dead letters; then acknowledge it.
+async function processMessage(channel, message) {
   const { messageId } = message.properties;
   let done = seen.has(messageId);
   for (let attempt = 1; !done && !ending && channel.isOpen; attempt++) {
@@ -48,17 +49,17 @@ async function dealWith(channel, message) {
       remember(messageId);
       done = true;
     } catch (error) {
-      if (error?.syscall) throw error; // the message is not to blame: it stays in the queue
+      if (error?.syscall) throw error; // not caused by the message, which stays in the queue
       console.error(`${messageId}, attempt ${attempt}: ${error}`);
       if (attempt < attempts) {
         await pause(pauseMilliseconds);
       } else {
-        await putAside(channel, message, error);
+        await publishDeadLetter(channel, message, error);
         done = true;
       }
     }
   }
-  // After it is dealt with. Where the connection is lost the message comes again, and is known.
+  // After processing. If this fails, the message arrives again and its id is known.
   if (done && channel.isOpen) channel.ack(message);
 }
 
@@ -68,8 +69,8 @@ function remember(messageId) {
   if (seen.size > seenIds) seen.delete(seen.values().next().value);
 }
 
-// Put a message in the dead-letter queue, as it came. Returns once the broker has it safe.
-async function putAside(channel, message, error) {
+// Publish a copy of a message to the dead-letter queue and wait for the broker's confirm.
+async function publishDeadLetter(channel, message, error) {
   const { contentType, messageId, type, appId } = message.properties;
   channel.publish("", deadLetters, message.content, {
     contentType,
@@ -83,11 +84,11 @@ async function putAside(channel, message, error) {
   await channel.waitForConfirms();
 }
 
-// Declare the dead-letter queue, unless it is there: then it is used as it is.
+// Declare the dead-letter queue if it does not exist.
 async function ensureDeadLetterQueue(connection) {
   const open = async () => {
     const channel = await connection.createChannel();
-    channel.on("error", () => {}); // what it is comes with the call that fails
+    channel.on("error", () => {}); // the failed call reports it
     return channel;
   };
   try {
@@ -99,36 +100,37 @@ async function ensureDeadLetterQueue(connection) {
   }
 }
 
-// Called for each connection anew.
+// Set up each new connection.
 async function consume(connection) {
-  connection.on("error", () => {}); // what it is comes with "disconnect" or "connect-failed"
+  connection.on("error", () => {}); // "reconnect-scheduled" reports it
   await ensureDeadLetterQueue(connection);
   const channel = await connection.createConfirmChannel();
   channel.isOpen = true;
   const end = () => {
     channel.isOpen = false;
-    connection.close().catch(() => {}); // with it, all begins anew
+    connection.close().catch(() => {}); // then amqplib reconnects
   };
   channel.on("error", () => {});
   channel.on("close", end);
-  channel.on("return", end); // the dead-letter queue is gone, with what was to be put there
+  channel.on("return", end); // the dead-letter queue was deleted
   await channel.prefetch(prefetch);
-  await channel.consume(queue, (message) => {
-    if (message === null) return end(); // the queue is gone
+  const { consumerTag } = await channel.consume(queue, (message) => {
+    if (message === null) return end(); // the queue was deleted
     work = work
-      .then(() => dealWith(channel, message))
+      .then(() => processMessage(channel, message))
       .catch((error) => {
         if (error?.syscall) throw error; // ends the program
-        if (channel.isOpen) console.error(`not put aside: ${error}`);
+        if (channel.isOpen) console.error(`dead letter not published: ${error}`);
         end();
       });
   });
+  cancel = async () => channel.cancel(consumerTag);
 }
 
 const connection = await amqp.connect(
   {
     protocol: tls ? "amqps" : "amqp",
-    // An IPv6 address may have the brackets that it has in a URL.
+    // An IPv6 address may be in brackets, as in a URL.
     hostname: (env.RABBITMQ_HOST ?? "127.0.0.1").replace(/^\[|\]$/g, ""),
     port: Number(env.RABBITMQ_PORT ?? 15673),
     username: env.RABBITMQ_USER ?? "sim_pipeline",
@@ -143,14 +145,15 @@ const connection = await amqp.connect(
   },
 );
 connection.on("error", () => {});
-// Also for a queue that is not there yet, or a log-in that fails: both may be mended.
+// Also retries a missing queue and a failed login, because both can be fixed meanwhile.
 connection.on("reconnect-scheduled", ({ delay, error }) =>
   console.error(`${error}; next attempt in ${delay / 1000} s`),
 );
 for (const signal of ["SIGTERM", "SIGINT"]) {
   process.once(signal, async () => {
     ending = true;
-    await work; // let the message at hand be dealt with
+    await work; // finish the current message
+    await cancel().catch(() => {}); // the reply follows the acknowledgement of that message
     await connection.close();
   });
 }

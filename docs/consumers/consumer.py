@@ -1,8 +1,8 @@
 """Prints each simulation once. Needs `pip install pika`.
 
-Reads RABBITMQ_HOST, _PORT, _USER, _PASSWORD, _VHOST, _QUEUE, _TLS and _CA_FILE as the pipeline
-does. Ends on SIGTERM or Ctrl-C. A message that `handle` fails on is put in the dead-letter queue:
-see README.md beside this file.
+Reads the same variables as the pipeline: RABBITMQ_HOST, _PORT, _USER, _PASSWORD, _VHOST, _QUEUE,
+_TLS and _CA_FILE. Ends on SIGTERM or Ctrl-C. A message that `handle` fails on is moved to the
+dead-letter queue; see README.md in this directory.
 """
 
 import json
@@ -21,44 +21,44 @@ from pika.exceptions import AMQPConnectionError, AMQPError, ChannelClosedByBroke
 
 QUEUE = os.environ.get("RABBITMQ_QUEUE", "simulation_results")
 DEAD_LETTERS = f"{QUEUE}.dead-letter"
-# How often to try a message before it is put aside, and the pause between two tries.
+# Attempts per message before it is moved to the dead-letter queue, and the pause between them.
 ATTEMPTS = 3
 PAUSE_SECONDS = 1
-# Messages under way. With each crash all of them count as delivered once more, see README.md.
+# Messages received ahead of their acknowledgement. A crash counts as a delivery of each of them.
 PREFETCH = 10
-# How many message ids to remember. A message that comes again does so soon after it came first.
+# Number of message ids to remember. A duplicate follows soon after the first copy.
 SEEN_IDS = int(os.environ.get("SEEN_IDS", "100000"))
 
 ending = False
-seen: dict[str, None] = {}  # in the order in which they came
+seen: dict[str, None] = {}  # ids, oldest first
 
 
 def handle(body: bytes) -> None:
-    """Deal with a simulation. Yours goes here.
+    """Process one simulation. Replace this with your code.
 
-    An exception says that this message cannot be dealt with. Wait here for what is only away for a
-    while, such as a database of yours. An OSError, as of a full disk, ends the program.
+    Raise an exception if the message cannot be processed. If a service is temporarily down, such as
+    your database, wait for it here. An OSError, such as a full disk, ends the program.
     """
     results = json.loads(body)
     lines = [f"{r['llm_name']} {r['metric']} {r['timestamp']} {r['values']}" for r in results]
     print(*lines, sep="\n", flush=True)
 
 
-def deal_with(channel: BlockingChannel, properties: pika.BasicProperties, body: bytes) -> bool:
-    """Handle a message, or put it aside after some attempts; False when told to end before."""
+def process(channel: BlockingChannel, properties: pika.BasicProperties, body: bytes) -> bool:
+    """Handle a message or move it to the dead letters; return False if interrupted."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             handle(body)
         except OSError:
-            raise  # the message is not to blame: it stays in the queue
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is kept with the message
+            raise  # not caused by the message, which stays in the queue
+        except Exception as error:  # noqa: BLE001 - kept with the message
             problem = f"{type(error).__name__}: {error}"
         else:
             remember(properties.message_id)
             return True
         print(f"{properties.message_id}, attempt {attempt}: {problem}", file=sys.stderr, flush=True)
         if attempt < ATTEMPTS:
-            channel.connection.sleep(PAUSE_SECONDS)  # the connection is kept alive meanwhile
+            channel.connection.sleep(PAUSE_SECONDS)  # keeps the connection alive
         if ending:
             return False
     publish(channel, DEAD_LETTERS, properties, body, {"error": problem[:1000]})
@@ -66,7 +66,7 @@ def deal_with(channel: BlockingChannel, properties: pika.BasicProperties, body: 
 
 
 def remember(message_id: str | None) -> None:
-    """Note that a simulation is dealt with; forget the oldest if there are too many."""
+    """Remember the id of a processed message; forget the oldest if there are too many."""
     if message_id is not None:
         seen[message_id] = None
         if len(seen) > SEEN_IDS:
@@ -80,7 +80,7 @@ def publish(
     body: bytes,
     headers: dict[str, str] | None = None,
 ) -> None:
-    """Put a message in a queue, as it came; raise AMQPError unless the broker has it safe."""
+    """Publish a copy of a message; raise AMQPError unless the broker confirms it."""
     channel.basic_publish(
         exchange="",
         routing_key=queue,
@@ -98,7 +98,7 @@ def publish(
 
 
 def ensure_dead_letter_queue(connection: pika.BlockingConnection) -> None:
-    """Declare the dead-letter queue, unless it is there: then it is used as it is."""
+    """Declare the dead-letter queue if it does not exist."""
     try:
         connection.channel().queue_declare(DEAD_LETTERS, passive=True)
     except ChannelClosedByBroker as error:
@@ -110,27 +110,27 @@ def ensure_dead_letter_queue(connection: pika.BlockingConnection) -> None:
 
 
 def consume(connection: pika.BlockingConnection) -> None:
-    """Handle messages until told to end; raise when the connection or the queue is lost."""
+    """Process messages until the end is requested; raise AMQPError if connection or queue fail."""
     ensure_dead_letter_queue(connection)
     channel = connection.channel()
-    channel.confirm_delivery()  # publish() returns once the broker has confirmed
+    channel.confirm_delivery()  # publish() waits for the broker's confirm
     channel.basic_qos(prefetch_count=PREFETCH)
-    # It yields nothing once a second, so that the end is noticed in a silent queue too.
+    # It yields None after a second without messages, so that the loop can end.
     for method, properties, body in channel.consume(QUEUE, inactivity_timeout=1):
         if ending:
             return
         if method is None:
             continue
-        if properties.message_id not in seen and not deal_with(channel, properties, body):
+        if properties.message_id not in seen and not process(channel, properties, body):
             return
-        # After it is dealt with: if this fails, the message comes again, and is known.
+        # After processing. If this fails, the message arrives again and its id is known.
         channel.basic_ack(method.delivery_tag)
     raise AMQPError(f"queue {QUEUE!r} was deleted")
 
 
 def connect() -> pika.BlockingConnection:
-    """Connect once; raise AMQPError if that fails."""
-    # An IPv6 address may have the brackets that it has in a URL.
+    """Connect, without retries; raise AMQPError on failure."""
+    # An IPv6 address may be in brackets, as in a URL.
     host = os.environ.get("RABBITMQ_HOST", "127.0.0.1").removeprefix("[").removesuffix("]")
     tls = None
     if os.environ.get("RABBITMQ_TLS", "false").lower() in {"true", "1", "yes", "on"}:
@@ -155,20 +155,20 @@ def connect() -> pika.BlockingConnection:
 
 
 def end(_signal: int, _frame: FrameType | None) -> None:
-    """Let the message at hand be dealt with, then end."""
+    """Request the end. The current message is still processed."""
     global ending  # noqa: PLW0603
     ending = True
 
 
 def pause(seconds: float) -> None:
-    """Wait, but not when told to end."""
+    """Sleep, or return early if the end is requested."""
     until = time.monotonic() + seconds
     while not ending and time.monotonic() < until:
-        time.sleep(0.1)  # in steps: Python goes on with a sleep that a signal interrupts
+        time.sleep(0.1)  # in steps, because Python resumes a sleep after a signal
 
 
 def main() -> None:
-    """Connect, consume, and connect anew whenever the connection is lost."""
+    """Connect and consume; reconnect whenever the connection is lost."""
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     delay = 0.5
@@ -177,9 +177,9 @@ def main() -> None:
         try:
             with connect() as connection:
                 consume(connection)
-        # Also for a queue that is not there yet, or a log-in that fails: both may be mended.
+        # Also retries a missing queue and a failed login, because both can be fixed meanwhile.
         except AMQPError as error:
-            if time.monotonic() - began > 60:  # noqa: PLR2004 - it had been well for a minute
+            if time.monotonic() - began > 60:  # noqa: PLR2004 - it worked for a minute
                 delay = 0.5
             print(f"{error!r}; next attempt within {delay} s", file=sys.stderr, flush=True)
             pause(delay * random.uniform(0.5, 1))  # noqa: S311

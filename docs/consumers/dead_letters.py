@@ -1,7 +1,7 @@
-"""Prints the messages of the dead-letter queue, or sends them back. Needs `pip install pika`.
+"""Prints the messages of the dead-letter queue, or moves them back. Needs `pip install pika`.
 
-python dead_letters.py              # one line of JSON each: message_id, error, body. They stay
-python dead_letters.py --send-back  # likewise, and puts them in the queue that they came from
+python dead_letters.py              # prints message_id, error and body as lines of JSON
+python dead_letters.py --send-back  # prints the same, and moves them back to the original queue
 
 Reads the same variables as consumer.py.
 """
@@ -13,10 +13,10 @@ from consumer import DEAD_LETTERS, QUEUE, connect, publish
 
 
 def move(target: str) -> None:
-    """Print each dead letter and put it in a queue, with its error only if it stays one.
+    """Print each dead letter and publish it to the target queue.
 
-    Those that stay go to the end of their queue. Merely to return them would count as a delivery,
-    and RabbitMQ 4 drops a message at the 21st.
+    If the target is the dead-letter queue, each message moves to its end and keeps its error.
+    Rejecting a message instead would count as a delivery, and RabbitMQ 4 drops it at the 21st.
     """
     with connect() as connection:
         channel = connection.channel()
@@ -27,12 +27,12 @@ def move(target: str) -> None:
             if method is None:
                 break
             headers = properties.headers or {}
-            # Where the broker itself put it there, it says why.
+            # The broker sets x-first-death-reason on messages that it moved here.
             error = headers.get("error") or headers.get("x-first-death-reason", "")
             text = body.decode(errors="replace")
             line = {"message_id": properties.message_id, "error": error, "body": text}
             print(json.dumps(line, ensure_ascii=False), flush=True)
-            # Published before it is acknowledged: a crash between the two leaves it twice.
+            # Publish before acknowledging. A crash in between duplicates the message.
             stays = target == DEAD_LETTERS
             publish(channel, target, properties, body, {"error": error} if stays else None)
             channel.basic_ack(method.delivery_tag)

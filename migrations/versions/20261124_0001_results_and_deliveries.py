@@ -1,4 +1,4 @@
-"""Results, the deliveries ledger, and a view of percentiles for people and BI tools."""
+"""Results, the deliveries ledger, and a view of percentiles for BI tools."""
 
 import sqlalchemy as sa
 from alembic import op

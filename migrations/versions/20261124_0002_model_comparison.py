@@ -1,4 +1,4 @@
-"""The comparison's history, and what each column means, for whoever reads the tables."""
+"""The history of model comparisons, and a comment on each column."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,1 +1,1 @@
-"""`make backfill`: a backfill through the running service, with progress, a summary, a way back."""
+"""`make backfill`: runs a backfill in the running service and shows its progress and result."""

@@ -1,7 +1,6 @@
-"""The webserver's GraphQL API, as far as a backfill needs it.
+"""A client of the web server's GraphQL API, with the queries and mutations that a backfill needs.
 
-What belongs here: questions and orders to Dagster, and what its answers mean. When to ask what is
-`command`'s business.
+`command` decides when to call them.
 """
 
 import http.client
@@ -18,12 +17,12 @@ from sim_pipeline.errors import ServiceError
 
 ASSETS = ("metric_frames", "benchmark_feed")
 
-_ANSWER_SECONDS = 60.0
-# A backfill of tens of thousands of partitions is checked and written before it is answered.
-_LAUNCH_SECONDS = 300.0
-_EVENTS_AT_ONCE = 1000
-# More than these are left to Dagster's daemon.
-_ENDED_AT_ONCE = 500
+_TIMEOUT_SECONDS = 60.0
+# Dagster checks and stores all partitions, maybe tens of thousands, before it answers.
+_LAUNCH_TIMEOUT_SECONDS = 300.0
+_EVENTS_PER_QUERY = 1000
+# Queued runs beyond this number are ended by Dagster's daemon.
+_RUNS_PER_QUERY = 500
 
 _MATERIALIZED = """
 query ($assets: [AssetKeyInput!]!) {
@@ -77,7 +76,7 @@ mutation ($id: String!) {
   }
 }
 """
-_UNDER_WAY = """
+_RUNS_IN_PROGRESS = """
 query ($tags: [ExecutionTag!]!, $limit: Int!) {
   queued: runsOrError(filter: {tags: $tags, statuses: [QUEUED]}, limit: $limit) {
     ... on Runs { results { runId } }
@@ -124,23 +123,23 @@ query ($run: ID!, $after: String, $limit: Int!) {
 
 
 class WebserverError(ServiceError):
-    """The webserver can't be reached, or refuses what it was asked."""
+    """The web server is unreachable or refuses a request."""
 
 
 class WebserverUnreachableError(WebserverError):
-    """Nothing that speaks Dagster's API answers; it may later."""
+    """No Dagster web server answers. A retry may succeed."""
 
 
 @dataclass(frozen=True)
-class State:
-    """How far a backfill is, as Dagster sees it.
+class BackfillState:
+    """The state of a backfill in Dagster.
 
     Attributes:
         status: a value of Dagster's BulkActionStatus.
-        launched: when it was asked for, UTC.
-        error: what Dagster itself failed at, None if it did not.
-        runs: how many runs there are so far.
-        runs_succeeded: how many of them have succeeded.
+        launched: the time of the launch, UTC.
+        error: Dagster's error of the backfill itself, or None.
+        runs: number of runs so far.
+        runs_succeeded: number of runs that have succeeded.
     """
 
     status: str
@@ -151,7 +150,7 @@ class State:
 
     @property
     def has_ended(self) -> bool:
-        """Whether Dagster is done with it."""
+        """Whether the backfill has ended."""
         return self.status not in ("REQUESTED", "CANCELING", "FAILING")
 
     @property
@@ -162,10 +161,10 @@ class State:
 
 @dataclass(frozen=True)
 class FailedRun:
-    """A run that failed and is not tried again.
+    """A failed run that Dagster does not retry.
 
     Attributes:
-        url: its page.
+        url: the address of its page in the UI.
         message: the first error in its log.
     """
 
@@ -174,37 +173,40 @@ class FailedRun:
 
 
 class DagsterClient:
-    """A Dagster webserver and the backfills behind it."""
+    """Calls a Dagster web server."""
 
     def __init__(self, url: str) -> None:
-        """Name the webserver; nothing is asked yet.
+        """Create the client; it does not connect yet.
 
         Args:
-            url: where its pages are, without a slash at the end.
+            url: the address of the UI, without a final slash.
         """
         self.url = url
-        # Whatever proxy the environment names is for other machines.
+        # Ignores proxies from the environment: the web server is on this machine.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def materialized(self) -> set[tuple[str, date]]:
-        """Return the models and days that are materialized in both assets, and did not fail since.
+        """Return the models and days that are materialized in both assets, with no later failure.
 
         Raises:
-            WebserverError: see there.
+            WebserverError: the web server is unreachable or refuses.
         """
-        nodes = self._ask(_MATERIALIZED, assets=_asset_keys())["assetNodes"]
+        nodes = self._query(_MATERIALIZED, assets=_asset_keys())["assetNodes"]
         if len(nodes) < len(ASSETS):
-            raise WebserverError(f"{self.url} does not know {' and '.join(ASSETS)}: see its log")
+            raise WebserverError(
+                f"{self.url} does not have the assets {' and '.join(ASSETS)}; see the log of"
+                " the service"
+            )
         return set.intersection(*(set(_partitions(node)) for node in nodes))
 
     def unfinished(self, request: str, *statuses: str) -> str | None:
-        """Return the id of a backfill for a request that is in one of these states, or None.
+        """Return the id of a backfill with this request's tag and one of these statuses, or None.
 
         Raises:
-            WebserverError: see there.
+            WebserverError: the web server is unreachable or refuses.
         """
-        answer = self._ask(_UNFINISHED, statuses=statuses)["partitionBackfillsOrError"]
-        for backfill in self._accepted(answer)["results"]:
+        answer = self._query(_UNFINISHED, statuses=statuses)["partitionBackfillsOrError"]
+        for backfill in self._checked(answer)["results"]:
             if {"key": REQUEST_TAG, "value": request} in backfill["tags"]:
                 return str(backfill["id"])
         return None
@@ -220,7 +222,8 @@ class DagsterClient:
         """Launch one backfill of both assets over some partitions; return its id.
 
         Raises:
-            WebserverError: see there; if it is no refusal, the backfill may have been launched.
+            WebserverError: the web server refuses.
+            WebserverUnreachableError: no answer; the backfill may have been launched.
         """
         params = {
             "assetSelection": _asset_keys(),
@@ -229,18 +232,18 @@ class DagsterClient:
             "tags": [{"key": REQUEST_TAG, "value": request}],
             "runConfigData": run_config,
         }
-        answer = self._ask(_LAUNCH, seconds=_LAUNCH_SECONDS, params=params)
-        return str(self._accepted(answer["launchPartitionBackfill"])["backfillId"])
+        answer = self._query(_LAUNCH, timeout=_LAUNCH_TIMEOUT_SECONDS, params=params)
+        return str(self._checked(answer["launchPartitionBackfill"])["backfillId"])
 
-    def state(self, backfill: str) -> State:
-        """Return how far a backfill is.
+    def state(self, backfill: str) -> BackfillState:
+        """Return the state of a backfill.
 
         Raises:
-            WebserverError: see there.
+            WebserverError: the web server is unreachable or refuses.
         """
-        answer = self._ask(_STATE, id=backfill, tags=_tags(backfill))
-        found = self._accepted(answer["partitionBackfillOrError"])
-        return State(
+        answer = self._query(_STATE, id=backfill, tags=_tags(backfill))
+        found = self._checked(answer["partitionBackfillOrError"])
+        return BackfillState(
             status=found["status"],
             launched=datetime.fromtimestamp(found["timestamp"], UTC),
             error=_first_line(found["error"]["message"]) if found["error"] else None,
@@ -249,52 +252,52 @@ class DagsterClient:
         )
 
     def cancel(self, backfill: str) -> None:
-        """Have Dagster launch no more runs of a backfill, and end it.
+        """Make Dagster cancel a backfill: it launches no more runs of it.
 
         Raises:
-            WebserverError: see there.
+            WebserverError: the web server is unreachable or refuses.
         """
-        self._accepted(self._ask(_CANCEL, id=backfill)["cancelPartitionBackfill"])
+        self._checked(self._query(_CANCEL, id=backfill)["cancelPartitionBackfill"])
 
     def end_runs(self, backfill: str) -> None:
-        """End the runs that are queued or under way.
+        """End the queued and the running runs of a backfill.
 
-        Of a backfill that is canceled Dagster's daemon ends them too, once it is done with
-        launching those that it was at, half a minute later or more.
+        Dagster's daemon also ends the runs of a canceled backfill, but only after the launches it
+        has begun, which can take 30 s and more.
 
         Raises:
-            WebserverError: see there.
+            WebserverError: the web server is unreachable or refuses.
         """
-        answer = self._ask(_UNDER_WAY, tags=_tags(backfill), limit=_ENDED_AT_ONCE)
-        # Those in the queue first: else each would take the place of one that is ended.
+        answer = self._query(_RUNS_IN_PROGRESS, tags=_tags(backfill), limit=_RUNS_PER_QUERY)
+        # Queued runs first, because each run that ends lets a queued run start.
         runs = [run["runId"] for part in ("queued", "started") for run in answer[part]["results"]]
         if runs:
-            self._accepted(self._ask(_TERMINATE, runs=runs)["terminateRuns"])
+            self._checked(self._query(_TERMINATE, runs=runs)["terminateRuns"])
 
     def failed_runs(self, backfill: str) -> list[str]:
-        """Return the ids of the runs that failed and are not tried again, the earliest first.
+        """Return the ids of failed runs that Dagster does not retry, the earliest first.
 
         Raises:
-            WebserverError: see there.
+            WebserverError: the web server is unreachable or refuses.
         """
-        answer = self._ask(_FAILED_RUNS, tags=_tags(backfill))["runsOrError"]
+        answer = self._query(_FAILED_RUNS, tags=_tags(backfill))["runsOrError"]
         return [
             str(run["runId"])
-            for run in reversed(self._accepted(answer)["results"])
+            for run in reversed(self._checked(answer)["results"])
             if {"key": "dagster/will_retry", "value": "true"} not in run["tags"]
         ]
 
     def explain(self, run: str) -> FailedRun:
-        """Return why a run failed.
+        """Return the error of a failed run.
 
         Raises:
-            WebserverError: see there.
+            WebserverError: the web server is unreachable or refuses.
         """
-        message = "its log does not say why"
+        message = "its log has no error"
         for event in self._events(run):
             match event:
                 case {"__typename": "ExecutionStepFailureEvent", "error": {} as error}:
-                    # Dagster's own words say where it happened, the cause says what.
+                    # Dagster's message names the step; its cause has the reason.
                     message = (error["cause"] or error)["message"]
                     break
                 case {"__typename": "RunFailureEvent"}:
@@ -304,36 +307,36 @@ class DagsterClient:
     def _events(self, run: str) -> Iterator[Any]:
         after, more = None, True
         while more:
-            answer = self._ask(_RUN_LOG, run=run, after=after, limit=_EVENTS_AT_ONCE)
-            log = self._accepted(answer["logsForRun"])
+            answer = self._query(_RUN_LOG, run=run, after=after, limit=_EVENTS_PER_QUERY)
+            log = self._checked(answer["logsForRun"])
             yield from log["events"]
             after, more = log["cursor"], log["hasMore"]
 
-    def _ask(self, query: str, *, seconds: float = _ANSWER_SECONDS, **variables: Any) -> Any:
-        request = urllib.request.Request(  # noqa: S310 - http, as above
+    def _query(self, query: str, *, timeout: float = _TIMEOUT_SECONDS, **variables: Any) -> Any:
+        request = urllib.request.Request(  # noqa: S310 - always http
             f"{self.url}/graphql",
             data=json.dumps({"query": query, "variables": variables}).encode(),
             headers={"Content-Type": "application/json"},
         )
         try:
-            with self._opener.open(request, timeout=seconds) as response:
+            with self._opener.open(request, timeout=timeout) as response:
                 answer = json.load(response)
         except urllib.error.HTTPError as error:
             with error:
-                reason = _errors(error.read()) or str(error)
+                reason = _graphql_error(error.read()) or str(error)
             raise WebserverError(f"{self.url} answers: {reason}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
             raise WebserverUnreachableError(
-                f"No Dagster answers at {self.url}, which UI_HOST, UI_PORT and UI_PATH_PREFIX name"
-                f" ({reason}); start the service with `make run`"
+                f"No Dagster web server answers at {self.url}, set by UI_HOST, UI_PORT and"
+                f" UI_PATH_PREFIX ({reason}); start the service with `make run`"
             ) from None
         if answer.get("errors"):
             raise WebserverError(f"{self.url} answers: {answer['errors'][0]['message']}")
         return answer["data"]
 
-    def _accepted(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """Raise what an answer says is wrong, else return it."""
+    def _checked(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """Return an answer, or raise the error that it contains."""
         if "message" in answer:
             raise WebserverError(f"{self.url} answers: {_first_line(answer['message'])}")
         return answer
@@ -348,16 +351,16 @@ def _tags(backfill: str) -> list[dict[str, str]]:
 
 
 def _partitions(node: dict[str, Any]) -> Iterator[tuple[str, date]]:
-    for found in node["assetPartitionStatuses"].get("ranges", ()):
-        first = date.fromisoformat(found["primaryDimStartKey"]).toordinal()
-        last = date.fromisoformat(found["primaryDimEndKey"]).toordinal()
+    for dates in node["assetPartitionStatuses"].get("ranges", ()):
+        first = date.fromisoformat(dates["primaryDimStartKey"]).toordinal()
+        last = date.fromisoformat(dates["primaryDimEndKey"]).toordinal()
         for day in range(first, last + 1):
-            for llm_name in found["secondaryDim"]["materializedPartitions"]:
+            for llm_name in dates["secondaryDim"]["materializedPartitions"]:
                 yield llm_name, date.fromordinal(day)
 
 
-def _errors(body: bytes) -> str | None:
-    """Return what GraphQL says is wrong with a query, None if it is not GraphQL that speaks."""
+def _graphql_error(body: bytes) -> str | None:
+    """Return the message of a GraphQL error response, or None for any other response."""
     try:
         return str(json.loads(body)["errors"][0]["message"])
     except (ValueError, LookupError, TypeError):

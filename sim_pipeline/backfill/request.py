@@ -1,35 +1,35 @@
-"""What is asked of a backfill: FROM, TO and MODELS as a person writes them, read and judged.
+"""The request of a backfill: parses and validates FROM, TO and MODELS.
 
-What belongs here: words to a `Request`, and a request to windows and partitions. Nothing here
-reads a clock, asks a database or knows Dagster.
+Also converts a request to windows and days. Nothing here reads a clock, queries a database or calls
+Dagster.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Final
 
 from sim_pipeline.comparison.ranking import HISTORY
 from sim_pipeline.dagster_instance.run_tags import with_models
-from sim_pipeline.timestamps import parse_timestamp
+from sim_pipeline.timestamps import format_timestamp, parse_timestamp
 from sim_pipeline.windows import Cadence
 
 DEFAULT_LENGTH: Final = HISTORY
-"""What is simulated where nothing else is asked for: what a comparison of the models looks at."""
+"""The length of a backfill without FROM: the history that the comparison of the models uses."""
 
 
 class RequestError(ValueError):
-    """What is asked can't be done; the message names each bad value and what is allowed."""
+    """Invalid FROM, TO or MODELS; the message lists each bad value and what is allowed."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """The windows of some models that start from one moment on and before another.
+    """The windows of some models whose start is in [since, until).
 
     Attributes:
         llm_names: the models, in the order of LLM_MODELS_STR.
-        since: the first label that belongs to it, UTC.
-        until: the first label that no longer does, UTC.
+        since: the earliest window start, UTC, included.
+        until: the end of the range of window starts, UTC, excluded.
     """
 
     llm_names: tuple[str, ...]
@@ -38,25 +38,26 @@ class Request:
 
     @property
     def name(self) -> str:
-        """What tells this request from others: the same words, the same name.
+        """The name that identifies this request: equal requests have equal names.
 
-        The models are in it as a digest: Dagster's index of tags holds no long text.
+        It contains the models as a digest, because Dagster's index of tags limits the length.
         """
-        return with_models(f"{iso(self.since)}/{iso(self.until)}/", self.llm_names)
+        since, until = format_timestamp(self.since), format_timestamp(self.until)
+        return with_models(f"{since}/{until}/", self.llm_names)
 
     def windows_ended(self, cadence: Cadence, now: datetime) -> range:
-        """Return the numbers of its windows that have ended at a moment, the same for each model.
+        """Return the numbers of the windows that have ended, the same for each model.
 
         Args:
             cadence: the windows of the feed.
-            now: aware.
+            now: the current time, aware.
         """
         windows = cadence.windows_between(self.since, self.until)
         return range(windows.start, max(windows.start, min(windows.stop, cadence.window_at(now))))
 
 
 def days_of(windows: range, cadence: Cadence) -> Iterator[tuple[date, int]]:
-    """Go through the UTC days that some of these windows start in: the day, and how many do.
+    """Yield each UTC day that contains window starts, with their number.
 
     Args:
         windows: window numbers.
@@ -79,67 +80,67 @@ def read_request(
     cadence: Cadence,
     now: datetime,
 ) -> Request:
-    """Read what was written behind FROM, TO and MODELS.
+    """Parse the values of FROM, TO and MODELS.
 
     Args:
-        since: ISO 8601; without a zone it is UTC. None for `DEFAULT_LENGTH` before `until`, or for
-            the first window if that is later.
-        until: the same; excluded. None for the end of the latest window that has ended.
-        models: comma-separated names; empty for all.
-        known: the models there are.
+        since: ISO 8601, UTC unless it names a zone. None means `DEFAULT_LENGTH` before `until`, or
+            SIMULATION_START if that is later.
+        until: ISO 8601 as well; excluded. None means the end of the latest window that has ended.
+        models: comma-separated names; empty means all models.
+        known: the models of LLM_MODELS_STR.
         cadence: the windows of the feed.
-        now: aware; no window that ends later can be had.
+        now: the current time, aware. Windows that end later are not available.
+
+    Returns:
+        The request.
 
     Raises:
-        RequestError: names every bad value, and what is allowed.
+        RequestError: lists every bad value and what is allowed.
     """
-    wrong: list[str] = []
-    until = iso(cadence.start_of(cadence.window_at(now))) if until is None else until
-    end = _moment("TO", until, wrong)
+    problems: list[str] = []
+    until = format_timestamp(cadence.start_of(cadence.window_at(now))) if until is None else until
+    end = _parse("TO", until, problems)
     if since is None:
-        since = iso(cadence.start)
+        since = format_timestamp(cadence.start)
         if end is not None and end - cadence.start > DEFAULT_LENGTH:
-            since = iso(end - DEFAULT_LENGTH)
-    first = _moment("FROM", since, wrong)
-    llm_names = _models(models, known, wrong)
+            since = format_timestamp(end - DEFAULT_LENGTH)
+    first = _parse("FROM", since, problems)
+    llm_names = _parse_models(models, known, problems)
     if first is not None and first < cadence.start:
-        wrong.append(
-            f"FROM={since!r}: lies before SIMULATION_START; allowed is from {iso(cadence.start)} on"
+        problems.append(
+            f"FROM={since!r}: before SIMULATION_START; allowed is"
+            f" {format_timestamp(cadence.start)} or later"
         )
     if first is not None and end is not None:
         request = Request(llm_names, first, end)
         if end <= first:
-            wrong.append(f"TO={until!r}: allowed is a time after FROM={since!r}; TO is excluded")
-        elif not wrong and not request.windows_ended(cadence, now):
+            problems.append(f"TO={until!r}: allowed is a time after FROM={since!r}; TO is excluded")
+        elif not problems and not request.windows_ended(cadence, now):
             length = timedelta(seconds=cadence.interval)
-            wrong.append(
+            problems.append(
                 f"FROM={since!r} TO={until!r}: no window that starts there has ended; allowed is a"
-                f" time with one of the windows of {length}, the latest of which ended at"
-                f" {iso(cadence.start_of(cadence.window_at(now)))}"
+                f" range that contains the start of an ended window; windows last {length}, and the"
+                f" latest ended at {format_timestamp(cadence.start_of(cadence.window_at(now)))}"
             )
-        if not wrong:
+        if not problems:
             return request
-    raise RequestError("\n".join(wrong))
+    raise RequestError("\n".join(problems))
 
 
-def iso(timestamp: datetime) -> str:
-    """Write a moment as ISO 8601, UTC, with a Z."""
-    return timestamp.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def _moment(name: str, text: str, wrong: list[str]) -> datetime | None:
+def _parse(name: str, text: str, problems: list[str]) -> datetime | None:
     try:
         return parse_timestamp(text)
     except ValueError as error:
-        wrong.append(f"{name}={error}")
+        problems.append(f"{name}={error}")
         return None
 
 
-def _models(text: str, known: tuple[str, ...], wrong: list[str]) -> tuple[str, ...]:
+def _parse_models(text: str, known: tuple[str, ...], problems: list[str]) -> tuple[str, ...]:
     names = {name for part in text.split(",") if (name := part.strip())}
     unknown = sorted(names - set(known))
     if unknown:
-        wrong.append(
-            f"MODELS: unknown is {', '.join(map(repr, unknown))}; allowed are {', '.join(known)}"
+        problems.append(
+            f"MODELS: unknown models: {', '.join(map(repr, unknown))};"
+            f" allowed are {', '.join(known)}"
         )
     return tuple(name for name in known if name in names or not names)

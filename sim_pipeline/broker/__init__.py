@@ -1,1 +1,1 @@
-"""RabbitMQ: the message contract and the confirmed publisher. Knows no Dagster, no database."""
+"""RabbitMQ: the message and its contract, the publisher and the consumer. No database."""

@@ -1,11 +1,11 @@
-"""Where the broker is, and how patient to be with it."""
+"""`BrokerConfig`: the connection to RabbitMQ, its timeouts and its limits."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 _MAX_SHORT_STRING: Final = 255
-"""Bytes of AMQP's short string, the type of the names of queues and virtual hosts."""
+"""Maximum bytes of an AMQP short string, the type of queue and virtual host names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,35 +13,34 @@ class BrokerConfig:
     """The connection to RabbitMQ. Times in seconds.
 
     Attributes:
-        host: Name or address; with TLS, the name that the certificate must be for.
-        port: 5672 by custom, 5671 with TLS.
-        user: Who to log in as.
-        password: Never shown.
+        host: Host name or address. With TLS, the certificate must be for this name.
+        port: Usually 5672, or 5671 with TLS.
+        user: User to log in as.
+        password: Password of the user. It is not part of `repr` or `str`.
         vhost: Virtual host.
-        queue: Where messages go. Used as it is if it exists; if not, declared durable, as a
-            quorum queue.
-        tls: Whether to encrypt, verifying the certificate and the host name.
-        ca_file: PEM file of the authorities to trust instead of the system's.
-        heartbeat: Asked of the broker. A peer that has gone silent is found out after one to two
-            times this and five seconds, which is sooner than `confirm_timeout`: what runs into
-            that is a broker that lives but does not confirm.
+        queue: Queue to use. An existing queue is used as it is; a missing one is declared as a
+            durable quorum queue.
+        tls: Whether to encrypt, and to verify the certificate and the host name.
+        ca_file: PEM file of the CAs to trust instead of the system's.
+        heartbeat: Requested from the broker. A silent peer is detected after one to two heartbeats
+            plus five seconds. That is sooner than `confirm_timeout`, which therefore means a live
+            broker that does not confirm.
         socket_timeout: For one address to accept a TCP connection.
-        stack_timeout: For one address to accept TCP, TLS and log-in together; also for the reply
-            to a request on an open connection.
-        connect_timeout: For one attempt to connect, with name resolution and all addresses.
-        blocked_timeout: For a broker that is low on memory or disk to take messages again.
-        confirm_timeout: For the next confirm to arrive while some are awaited.
-        close_timeout: For a farewell. After it, or without one, the connection is cut.
-        attempts: Failures in a row, of connecting or of the connection, with no confirm in
-            between, after which to give up. 1 gives up at the first; 8 span about 17 s, in which a
-            broker restarts.
-        backoff: Pause after the first failure. It doubles with each, and is shortened at random,
-            by up to a half, so that many publishers do not return at the same moment.
+        stack_timeout: For one address to complete TCP, TLS and login. Also for the reply to a
+            request on an open connection.
+        connect_timeout: For one attempt to connect, including name resolution and all addresses.
+        blocked_timeout: For a broker that is low on memory or disk to accept messages again.
+        confirm_timeout: For the next confirm while messages are unconfirmed.
+        close_timeout: For a clean close. After it the socket is dropped.
+        attempts: Consecutive connection failures, with no confirm in between, after which to give
+            up. 1 gives up at the first. 8 take about 17 s, enough for a broker restart.
+        backoff: Pause after the first failure. It doubles with each further one, and a random part
+            of up to a half is subtracted, so that many publishers do not reconnect at once.
         max_backoff: Longest pause.
-        in_flight: Most messages sent and unconfirmed.
-        in_flight_bytes: Most bytes of them: with long messages, what bounds the memory.
-        max_message_bytes: Longer messages are refused unsent. 16 MiB is what RabbitMQ takes from
-            version 4 on (128 MiB before); a broker that takes less is found out.
+        in_flight: Maximum number of messages sent and unconfirmed.
+        in_flight_bytes: Maximum size of them together. It bounds memory when messages are long.
+        max_message_bytes: Longer messages are not sent. RabbitMQ accepts 16 MiB from version 4 on,
+            and 128 MiB before. If the broker's limit is lower, the publisher learns it.
 
     Raises:
         ValueError: A name is empty or too long for AMQP, or a number is not positive.
@@ -70,7 +69,7 @@ class BrokerConfig:
     max_message_bytes: int = 16 * 1024**2
 
     def __post_init__(self) -> None:
-        """Refuse what would only fail later, or never end."""
+        """Reject values that would fail later, or wait for ever."""
         for name in ("vhost", "queue"):
             value: str = getattr(self, name)
             if not 1 <= len(value.encode()) <= _MAX_SHORT_STRING:
@@ -97,7 +96,7 @@ class BrokerConfig:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)!r}")
 
     def __str__(self) -> str:
-        """Where it leads, as error messages name it: without the password."""
+        """Return the address for error messages, without the password."""
         scheme = "amqps" if self.tls else "amqp"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}://{host}:{self.port}, virtual host {self.vhost!r}"

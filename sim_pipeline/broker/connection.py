@@ -1,8 +1,8 @@
-"""One connection to RabbitMQ: opened, the queue seen to, in confirm mode, until it closes.
+"""`Session`: one connection to RabbitMQ with one channel in confirm mode.
 
-This is all of pika that the publisher sees. pika's event loop runs in the calling thread, and only
-while a method of `Session` does. Its callbacks do nothing but note what happened: pika takes an
-exception in a callback for the loss of the connection.
+The publisher and the consumer use pika only through this module; retries are theirs. pika's event
+loop runs in the calling thread, and only during a method of `Session`. The callbacks only record
+what happened, because pika treats an exception in a callback as a lost connection.
 """
 
 import ssl
@@ -26,33 +26,33 @@ from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.broker.error_translation import (
     NOT_FOUND,
     PRECONDITION_FAILED,
-    connect_error,
+    error_text,
     is_down,
-    queue_error,
-    words_of,
+    translate_connect_error,
+    translate_queue_error,
 )
-from sim_pipeline.broker.errors import BrokerUnreachableError, TlsError
+from sim_pipeline.broker.errors import BrokerError, BrokerErrorKind
 from sim_pipeline.broker.message import APP_ID, MESSAGE_TYPE, OutgoingMessage
 
 _PERSISTENT: Final = 2
-"""AMQP's delivery mode of a message that survives a restart of the broker."""
+"""AMQP delivery mode of a message that survives a broker restart."""
 
-_PIECE_BYTES: Final = 64 * 1024
-"""Size of the pieces to write in: beyond it nothing is gained, and the rest of a piece that the
-socket takes in part is copied."""
+_WRITE_BYTES: Final = 64 * 1024
+"""Size of one buffered write. Larger writes are not faster, and pika copies the rest of a write
+that the socket accepts in part."""
 
 _ABORT_TIMEOUT: Final = 1.0
-"""Seconds for pika to let go of a socket: a turn or two of its loop, and no peer involved."""
+"""Seconds for pika to release a socket. It takes one or two iterations of its loop and no peer."""
 
 
 @dataclass(slots=True)
 class Outcomes:
-    """What the broker said about messages in one turn.
+    """The broker's replies about messages in one call of `Session.process_events`.
 
     Attributes:
-        confirmed: Safe: the broker is responsible for them.
-        returned: Not in any queue, with the broker's words.
-        nacked: Not taken by the queue.
+        confirmed: The broker is responsible for these.
+        returned: In no queue, with the broker's text.
+        nacked: Rejected by the queue.
     """
 
     confirmed: list[OutgoingMessage] = field(default_factory=list)
@@ -64,73 +64,74 @@ class Outcomes:
 
 
 class _Connection(SelectConnection):
-    """A connection that can be cut in whatever state it is, and can write in large pieces."""
+    """A connection that can be dropped in any state and can buffer its writes."""
 
-    _gathered: bytearray | None = None
+    _buffer: bytearray | None = None
 
     def abort(self) -> None:
-        """Drop the socket without a farewell."""
-        # pika itself cuts a connection this way when heartbeats stay away. Its public close() waits
-        # for a peer that may be gone, and while logging in trips over an assertion of pika's own.
-        self._terminate_stream(ConnectionAbortedError("cut by this side"))  # type: ignore[attr-defined]
+        """Drop the socket without closing the connection at the broker."""
+        # pika itself does this when heartbeats are missing. Its public close() waits for a peer
+        # that may be gone, and fails an assertion in pika while a login is under way.
+        self._terminate_stream(ConnectionAbortedError("dropped by this side"))  # type: ignore[attr-defined]
 
     @contextmanager
-    def gathering(self) -> Iterator[None]:
-        """Write what is sent within the block in large pieces.
+    def buffering(self) -> Iterator[None]:
+        """Combine the frames sent within the block into large writes.
 
-        pika gives each frame to the socket by itself, which takes three system calls, and packets,
-        a message. In large pieces publishing took half the processor time, and the broker half as
-        many messages again.
+        pika writes each frame separately: three system calls and packets per message. With large
+        writes publishing took half the CPU time, and the broker accepted 50 % more messages per
+        second.
         """
-        self._gathered = bytearray()
+        self._buffer = bytearray()
         try:
             yield
-            self._write_gathered()
+            self._flush()
         finally:
-            self._gathered = None
+            self._buffer = None
 
     def _adapter_emit_data(self, data: bytes) -> None:
-        if self._gathered is None:
+        if self._buffer is None:
             super()._adapter_emit_data(data)  # type: ignore[misc]
             return
-        self._gathered += data
-        if len(self._gathered) >= _PIECE_BYTES:
-            self._write_gathered()
+        self._buffer += data
+        if len(self._buffer) >= _WRITE_BYTES:
+            self._flush()
 
-    def _write_gathered(self) -> None:
-        if self._gathered:
-            super()._adapter_emit_data(bytes(self._gathered))  # type: ignore[misc]
-            self._gathered.clear()
+    def _flush(self) -> None:
+        if self._buffer:
+            super()._adapter_emit_data(bytes(self._buffer))  # type: ignore[misc]
+            self._buffer.clear()
 
 
 class Session:
     """A connection with one channel, on which messages are sent and confirmed.
 
     Attributes:
-        unconfirmed: Messages sent and not settled, by delivery tag, oldest first.
-        unconfirmed_bytes: Length of their bodies together.
-        blocked: Why the broker takes no messages at the moment; None if it does.
-        lost: Why there is no connection any more; None if there is.
-        refused: Why the broker closed the channel; None if it did not.
+        unconfirmed: Messages sent and not yet confirmed, returned or nacked, by delivery tag,
+            oldest first.
+        unconfirmed_bytes: Total length of their bodies.
+        blocked: Why the broker accepts no messages at the moment; None if it does.
+        connection_error: Why the connection ended; None while it is open.
+        channel_error: Why the broker closed the channel; None while it is open.
     """
 
     def __init__(self, config: BrokerConfig) -> None:
-        """Connect, log in, find or declare the queue, ask for confirms.
+        """Connect, log in, find or declare the queue, enable confirms.
 
         Raises:
-            BrokerError: Something of this failed. Nothing is left open.
+            BrokerError: One of these steps failed. Nothing is left open.
         """
         self.unconfirmed: dict[int, OutgoingMessage] = {}
         self.unconfirmed_bytes = 0
         self.blocked: str | None = None
-        self.lost: str | None = None
-        self.refused: ChannelClosedByBroker | None = None
+        self.connection_error: str | None = None
+        self.channel_error: ChannelClosedByBroker | None = None
 
         self._config = config
         self._tag = 0
-        self._settled = Outcomes()
+        self._outcomes = Outcomes()
         self._returned: dict[str, str] = {}
-        self._connect_error: BaseException | None = None
+        self._open_error: BaseException | None = None
         self._released = False
 
         parameters = _parameters(config)
@@ -155,11 +156,11 @@ class Session:
 
     @property
     def ended(self) -> bool:
-        """Whether it can be used no more."""
-        return self.lost is not None or self.refused is not None
+        """Whether the connection or the channel has ended."""
+        return self.connection_error is not None or self.channel_error is not None
 
     def send(self, message: OutgoingMessage) -> None:
-        """Hand a message to pika, which writes it out in the coming turns."""
+        """Queue a message; later calls of `process_events` write it to the socket."""
         self._channel.basic_publish(
             exchange="",
             routing_key=self._config.queue,
@@ -178,36 +179,36 @@ class Session:
         self.unconfirmed_bytes += len(message.body)
 
     def sending(self) -> AbstractContextManager[None]:
-        """A block in which many messages are sent; cheaper than one by one."""
-        return self._connection.gathering()
+        """Return a context manager for sending many messages with few writes."""
+        return self._connection.buffering()
 
-    def turn(self, timeout: float) -> Outcomes:
-        """Write and read what can be written and read now, or wait for it up to `timeout` seconds.
+    def process_events(self, timeout: float) -> Outcomes:
+        """Do pending I/O and callbacks; wait up to `timeout` seconds if nothing is pending.
 
-        What happened to the connection or the channel is in the attributes afterwards, along with
-        the settled messages and never instead of them.
+        The end of the connection or the channel is in the attributes afterwards. The outcomes that
+        arrived before it are returned all the same.
         """
-        self._settled = settled = Outcomes()
-        timer = self._loop.call_later(max(timeout, 0.0), _nothing)
+        self._outcomes = outcomes = Outcomes()
+        timer = self._loop.call_later(max(timeout, 0.0), _do_nothing)
         self._loop.poll()
         self._loop.process_timeouts()
         self._loop.remove_timeout(timer)
-        return settled
+        return outcomes
 
     def close(self) -> None:
-        """Say farewell to the broker, for as long as `close_timeout`; then cut."""
+        """Close the connection cleanly within `close_timeout`; else drop it."""
         if self._connection.is_open:
             self._connection.close()
             self._wait(lambda: self._connection.is_closed, self._config.close_timeout)
         self.abort()
 
     def abort(self) -> None:
-        """Cut the connection, at any moment and however often. Frees the socket."""
+        """Drop the connection and free the socket. Can be called at any time, repeatedly."""
         if self._released:
             return
         self._released = True
-        # An interrupt can come in the middle of pika's work; what pika then finds wrong with
-        # itself must not hide the interrupt.
+        # An interrupt can leave pika in an inconsistent state. The error that pika then raises must
+        # not hide the interrupt.
         with suppress(Exception):
             if not self._connection.is_closed:
                 self._connection.abort()
@@ -217,37 +218,36 @@ class Session:
     def _await_connection(self) -> None:
         timeout = self._config.connect_timeout
         self._wait(
-            # It can open and be lost again in one turn.
-            lambda: bool(self._connection.is_open or self._connect_error or self.lost),
+            # The connection can open and end in the same iteration.
+            lambda: bool(self._connection.is_open or self._open_error or self.connection_error),
             timeout,
         )
-        if self._connect_error is not None:
-            raise connect_error(self._config, self._connect_error) from self._connect_error
-        if self.lost is not None:
-            raise BrokerUnreachableError(f"lost the connection to {self._config}: {self.lost}")
+        if self._open_error is not None:
+            raise translate_connect_error(self._config, self._open_error) from self._open_error
+        self._raise_if_lost()
         if not self._connection.is_open:
-            raise BrokerUnreachableError(f"no connection to {self._config} within {timeout:g} s")
+            raise self._unreachable(f"no connection to {self._config} within {timeout:g} s")
         self._connection.add_on_connection_blocked_callback(self._on_blocked)
         self._connection.add_on_connection_unblocked_callback(self._on_unblocked)
 
     def _open_channel_to_queue(self) -> Channel:
-        """A channel, once the queue is known to exist.
+        """Find or declare the queue; return the channel that did it.
 
-        The broker answers a refusal by closing the channel, so each question has one of its own.
+        The broker closes the channel when it refuses a declaration, so each one needs its own.
         """
         try:
             return self._declare(passive=True)
         except ChannelClosedByBroker as error:
             if error.reply_code != NOT_FOUND or is_down(error):
-                raise queue_error(self._config, error) from error
+                raise translate_queue_error(self._config, error) from error
         try:
             return self._declare(passive=False)
         except ChannelClosedByBroker as error:
             if error.reply_code == PRECONDITION_FAILED:
-                # Perhaps somebody else has declared it in the meantime, in another way.
+                # Another client may have declared the queue in the meantime, with other arguments.
                 with suppress(ChannelClosedByBroker):
                     return self._declare(passive=True)
-            raise queue_error(self._config, error) from error
+            raise translate_queue_error(self._config, error) from error
 
     def _declare(self, *, passive: bool) -> Channel:
         channels: list[Channel] = []
@@ -268,41 +268,49 @@ class Session:
         return channel
 
     def _request(self, send: Callable[[Callable[[object], None]], object]) -> None:
-        """Send one request and wait for the reply to it.
+        """Send one request and wait for its reply.
 
         Raises:
-            ChannelClosedByBroker: That was the reply.
-            BrokerUnreachableError: There was none.
+            ChannelClosedByBroker: The broker refused the request.
+            BrokerError: The connection was lost, or no reply came in time.
         """
         replies: list[object] = []
         send(replies.append)
         self._wait(lambda: bool(replies) or self.ended, self._config.stack_timeout)
-        if self.refused is not None:
-            refused, self.refused = self.refused, None
-            raise refused
-        if self.lost is not None:
-            raise BrokerUnreachableError(f"lost the connection to {self._config}: {self.lost}")
+        if self.channel_error is not None:
+            error, self.channel_error = self.channel_error, None
+            raise error
+        self._raise_if_lost()
         if not replies:
-            raise BrokerUnreachableError(
+            raise self._unreachable(
                 f"no reply from {self._config} within {self._config.stack_timeout:g} s"
             )
 
     def _wait(self, done: Callable[[], bool], timeout: float) -> None:
-        """Turn until done, or until the time is over: the caller sees which."""
+        """Process events until `done` is true or the time is over; the caller checks which."""
         deadline = monotonic() + timeout
         while not done() and (remaining := deadline - monotonic()) > 0:
-            self.turn(remaining)
+            self.process_events(remaining)
+
+    def _raise_if_lost(self) -> None:
+        if self.connection_error is not None:
+            raise self._unreachable(
+                f"lost the connection to {self._config}: {self.connection_error}"
+            )
+
+    def _unreachable(self, message: str) -> BrokerError:
+        return BrokerError(BrokerErrorKind.UNREACHABLE, message)
 
     def _on_open_error(self, _connection: Connection, error: BaseException) -> None:
-        self._connect_error = error
+        self._open_error = error
 
     def _on_close(self, _connection: Connection, error: BaseException) -> None:
-        self.lost = words_of(error)
+        self.connection_error = error_text(error)
 
     def _on_channel_close(self, _channel: Channel, error: Exception) -> None:
-        # A channel also ends with its connection, which is noted there.
+        # A channel also ends with its connection; `_on_close` records that.
         if isinstance(error, ChannelClosedByBroker):
-            self.refused = error
+            self.channel_error = error
 
     def _on_blocked(
         self, _connection: Connection, frame: Method[ConnectionMethods.Blocked]
@@ -317,8 +325,8 @@ class Session:
     def _on_return(
         self, _channel: Channel, method: Basic.Return, properties: BasicProperties, _body: bytes
     ) -> None:
-        # The broker returns a message and then acknowledges it, having dealt with it: without this
-        # note the acknowledgement would pass for a confirm.
+        # The broker returns a message and then acks it. Without this record the ack would count as
+        # a confirm.
         self._returned[str(properties.message_id)] = str(method.reply_text)
 
     def _on_ack_nack(self, frame: Method[Basic.Ack | Basic.Nack]) -> None:
@@ -331,24 +339,26 @@ class Session:
         for tag in tags:
             message = self.unconfirmed.pop(tag)
             self.unconfirmed_bytes -= len(message.body)
-            words = self._returned.pop(str(message.message_id), None) if self._returned else None
+            reply_text = (
+                self._returned.pop(str(message.message_id), None) if self._returned else None
+            )
             if isinstance(frame.method, Basic.Nack):
-                self._settled.nacked.append(message)
-            elif words is not None:
-                self._settled.returned.append((message, words))
+                self._outcomes.nacked.append(message)
+            elif reply_text is not None:
+                self._outcomes.returned.append((message, reply_text))
             else:
-                self._settled.confirmed.append(message)
+                self._outcomes.confirmed.append(message)
 
 
-def _nothing() -> None:
-    """What a timer does that is there to end a wait."""
+def _do_nothing() -> None:
+    """Do nothing: the callback of a timer that only ends a wait."""
 
 
 def _parameters(config: BrokerConfig) -> ConnectionParameters:
-    """The configuration in pika's terms.
+    """Return pika's form of the configuration.
 
     Raises:
-        TlsError: The CA file cannot be read.
+        BrokerError: The CA file cannot be read.
     """
     return ConnectionParameters(
         host=config.host,
@@ -358,8 +368,8 @@ def _parameters(config: BrokerConfig) -> ConnectionParameters:
         heartbeat=config.heartbeat,
         socket_timeout=config.socket_timeout,
         stack_timeout=config.stack_timeout,
-        # Attempts are repeated by the publisher, which knows what repeating is good for, and being
-        # blocked is timed there, where the confirmed messages are known.
+        # The publisher retries, because it knows which errors a retry can fix. It also times a
+        # blocked broker, because it knows which messages are confirmed.
         connection_attempts=1,
         blocked_connection_timeout=None,
         ssl_options=SSLOptions(_tls_context(config), config.host) if config.tls else None,
@@ -368,11 +378,12 @@ def _parameters(config: BrokerConfig) -> ConnectionParameters:
 
 
 def _tls_context(config: BrokerConfig) -> ssl.SSLContext:
-    """Verifies the certificate and the host name."""
+    """Return a TLS context that verifies the certificate and the host name."""
     try:
         return ssl.create_default_context(cafile=config.ca_file)
     except (OSError, ssl.SSLError) as error:
-        raise TlsError(
+        raise BrokerError(
+            BrokerErrorKind.TLS,
             f"the CA file {config.ca_file} cannot be used: {error.strerror or error}; it must be a "
-            "readable PEM file of certificates"
+            "readable PEM file of certificates",
         ) from error

@@ -1,7 +1,7 @@
-"""Takes the queue's messages and writes each body as one line: `python -m sim_pipeline consume`.
+"""`Consumer`: reads the queue and writes each message as one line. Used by the command `consume`.
 
-What belongs here: the connection of a reader, the ids it has seen, and the order of things. A
-message is acknowledged after its line is written, so what was not written stays in the queue.
+A message is acknowledged after its line is written, so a message that was not written stays in the
+queue. Duplicates are recognised by their message id and dropped.
 """
 
 import logging
@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from random import SystemRandom
 from typing import Final
 
 from pika import BasicProperties
@@ -22,82 +21,82 @@ from pika.spec import Basic
 
 from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.broker.connection import Session
-from sim_pipeline.broker.error_translation import ACCESS_REFUSED, queue_error, words_of
-from sim_pipeline.broker.errors import (
-    AccessRefusedError,
-    BrokerError,
-    BrokerUnreachableError,
-    ConnectionLostError,
-)
+from sim_pipeline.broker.error_translation import error_text, translate_consume_error
+from sim_pipeline.broker.errors import BrokerError, BrokerErrorKind
 from sim_pipeline.broker.pika_logging import quiet_pika
+from sim_pipeline.broker.reconnect import ReconnectDelays
 
 _LOGGER = logging.getLogger(__name__)
 
 _PREFETCH: Final = 5
-"""Messages that the broker hands out ahead of their acknowledgement. When this process ends, each
-of them counts as delivered once more, and RabbitMQ 4 drops a message at the 21st time. Measured on
-loopback: 1,600 messages a second with 1, 4,500 with 5 to 20."""
+"""Messages that the broker sends ahead of their acknowledgement. If this process dies, each of them
+counts as one more delivery, and RabbitMQ 4 drops a message at its 21st. Measured on loopback: 1,600
+messages per second with 1, 4,500 with 5 to 20."""
 
-_MEMORY: Final = 100_000
-"""Message ids to remember. A message that comes again does so soon after it came first."""
+_MAX_SEEN_IDS: Final = 100_000
+"""Message ids to remember. A duplicate follows soon after the first copy."""
 
-_LOOK_SECONDS: Final = 0.25
-"""How often to look whether to end, or whether the reader of the lines is gone."""
+_POLL_SECONDS: Final = 0.25
+"""Interval of the checks for a request to end and for a closed output."""
 
 _MAX_PAUSE: Final = 30.0
-"""Longest pause between two attempts to connect again, in seconds."""
+"""Longest pause between two attempts to reconnect, in seconds."""
 
 _LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
 class OutputError(Exception):
-    """The lines cannot be written: the disk is full, or the output is closed."""
+    """The output cannot be written, for example because the disk is full."""
 
 
 class ReaderGoneError(Exception):
-    """The program at the other end of the pipe has ended."""
+    """The program that reads the output has exited."""
 
 
 class Interrupted(BaseException):
-    """Ends a wait that cannot look at `EndRequest` by itself."""
+    """Ends a wait that cannot check `EndRequest`."""
 
 
 class EndRequest:
-    """Whether this process was told to end. A signal's handler calls `set`.
+    """A request to end this process. A signal handler calls `set`.
 
-    It is noted and looked at between two messages, so that a line is written whole and what was
-    written is acknowledged. Within `at_once` it ends the wait.
+    The consumer checks it between two messages, so that every line is complete and acknowledged. A
+    block in `interruptible` ends immediately.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self._at_once = False
+        self._interruptible = False
 
     def set(self) -> None:
-        """Note that this process is to end."""
+        """Request the end.
+
+        Raises:
+            Interrupted: If the process is in an `interruptible` block.
+        """
         self.requested = True
-        if self._at_once:
+        if self._interruptible:
             raise Interrupted
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """A block that the request ends.
+    def interruptible(self) -> Iterator[None]:
+        """Return a context manager for a block that the request interrupts.
 
         Raises:
-            Interrupted: from the midst of the block, or at its start.
+            Interrupted: In the block, or before it if the end was requested already.
         """
-        self._at_once = True
+        self._interruptible = True
         try:
             if self.requested:
                 raise Interrupted
             yield
         finally:
-            self._at_once = False
+            self._interruptible = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Delivery:
-    """A message as it came, and the number to acknowledge it by."""
+    """A received message, with its delivery tag."""
 
     tag: int
     message_id: str | None
@@ -105,17 +104,17 @@ class _Delivery:
 
 
 class _Subscription(Session):
-    """A connection over which the queue's messages come.
+    """A connection that receives the messages of the queue.
 
     Attributes:
-        deliveries: Messages that came and were not dealt with, oldest first.
+        deliveries: Messages received and not yet processed, oldest first.
     """
 
     def __init__(self, config: BrokerConfig, prefetch: int) -> None:
-        """Connect, log in, find or declare the queue, ask for its messages.
+        """Connect, log in, find or declare the queue, subscribe to it.
 
         Raises:
-            BrokerError: Something of this failed. Nothing is left open.
+            BrokerError: One of these steps failed. Nothing is left open.
         """
         self.deliveries: deque[_Delivery] = deque()
         self._consumer_tag = ""
@@ -128,13 +127,13 @@ class _Subscription(Session):
             self._request(self._subscribe)
         except ChannelClosedByBroker as error:
             self.abort()
-            raise _refusal(config, error) from error
+            raise translate_consume_error(config, error) from error
         except BaseException:
             self.abort()
             raise
 
     def cancel(self) -> None:
-        """Have no more messages come; what came can still be acknowledged.
+        """Unsubscribe. Messages already received can still be acknowledged.
 
         Raises:
             BrokerError: The connection is lost.
@@ -144,22 +143,28 @@ class _Subscription(Session):
                 lambda reply: self._channel.basic_cancel(self._consumer_tag, callback=reply)
             )
         except ChannelClosedByBroker as error:
-            raise ConnectionLostError(_closed(self._config, error)) from error
+            raise self._lost(error) from error
 
     def acknowledge(self, delivery: _Delivery) -> None:
-        """Tell the broker, in the coming turns, that a message is dealt with."""
+        """Queue an acknowledgement; later calls of `process_events` write it."""
         self._channel.basic_ack(delivery.tag)
 
     def raise_if_ended(self) -> None:
-        """Raise when no more messages can come over this connection.
+        """Raise if this connection can receive no more messages.
 
         Raises:
-            ConnectionLostError: The connection is lost, the channel closed or the queue deleted.
+            BrokerError: The connection is lost, the channel closed or the queue deleted.
         """
-        if self.refused is not None:
-            raise ConnectionLostError(_closed(self._config, self.refused))
-        if self.lost is not None:
-            raise ConnectionLostError(f"lost the connection to {self._config}: {self.lost}")
+        if self.ended:
+            raise self._lost(self.channel_error)
+
+    def _lost(self, channel_error: ChannelClosedByBroker | None) -> BrokerError:
+        return BrokerError(
+            BrokerErrorKind.CONNECTION_LOST,
+            f"lost the connection to {self._config}: {self.connection_error}"
+            if channel_error is None
+            else f"{self._config} closed the channel: {error_text(channel_error)}",
+        )
 
     def _subscribe(self, reply: Callable[[object], None]) -> None:
         self._consumer_tag = self._channel.basic_consume(
@@ -172,41 +177,54 @@ class _Subscription(Session):
         self.deliveries.append(_Delivery(method.delivery_tag or 0, properties.message_id, body))
 
     def _on_cancel(self, _frame: object) -> None:
-        self.lost = f"queue {self._config.queue!r} was deleted, or its node went down"
+        self.connection_error = f"queue {self._config.queue!r} was deleted, or its node went down"
 
 
 class _Output:
-    """A file descriptor to write lines to, without waiting for longer than a look takes."""
+    """Writes lines to a file descriptor, never blocking longer than `_POLL_SECONDS`."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._poll = select.poll()
-        # No event asked for: what is left is that the other end is closed.
+        # Without requested events, poll reports only errors and a closed other end.
         self._poll.register(descriptor, 0)
 
     def raise_if_gone(self) -> None:
-        """Raise ReaderGoneError if nobody can read what would be written."""
+        """Raise if the other end of a pipe is closed.
+
+        Raises:
+            ReaderGoneError: It is closed.
+        """
         if any(event & (select.POLLERR | select.POLLHUP) for _, event in self._poll.poll(0)):
             raise ReaderGoneError
 
     def write(self, line: bytes, meanwhile: Callable[[], None]) -> None:
-        """Write all of the line; call `meanwhile` each time that the reader keeps it waiting."""
+        """Write the whole line.
+
+        Args:
+            line: Bytes to write.
+            meanwhile: Called every `_POLL_SECONDS` while the reader is not ready.
+
+        Raises:
+            ReaderGoneError: The reader closed its end.
+            OutputError: The write failed for another reason.
+        """
         left = memoryview(line)
         try:
             while left:
-                if select.select([], [self._descriptor], [], _LOOK_SECONDS)[1]:
+                if select.select([], [self._descriptor], [], _POLL_SECONDS)[1]:
                     left = left[self._write(left[: select.PIPE_BUF]) :]
                 else:
                     meanwhile()
         except BrokenPipeError as error:
             raise ReaderGoneError from error
         except OSError as error:
-            raise OutputError(f"the output cannot be written: {error.strerror}") from error
+            raise OutputError(f"cannot write to the output: {error.strerror}") from error
 
     def _write(self, piece: memoryview) -> int:
         try:
             return os.write(self._descriptor, piece)
-        except BlockingIOError:  # another program has made the pipe non-blocking
+        except BlockingIOError:  # another program made the pipe non-blocking
             return 0
 
 
@@ -220,34 +238,33 @@ class Consumer:
     def __init__(
         self, config: BrokerConfig, *, output: int, end: EndRequest, limit: int | None = None
     ) -> None:
-        """Connect to nothing yet.
+        """Prepare the consumer; `run` connects.
 
         Args:
-            config: Where the queue is. It is declared if it does not exist.
+            config: The connection and the queue. A missing queue is declared.
             output: File descriptor to write to.
             end: Ends `run` when it is set.
-            limit: How many lines to write; None for no end.
+            limit: Number of lines to write; None for no limit.
         """
         self.written = 0
         self._config = config
         self._output = _Output(output)
         self._end = end
         self._limit = limit
-        self._seen: dict[str, None] = {}  # in the order in which they came
-        self._random = SystemRandom()
+        self._seen: dict[str, None] = {}  # ids, oldest first
+        self._delays = ReconnectDelays(config.backoff, _MAX_PAUSE)
 
     def run(self) -> None:
-        """Write messages until told to end, or until as many as the limit are written.
+        """Write messages until the end is requested or the limit is reached.
 
-        A connection that is lost is replaced, however often that takes.
+        After a lost connection it reconnects, as often as necessary.
 
         Raises:
-            BrokerError: The first attempt to connect failed, or a later one for a reason that time
-                does not mend.
-            ReaderGoneError: The reader of the lines has ended. The message at hand stays in the
-                queue.
-            OutputError: The lines cannot be written; likewise.
-            Interrupted: Told to end while there was no connection.
+            BrokerError: The first attempt to connect failed, or a later one failed with an error
+                that is not retryable.
+            ReaderGoneError: The reader has exited. The current message stays in the queue.
+            OutputError: The output cannot be written. The current message stays in the queue.
+            Interrupted: The end was requested while there was no connection.
         """
         with quiet_pika():
             session = self._connect()
@@ -257,14 +274,14 @@ class Consumer:
                 written = self.written
                 try:
                     self._read(session)
-                except (BrokerUnreachableError, ConnectionLostError) as error:
+                except BrokerError as error:
                     session.abort()
                     if self.written == self._limit:
-                        return  # the last one comes again, to whoever reads next
+                        return  # the broker delivers the last message again, to the next consumer
                     failures = 1 if self.written > written else failures + 1
                     session = self._connect_again(error, failures)
                 except BaseException:
-                    # What was written is acknowledged with the farewell.
+                    # A clean close sends the acknowledgements of the messages written.
                     session.close()
                     raise
                 else:
@@ -272,17 +289,15 @@ class Consumer:
                     return
 
     def _connect(self) -> _Subscription:
-        # One at a time under a limit: what is left over was never handed out.
-        with self._end.at_once():
+        # With a limit, fetch one at a time, so that no message beyond it counts as delivered.
+        with self._end.interruptible():
             return _Subscription(self._config, 1 if self._limit else _PREFETCH)
 
     def _connect_again(self, error: BrokerError, failures: int) -> _Subscription:
         while True:
-            longest = min(self._config.backoff * 2 ** min(failures - 1, 16), _MAX_PAUSE)
-            pause = longest * self._random.uniform(0.5, 1.0)
+            pause = self._delays.after(failures)
             _LOGGER.warning("%s; next attempt in %.1f s", error, pause)
-            # The back-off itself: a broker that is away cannot tell when it is back.
-            with self._end.at_once():
+            with self._end.interruptible():
                 time.sleep(pause)
             self._output.raise_if_gone()
             try:
@@ -294,21 +309,21 @@ class Consumer:
                 failures += 1
 
     def _read(self, session: _Subscription) -> None:
-        """Write what comes over one connection.
+        """Write the messages of one connection.
 
         Raises:
-            ConnectionLostError: Another connection is needed.
+            BrokerError: The connection was lost.
         """
         while not self._end.requested:
             while session.deliveries and not self._end.requested:
-                self._deal_with(session, session.deliveries.popleft())
+                self._process(session, session.deliveries.popleft())
                 if self.written == self._limit:
                     return
-            session.turn(0.0 if session.deliveries else _LOOK_SECONDS)
+            session.process_events(0.0 if session.deliveries else _POLL_SECONDS)
             session.raise_if_ended()
             self._output.raise_if_gone()
 
-    def _deal_with(self, session: _Subscription, delivery: _Delivery) -> None:
+    def _process(self, session: _Subscription, delivery: _Delivery) -> None:
         known = delivery.message_id is not None and delivery.message_id in self._seen
         if not known:
             self._write(session, delivery.body)
@@ -322,11 +337,11 @@ class Consumer:
         def meanwhile() -> None:
             if self._end.requested:
                 raise Interrupted
-            # A reader that takes its time must not cost the connection.
+            # Keep the connection alive while the reader is slow.
             if not session.ended:
-                session.turn(0.0)
+                session.process_events(0.0)
 
-        # JSON holds line breaks between its tokens only, where a blank means the same.
+        # In JSON, line breaks occur only between tokens, where a space means the same.
         self._output.write(body.translate(_LINE_BREAKS) + b"\n", meanwhile)
         self.written += 1
 
@@ -334,20 +349,5 @@ class Consumer:
         if message_id is None:
             return
         self._seen[message_id] = None
-        if len(self._seen) > _MEMORY:
+        if len(self._seen) > _MAX_SEEN_IDS:
             del self._seen[next(iter(self._seen))]
-
-
-def _closed(config: BrokerConfig, error: ChannelClosedByBroker) -> str:
-    return f"{config} closed the channel: {words_of(error)}"
-
-
-def _refusal(config: BrokerConfig, error: ChannelClosedByBroker) -> BrokerError:
-    """Return why the broker gives out no messages."""
-    if error.reply_code == ACCESS_REFUSED:
-        return AccessRefusedError(
-            f"user {config.user!r} may not read queue {config.queue!r} on {config}:"
-            f" {words_of(error)}; permit it to read the queue, or end the consumer that has the"
-            " queue to itself"
-        )
-    return queue_error(config, error)

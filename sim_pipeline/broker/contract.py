@@ -1,27 +1,25 @@
-"""The message as consumers are promised it: one model, and the JSON Schema made from it.
+"""The contract with consumers: a pydantic model of the message body, and its JSON Schema.
 
     python -m sim_pipeline.broker.contract > docs/message.schema.json
 
-The publisher does not use it; `message.py` writes the bytes. That the two agree is tested.
+The publisher does not use this module; `message.py` writes the body. Tests check that both agree,
+and that docs/asyncapi.yaml has the same schema.
 """
 
 import json
 import sys
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 from pydantic.json_schema import GenerateJsonSchema
 
-from sim_pipeline.metrics import METRICS
-
-MAX_POINTS: Final = 10_000
-"""Most values per metric in a message."""
+from sim_pipeline.metrics import MAX_MODEL_NAME_LENGTH, MAX_POINTS, METRICS
 
 LlmName = Annotated[
     str,
     Field(
         min_length=1,
-        max_length=50,
+        max_length=MAX_MODEL_NAME_LENGTH,
         pattern=r"^[^|\[\]]+$",
         description="Name of the model.",
         examples=["GPT-4o"],
@@ -35,8 +33,8 @@ Values = Annotated[
     Field(
         min_length=1,
         max_length=MAX_POINTS,
-        description="One value per slice of the window, in order of time; TTFT, TPS and "
-        "e2e_latency of an index belong to the same request. TTFT and e2e_latency in seconds, TPS "
+        description="One value per slice of the window, in time order. TTFT, TPS and e2e_latency "
+        "at the same index belong to the same request. Units: TTFT and e2e_latency in seconds, TPS "
         "in tokens per second, RPS in requests per second.",
     ),
 ]
@@ -45,7 +43,7 @@ Timestamp = Annotated[
     str,
     Field(
         pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z$",
-        description="Start of the window in UTC: always six decimals and Z.",
+        description="Start of the window in UTC, always with six decimals and Z.",
         examples=["2024-09-27T11:29:13.291565Z"],
         json_schema_extra={"format": "date-time"},
     ),
@@ -80,7 +78,7 @@ _RPS = Annotated[
 class SimulationMessage(RootModel[tuple[_TTFT, _TPS, _E2E, _RPS]]):
     """One simulation: the four metrics of one model in one window, always in this order.
 
-    All four objects name the same model and the same window, and have equally many values.
+    All four objects have the same model, the same timestamp and the same number of values.
     """
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -90,26 +88,28 @@ class SimulationMessage(RootModel[tuple[_TTFT, _TPS, _E2E, _RPS]]):
         metrics = tuple(series.metric for series in self.root)
         if metrics != METRICS:
             raise ValueError(f"metrics must be {METRICS}, in this order, not {metrics}")
-        simulations = {(one.llm_name, one.timestamp, len(one.values)) for one in self.root}
+        simulations = {
+            (series.llm_name, series.timestamp, len(series.values)) for series in self.root
+        }
         if len(simulations) > 1:
             raise ValueError("the objects differ in llm_name, timestamp or number of values")
         return self
 
 
 class _Untitled(GenerateJsonSchema):
-    """Leaves out titles, which would only repeat the names of the properties."""
+    """Omits titles, which would only repeat the property names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
         return False
 
 
 def message_schema() -> dict[str, Any]:
-    """The JSON Schema of a message's body."""
+    """Return the JSON Schema of a message body."""
     return SimulationMessage.model_json_schema(schema_generator=_Untitled)
 
 
 def schema_file() -> str:
-    """What `docs/message.schema.json` holds."""
+    """Return the content of `docs/message.schema.json`."""
     return (
         json.dumps({"$schema": GenerateJsonSchema.schema_dialect} | message_schema(), indent=2)
         + "\n"

@@ -1,4 +1,4 @@
-"""From what pika and RabbitMQ say to the errors of `errors.py`."""
+"""Translates what pika and RabbitMQ report into a `BrokerError` with a cause and a remedy."""
 
 import re
 import socket
@@ -23,16 +23,7 @@ from pika.exceptions import (
 )
 
 from sim_pipeline.broker.config import BrokerConfig
-from sim_pipeline.broker.errors import (
-    AccessRefusedError,
-    BrokerError,
-    BrokerUnreachableError,
-    ChannelClosedError,
-    LoginRefusedError,
-    QueueDownError,
-    QueueUnavailableError,
-    TlsError,
-)
+from sim_pipeline.broker.errors import BrokerError, BrokerErrorKind
 
 # Reply codes of AMQP 0-9-1.
 ACCESS_REFUSED: Final = 403
@@ -47,125 +38,168 @@ _DOWN: Final = re.compile(
 )
 
 
-def words_of(error: BaseException) -> str:
-    """What is said, without the class of the exception."""
+def error_text(error: BaseException) -> str:
+    """Return the text of an exception, or its class name if it has none.
+
+    For a close by the broker: the broker's text and reply code.
+    """
     if isinstance(error, ConnectionClosed | ChannelClosedByBroker):
         return f"{error.reply_text} ({error.reply_code})"
     return str(error) or type(error).__name__
 
 
 def is_down(error: ChannelClosedByBroker) -> bool:
-    """Whether a queue that is "not found" does exist, on a node that is down."""
+    """Return whether a queue reported as "not found" exists on a node that is down."""
     return _DOWN.search(error.reply_text) is not None
 
 
 def size_limit(error: ChannelClosedByBroker) -> int | None:
-    """The most bytes that a message may have, if that a message had more is what it says."""
+    """Return the broker's limit in bytes if a message exceeded it; else None."""
     found = _TOO_LARGE.search(error.reply_text)
     return int(found[1]) if found else None
 
 
-def connect_error(config: BrokerConfig, error: BaseException) -> BrokerError:
-    """Why there is no connection, from what pika hands to its `on_open_error_callback`."""
-    match root := _root(error):
+def translate_connect_error(config: BrokerConfig, error: BaseException) -> BrokerError:
+    """Return the error for a failed attempt to connect.
+
+    Args:
+        config: The connection.
+        error: As pika passes it to `on_open_error_callback`.
+    """
+    match cause := _root_cause(error):
         case AuthenticationError() | ProbableAuthenticationError() | ProbableAccessDeniedError():
-            return _log_in_error(config, root)
+            return _login_error(config, cause)
         case ssl.SSLEOFError():
-            return BrokerUnreachableError(f"cannot reach {config}: it hung up on TLS")
+            return _unreachable(config, "it hung up on TLS")
         case ssl.SSLError():
-            return _tls_error(config, root)
+            return _tls_error(config, cause)
         case _:
-            return BrokerUnreachableError(f"cannot reach {config}: {_why_unreachable(root)}")
+            return _unreachable(config, _why_unreachable(cause))
 
 
-def queue_error(config: BrokerConfig, error: ChannelClosedByBroker) -> BrokerError:
-    """Why the queue cannot be had, from the answer to its declaration."""
+def translate_queue_error(config: BrokerConfig, error: ChannelClosedByBroker) -> BrokerError:
+    """Return the error for a queue that the broker refused to declare."""
     if is_down(error):
-        return QueueDownError(
-            f"queue {config.queue!r} on {config} is down: {words_of(error)}; it returns with its "
-            "node"
+        return BrokerError(
+            BrokerErrorKind.QUEUE_DOWN,
+            f"queue {config.queue!r} on {config} is down: {error_text(error)}; it returns with its "
+            "node",
         )
     if error.reply_code == ACCESS_REFUSED:
-        return QueueUnavailableError(
+        return BrokerError(
+            BrokerErrorKind.QUEUE_UNAVAILABLE,
             f"queue {config.queue!r} does not exist on {config}, and user {config.user!r} may not "
-            f"declare it: {words_of(error)}; declare it, or permit the user to"
+            f"declare it: {error_text(error)}; declare the queue, or grant the user permission to "
+            "configure it",
         )
-    return QueueUnavailableError(
-        f"queue {config.queue!r} on {config} cannot be used: {words_of(error)}"
+    return BrokerError(
+        BrokerErrorKind.QUEUE_UNAVAILABLE,
+        f"queue {config.queue!r} on {config} cannot be used: {error_text(error)}",
     )
 
 
-def channel_error(config: BrokerConfig, error: ChannelClosedByBroker) -> BrokerError:
-    """Why the broker closed the channel while messages were sent on it."""
+def translate_publish_error(config: BrokerConfig, error: ChannelClosedByBroker) -> BrokerError:
+    """Return the error for a channel that the broker closed while messages were sent."""
     if error.reply_code == ACCESS_REFUSED:
-        return AccessRefusedError(
-            f"user {config.user!r} may not publish on {config}: {words_of(error)}; permit it to "
-            "write to the default exchange, amq.default"
+        return BrokerError(
+            BrokerErrorKind.ACCESS_REFUSED,
+            f"user {config.user!r} may not publish on {config}: {error_text(error)}; grant the "
+            "user permission to write to the default exchange, amq.default",
         )
-    return ChannelClosedError(f"{config} closed the channel: {words_of(error)}")
+    return BrokerError(
+        BrokerErrorKind.CHANNEL_CLOSED, f"{config} closed the channel: {error_text(error)}"
+    )
 
 
-def _root(error: BaseException) -> BaseException:
-    """The error at the heart of those that pika wraps around it."""
+def translate_consume_error(config: BrokerConfig, error: ChannelClosedByBroker) -> BrokerError:
+    """Return the error for a queue that the broker refused to read from."""
+    if error.reply_code == ACCESS_REFUSED:
+        return BrokerError(
+            BrokerErrorKind.ACCESS_REFUSED,
+            f"user {config.user!r} may not read queue {config.queue!r} on {config}: "
+            f"{error_text(error)}; grant the user permission to read the queue, or stop the "
+            "consumer that reads it exclusively",
+        )
+    return translate_queue_error(config, error)
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """Unwrap the exceptions that pika puts around the cause."""
     if isinstance(error, AMQPConnectionError) and error.args:
         wrapped = error.args[0]
         if isinstance(wrapped, AMQPConnectionWorkflowFailed):
-            return _root(wrapped)
+            return _root_cause(wrapped)
     if isinstance(error, AMQPConnectionWorkflowFailed):
-        # One for each address. The one that got further tells more than one where nobody listens.
-        return _root(
+        # One exception per address. An attempt that got past TCP says more than one that did not.
+        return _root_cause(
             max(
                 error.exceptions,
-                key=lambda one: not isinstance(one, AMQPConnectorSocketConnectError),
+                key=lambda failure: not isinstance(failure, AMQPConnectorSocketConnectError),
             )
         )
     if isinstance(error, AMQPConnectorPhaseErrorBase):
-        return _root(error.exception)
+        return _root_cause(error.exception)
     return error
+
+
+def _unreachable(config: BrokerConfig, reason: str) -> BrokerError:
+    return BrokerError(BrokerErrorKind.UNREACHABLE, f"cannot reach {config}: {reason}")
 
 
 def _why_unreachable(error: BaseException) -> str:
     match error:
         case socket.gaierror():
-            return f"its name has no address ({error.strerror})"
+            return f"its host name has no address ({error.strerror})"
         case ConnectionRefusedError():
             return "nothing listens there; start RabbitMQ, or correct host and port"
         case AMQPConnectorStackTimeout() | ConnectionOpenAborted() | TimeoutError():
-            return "no answer in time; is this RabbitMQ, and is it well?"
+            return "timed out; check that this is a healthy RabbitMQ"
         case IncompatibleProtocolError():
-            return "it hung up on AMQP 0-9-1; is this RabbitMQ, and does its port want TLS?"
+            return (
+                "it hung up on AMQP 0-9-1; check that this is RabbitMQ, and whether its port "
+                "requires TLS"
+            )
         case _:
-            return words_of(error)
+            return error_text(error)
 
 
-def _tls_error(config: BrokerConfig, error: ssl.SSLError) -> TlsError:
+def _tls_error(config: BrokerConfig, error: ssl.SSLError) -> BrokerError:
     if isinstance(error, ssl.SSLCertVerificationError):
-        trusted = config.ca_file or "the system's store of authorities"
-        return TlsError(
-            f"no trust in {config}: {error.verify_message}; use the host name of its certificate, "
-            f"and see that {trusted} holds the authority that signed it"
+        trusted = config.ca_file or "the system's trust store"
+        return BrokerError(
+            BrokerErrorKind.TLS,
+            f"TLS verification failed for {config}: {error.verify_message}; use the host name in "
+            f"the certificate, and check that {trusted} contains the CA that signed it",
         )
-    return TlsError(f"no TLS with {config}: {error.reason or error}; is this its port for TLS?")
+    return BrokerError(
+        BrokerErrorKind.TLS,
+        f"TLS handshake failed with {config}: {error.reason or error}; check that this is its TLS "
+        "port",
+    )
 
 
-def _log_in_error(config: BrokerConfig, error: BaseException) -> BrokerError:
-    """From what pika guesses to what the broker said, which pika keeps as a text only.
+def _login_error(config: BrokerConfig, error: BaseException) -> BrokerError:
+    """Return the error for a failed login.
 
-    A connection that is merely lost at this moment gets the same guess.
+    pika guesses the cause and keeps the broker's reply only as text. It makes the same guess when
+    the connection is merely lost at this point.
     """
     if isinstance(error, AuthenticationError):
-        return LoginRefusedError(
-            f"{config} offers no log-in by password; enable the mechanism PLAIN there"
+        return BrokerError(
+            BrokerErrorKind.LOGIN_REFUSED,
+            f"{config} does not accept passwords; enable the mechanism PLAIN there",
         )
     found = _CLOSED_BY_BROKER.search(str(error))
-    code, words = (int(found[1]), found[2].strip("'\"")) if found else (0, words_of(error))
+    code, text = (int(found[1]), found[2].strip("'\"")) if found else (0, error_text(error))
     if code == ACCESS_REFUSED:
-        return LoginRefusedError(
-            f"{config} refused to log in user {config.user!r}; check the user and its password"
+        return BrokerError(
+            BrokerErrorKind.LOGIN_REFUSED,
+            f"{config} refused to log in user {config.user!r}; check the user and its password",
         )
-    if code == NOT_ALLOWED and "limit" not in words:
-        return AccessRefusedError(
-            f"{config} refused user {config.user!r}: {words}; create the virtual host, or permit "
-            "the user to use it"
+    if code == NOT_ALLOWED and "limit" not in text:
+        return BrokerError(
+            BrokerErrorKind.ACCESS_REFUSED,
+            f"{config} refused user {config.user!r}: {text}; create the virtual host, or grant the "
+            "user access to it",
         )
-    return BrokerUnreachableError(f"cannot reach {config}: it hung up while logging in: {words}")
+    return _unreachable(config, f"it hung up during login: {text}")

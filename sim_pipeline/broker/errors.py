@@ -1,113 +1,74 @@
-"""What can go wrong between here and the broker.
+"""`BrokerError`, the one error of this package, and its kinds.
 
-Every error says what happened, where, and what to do about it; none holds the password. Three
-attributes tell the caller how to go on: `confirmed`, what needs no second sending; `retryable`,
-whether the same call may succeed later with nobody doing anything; and `waited`, whether that is
-to be much later.
+A message says what happened, where, and what to do about it. It never contains the password.
 """
 
-from typing import ClassVar
+from enum import Enum
+from typing import Final
 from uuid import UUID
 
 
+class BrokerErrorKind(Enum):
+    """The cause of a `BrokerError`."""
+
+    UNREACHABLE = "unknown host, nothing listens, a timeout, or the peer hung up"
+    TLS = "wrong certificate, host name or CA file, or the port has no TLS"
+    LOGIN_REFUSED = "wrong user or password"
+    ACCESS_REFUSED = "the virtual host does not exist, or the user lacks a permission"
+    QUEUE_UNAVAILABLE = "the queue cannot be declared or used"
+    QUEUE_DOWN = "the queue exists, but the node that holds it is down"
+    RETURNED = "the queue was deleted after it was checked"
+    NACKED = "the queue is full or failed"
+    TOO_LARGE = "a message exceeds the broker's limit; the other messages were sent"
+    BLOCKED = "the broker was low on memory or disk for too long"
+    CONNECTION_LOST = "the connection broke while messages were unconfirmed"
+    CONFIRM_TIMEOUT = "the connection is open, but the broker stopped confirming"
+    CHANNEL_CLOSED = "the broker closed the channel for another reason"
+
+
+_CONNECTION: Final = {BrokerErrorKind.UNREACHABLE, BrokerErrorKind.CONNECTION_LOST}
+_WAITED: Final = _CONNECTION | {BrokerErrorKind.BLOCKED, BrokerErrorKind.CONFIRM_TIMEOUT}
+_RETRYABLE: Final = _WAITED | {
+    BrokerErrorKind.QUEUE_DOWN,
+    BrokerErrorKind.RETURNED,  # the next connection declares the queue again
+    BrokerErrorKind.NACKED,
+    BrokerErrorKind.CHANNEL_CLOSED,
+}
+
+
 class BrokerError(Exception):
-    """Not every message of a `publish` call was confirmed.
+    """RabbitMQ cannot be used, or did not confirm every message of a `publish` call.
 
     Attributes:
-        confirmed: Ids of those messages of the call that the broker did confirm. They are safe in
-            the queue; all others may or may not be, and are sent again under the same id.
+        kind: The cause.
+        confirmed: Ids of the messages of the call that the broker did confirm. They are safe in
+            the queue. The others may be there too; they are sent again under the same ids.
     """
-
-    retryable: ClassVar[bool]
-    """Whether trying again later, with nothing changed here, can succeed."""
-
-    waited: ClassVar[bool] = False
-    """Whether the publisher has itself tried again, or waited, for a good while: whoever called it
-    and tries again shortly does the same once more."""
 
     confirmed: frozenset[UUID] = frozenset()
 
+    def __init__(self, kind: BrokerErrorKind, message: str) -> None:
+        super().__init__(kind, message)
+        self.kind = kind
 
-class BrokerUnreachableError(BrokerError):
-    """No connection: no such host, nothing listens, no answer in time, or hung up on."""
+    def __str__(self) -> str:
+        """Return the message alone."""
+        return str(self.args[1])
 
-    retryable = True
-    waited = True
+    @property
+    def retryable(self) -> bool:
+        """Whether a later attempt can succeed with nothing changed on this side."""
+        return self.kind in _RETRYABLE
 
+    @property
+    def waited(self) -> bool:
+        """Whether the publisher has already retried, or waited, for a long time.
 
-class TlsError(BrokerError):
-    """No trust: the certificate, its host name or the CA file is wrong, or no TLS is spoken."""
+        A caller that retries at once only repeats that.
+        """
+        return self.kind in _WAITED
 
-    retryable = False
-
-
-class LoginRefusedError(BrokerError):
-    """The broker does not know the user or the password."""
-
-    retryable = False
-
-
-class AccessRefusedError(BrokerError):
-    """The virtual host does not exist, or the user may not use it, or may not publish in it."""
-
-    retryable = False
-
-
-class QueueUnavailableError(BrokerError):
-    """The queue does not exist and cannot be declared, or cannot be used."""
-
-    retryable = False
-
-
-class QueueDownError(BrokerError):
-    """The queue exists, but the node that holds it is down."""
-
-    retryable = True
-
-
-class MessageReturnedError(BrokerError):
-    """The broker had no queue to put a message in: the queue was deleted after the check for it.
-
-    Retryable, for the next connection declares it anew.
-    """
-
-    retryable = True
-
-
-class MessageNackedError(BrokerError):
-    """The broker refused to take a message: the queue is full, or failed."""
-
-    retryable = True
-
-
-class MessageTooLargeError(BrokerError):
-    """A message is larger than the broker takes. All others of the call were sent."""
-
-    retryable = False
-
-
-class BrokerBlockedError(BrokerError):
-    """The broker takes no messages, being low on memory or disk, and stayed so too long."""
-
-    retryable = True
-    waited = True
-
-
-class ConnectionLostError(BrokerError):
-    """The connection broke while messages were unconfirmed, and again after reconnecting."""
-
-    retryable = True
-    waited = True
-
-
-class ConfirmTimeoutError(BrokerError):
-    """The connection stands, but the broker stopped confirming."""
-
-    retryable = True
-    waited = True
-
-
-class ChannelClosedError(BrokerError):
-    """The broker closed the channel for a reason that has no error of its own here."""
-
-    retryable = True
+    @property
+    def needs_reconnect(self) -> bool:
+        """Whether the connection failed, so that a new one can help."""
+        return self.kind in _CONNECTION

@@ -1,11 +1,11 @@
-"""The message: one per model and window, as bytes, and the id it carries.
+"""The message of one model and window: its body as bytes, and its id.
 
-What a message looks like is fixed here and described for consumers in `contract.py`.
+`contract.py` describes the body for consumers. `connection.py` sets the AMQP properties.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 from uuid import UUID, uuid5
 
@@ -14,6 +14,7 @@ import orjson
 from numpy.typing import NDArray
 
 from sim_pipeline.metrics import METRICS
+from sim_pipeline.timestamps import format_timestamp
 
 MESSAGE_TYPE: Final = "simulation_results"
 """AMQP property `type` of every message."""
@@ -21,7 +22,7 @@ MESSAGE_TYPE: Final = "simulation_results"
 APP_ID: Final = "sim_pipeline"
 """AMQP property `app_id` of every message."""
 
-# Made once, at random: ids of this pipeline cannot meet those of any other user of UUIDv5.
+# Chosen once at random, so that our ids differ from those of every other user of UUIDv5.
 _NAMESPACE: Final = UUID("11e71c36-8226-4eca-a846-ca328ab51649")
 
 
@@ -30,9 +31,9 @@ class OutgoingMessage:
     """A message ready to be published.
 
     Attributes:
-        message_id: Identifies the simulation. A message that is sent again keeps it, so that a
-            consumer can drop what it has seen.
-        body: UTF-8 JSON as `encode` makes it.
+        message_id: Identifies the simulation. A message that is sent again has the same id, so that
+            a consumer can drop duplicates.
+        body: UTF-8 JSON, the result of `encode`.
     """
 
     message_id: UUID
@@ -40,10 +41,10 @@ class OutgoingMessage:
 
 
 def message_id(llm_name: str, timestamp: datetime, fingerprint: str) -> UUID:
-    """The id of a model's window: the same for the same simulation, whoever computes it.
+    """Return the id of a simulation. The same inputs give the same id in every process.
 
-    About 5 microseconds. A bulk form that shares the hash of a common prefix saves a third of it,
-    which is not worth a second way to the same id.
+    A call takes about 5 microseconds. Sharing the hash of a common prefix between calls would save
+    a third of that, and would need a second implementation of the id.
 
     Args:
         llm_name: Name of the model.
@@ -51,24 +52,14 @@ def message_id(llm_name: str, timestamp: datetime, fingerprint: str) -> UUID:
         fingerprint: Digest of everything else that the window's values depend on.
 
     Returns:
-        UUIDv5 of `llm_name|timestamp|fingerprint`, the timestamp as `format_timestamp` writes it.
-        No model's name has a vertical bar, so no two different triples read the same.
+        UUIDv5 of `llm_name|timestamp|fingerprint`, the timestamp in UTC with six decimals and Z.
+        Model names contain no vertical bar, so different inputs give different texts.
 
     Raises:
         ValueError: The timestamp is naive.
     """
-    return uuid5(_NAMESPACE, f"{llm_name}|{format_timestamp(timestamp)}|{fingerprint}")
-
-
-def format_timestamp(timestamp: datetime) -> str:
-    """UTC in ISO 8601, always six decimals and Z: `2024-09-27T11:29:13.291565Z`.
-
-    Raises:
-        ValueError: The timestamp is naive.
-    """
-    if timestamp.tzinfo is None:
-        raise ValueError(f"a timestamp needs a zone, {timestamp.isoformat()} has none")
-    return timestamp.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    time = format_timestamp(timestamp, "microseconds")
+    return uuid5(_NAMESPACE, f"{llm_name}|{time}|{fingerprint}")
 
 
 def encode(
@@ -76,9 +67,9 @@ def encode(
     timestamp: datetime,
     values: NDArray[np.float64] | Sequence[Sequence[float]],
 ) -> bytes:
-    """The body of the message of one model and window.
+    """Return the body of the message of one model and window.
 
-    Floats are written with as few digits as give back the same double.
+    Floats have the fewest digits that parse back to the same double.
 
     Args:
         llm_name: Name of the model.
@@ -87,19 +78,20 @@ def encode(
             TPS [tokens/s], e2e_latency [s], RPS [requests/s].
 
     Returns:
-        A JSON array of four objects, each with exactly `llm_name`, `metric`, `values` and
+        A JSON array of four objects, each with the keys `llm_name`, `metric`, `values` and
         `timestamp`, in this order.
 
     Raises:
-        ValueError: A value is NaN or infinite, which JSON cannot say; the shape is another; the
-            timestamp is naive. Names model, window and, for a value, the metric.
+        ValueError: A value is NaN or infinite, which JSON cannot represent; the shape is wrong; or
+            the timestamp is naive. The message names the model, the window and, for a value, the
+            metric.
     """
-    time = format_timestamp(timestamp)
+    time = format_timestamp(timestamp, "microseconds")
     lengths = [len(row) for row in values]
     if len(lengths) != len(METRICS) or min(lengths) < 1 or min(lengths) < max(lengths):
         raise ValueError(
-            f"{llm_name} at {time}: values must be {len(METRICS)} rows of one length, at least "
-            f"one value each, not rows of {lengths}"
+            f"{llm_name} at {time}: values must be {len(METRICS)} rows of equal length with at "
+            f"least one value each, not rows of length {lengths}"
         )
     rows = np.asarray(values, dtype=np.float64)
     if not np.isfinite(rows).all():

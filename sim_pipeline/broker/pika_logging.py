@@ -1,4 +1,4 @@
-"""Keeps pika quiet about failures that are reported as errors of our own."""
+"""Silences pika's log messages about failures that we report as our own errors."""
 
 import logging
 import threading
@@ -14,13 +14,12 @@ _users = 0
 def quiet_pika() -> Iterator[None]:
     """Silence pika below CRITICAL within the block, in every thread.
 
-    pika logs each failed attempt several times, with a traceback, before it reports it to its
-    caller; a missing queue, which is then declared, is a warning to it. And at DEBUG it logs a
-    dozen lines a message. None of that helps whoever reads the error that names the cause.
+    pika logs each failed attempt several times with a traceback, and also raises it. It warns about
+    a missing queue, which we then declare. At DEBUG it logs a dozen lines per message.
 
-    Who gives the logger `pika` a level by hand wants to see it all, and does.
+    A level set explicitly on the logger `pika` is kept.
     """
-    global _users  # noqa: PLW0603 - loggers are global; so is the count of those who silence one
+    global _users  # noqa: PLW0603 - loggers are global, so is the number of blocks
     with _lock:
         silence = _PIKA.level == logging.NOTSET or _users > 0
         if silence:

@@ -1,4 +1,7 @@
-"""Publishes messages, and returns when the broker has confirmed every one of them."""
+"""`Publisher`: sends messages and waits until the broker has confirmed each of them.
+
+Retries after a lost connection are here. `connection.py` has the connection itself.
+"""
 
 import logging
 import threading
@@ -7,26 +10,17 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from random import SystemRandom
 from types import TracebackType
 from typing import Self
 from uuid import UUID
 
 from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.broker.connection import Outcomes, Session
-from sim_pipeline.broker.error_translation import channel_error, size_limit
-from sim_pipeline.broker.errors import (
-    BrokerBlockedError,
-    BrokerError,
-    BrokerUnreachableError,
-    ConfirmTimeoutError,
-    ConnectionLostError,
-    MessageNackedError,
-    MessageReturnedError,
-    MessageTooLargeError,
-)
+from sim_pipeline.broker.error_translation import size_limit, translate_publish_error
+from sim_pipeline.broker.errors import BrokerError, BrokerErrorKind
 from sim_pipeline.broker.message import OutgoingMessage
 from sim_pipeline.broker.pika_logging import quiet_pika
+from sim_pipeline.broker.reconnect import ReconnectDelays
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -37,8 +31,8 @@ class PublishReport:
 
     Attributes:
         confirmed: Ids of all its messages.
-        resent: How many were sent a second time, after a connection was lost: at most so many of
-            them are in the queue twice, under the same id.
+        resent: Number of messages sent again after a lost connection. At most that many are in the
+            queue twice, under the same id.
     """
 
     confirmed: frozenset[UUID]
@@ -46,11 +40,11 @@ class PublishReport:
 
 
 @dataclass(slots=True)
-class _Call:
-    """What has come of the messages of one `publish` call so far."""
+class _PublishState:
+    """The messages of one `publish` call, by what has happened to them so far."""
 
     source: Iterator[OutgoingMessage]
-    # To send before anything from the source: what a connection that ended left unconfirmed.
+    # Sent before the rest of the source. Lost connections leave their unconfirmed messages here.
     backlog: deque[OutgoingMessage] = field(default_factory=deque)
     resent: int = 0
     confirmed: set[UUID] = field(default_factory=set)
@@ -59,34 +53,34 @@ class _Call:
     too_large: list[OutgoingMessage] = field(default_factory=list)
 
     def has_more(self) -> bool:
-        """Whether a message is left to send; if so, the backlog begins with it."""
+        """Return whether a message is left to send; if so, it is the first of the backlog."""
         if not self.backlog:
             self.backlog.extend(islice(self.source, 1))
         return bool(self.backlog)
 
-    def note(self, settled: Outcomes) -> None:
-        """Take over what the broker said."""
-        self.confirmed.update(message.message_id for message in settled.confirmed)
-        self.returned += settled.returned
-        self.nacked += settled.nacked
+    def add(self, outcomes: Outcomes) -> None:
+        """Record the broker's replies."""
+        self.confirmed.update(message.message_id for message in outcomes.confirmed)
+        self.returned += outcomes.returned
+        self.nacked += outcomes.nacked
 
-    def take_back(self, session: Session) -> None:
-        """Send again, later, what an ended connection left unconfirmed."""
+    def requeue(self, session: Session) -> None:
+        """Put the unconfirmed messages of an ended session back into the backlog."""
         self.backlog.extendleft(reversed(session.unconfirmed.values()))
         self.resent += len(session.unconfirmed)
 
     @property
     def stopped(self) -> bool:
-        """Whether to send no more, since the next message would fare no better."""
+        """Whether to send no more messages, because the queue would reject them too."""
         return bool(self.returned or self.nacked)
 
 
 class Publisher:
-    """Publishes to one queue, over one connection that is opened when first needed.
+    """Publishes to one queue, over one connection that the first `publish` opens.
 
-    A context manager: the connection is closed at its end, whatever happened. Calls of `publish`
-    in between share the connection, and replace one that was lost while nobody was looking. Not
-    for two threads at a time: each needs a publisher of its own.
+    Use it as a context manager, which closes the connection at the end. All calls of `publish`
+    share the connection; if it was lost between two calls, the next call opens another. Each thread
+    needs its own publisher.
     """
 
     def __init__(self, config: BrokerConfig) -> None:
@@ -94,7 +88,7 @@ class Publisher:
         self._session: Session | None = None
         self._max_message_bytes = config.max_message_bytes
         self._in_use = threading.Lock()
-        self._random = SystemRandom()
+        self._delays = ReconnectDelays(config.backoff, config.max_backoff)
 
     def __enter__(self) -> Self:
         return self
@@ -108,7 +102,7 @@ class Publisher:
         self.close()
 
     def close(self) -> None:
-        """Close the connection, if there is one. A later `publish` opens another."""
+        """Close the connection if it is open. A later `publish` opens another."""
         if self._session is not None:
             session, self._session = self._session, None
             with quiet_pika():
@@ -117,197 +111,218 @@ class Publisher:
     def publish(self, messages: Iterable[OutgoingMessage]) -> PublishReport:
         """Send the messages and wait until each is confirmed.
 
-        Keeps at most `in_flight` of them, and reads `messages` as there is room. A connection that
-        is lost is replaced, and what it left unconfirmed sent again under the same ids, as often
-        as `attempts` allows. After a message that is returned or nacked no further ones are sent,
-        but those in flight are waited for.
+        At most `in_flight` messages are unconfirmed at a time; `messages` is read as confirms
+        arrive. After a lost connection the publisher opens another and sends the unconfirmed
+        messages again under the same ids, as often as `attempts` allows. After a returned or nacked
+        message it sends no more, but waits for those in flight.
 
         Args:
-            messages: Read once, in order, in between dealing with the broker: an iterator that
-                takes longer than the heartbeat to give the next one costs the connection.
+            messages: Read once, in order. The connection is not served while the iterator runs, so
+                it is lost if the next message takes longer than the heartbeat.
 
         Returns:
             The ids of all messages.
 
         Raises:
-            BrokerError: Not all messages were confirmed; its `confirmed` has the ids of those that
-                were. Everything else that is raised comes from `messages`, or is an interrupt.
-            RuntimeError: Another thread is publishing with this publisher.
+            BrokerError: Not all messages were confirmed; `confirmed` has the ids of those that
+                were. Other exceptions come from `messages` or are interrupts.
+            RuntimeError: Another thread is using this publisher.
         """
         if not self._in_use.acquire(blocking=False):
-            raise RuntimeError("a Publisher serves one thread at a time: give each its own")
-        call = _Call(iter(messages))
+            raise RuntimeError(
+                "a Publisher serves one thread at a time; create one for each thread"
+            )
+        state = _PublishState(iter(messages))
         try:
             with quiet_pika():
-                self._publish(call)
+                self._publish(state)
         except BrokerError as error:
-            error.confirmed = frozenset(call.confirmed)
+            error.confirmed = frozenset(state.confirmed)
             raise
         except BaseException:
-            # The source failed, or an interrupt came: what is in flight nobody waits for.
+            # The source failed or an interrupt came. Do not wait for the messages in flight.
             self._drop_session()
             raise
         finally:
             self._in_use.release()
-        return PublishReport(frozenset(call.confirmed), call.resent)
+        return PublishReport(frozenset(state.confirmed), state.resent)
 
-    def _publish(self, call: _Call) -> None:
-        """Send until done, over as many connections as that takes."""
+    def _publish(self, state: _PublishState) -> None:
+        """Send everything, over as many connections as that takes."""
         self._drop_session_if_ended()
         failures = 0
-        done = not call.has_more()
+        done = not state.has_more()
         while not done:
-            confirmed = len(call.confirmed)
+            confirmed = len(state.confirmed)
             try:
-                done = self._attempt(call)
-            except (BrokerUnreachableError, ConnectionLostError) as error:
-                if call.stopped:
+                done = self._attempt(state)
+            except BrokerError as error:
+                if not error.needs_reconnect:
+                    raise
+                if state.stopped:
                     break
-                failures = 1 if len(call.confirmed) > confirmed else failures + 1
+                failures = 1 if len(state.confirmed) > confirmed else failures + 1
                 if failures >= self._config.attempts:
-                    raise self._give_up(call, error) from error
-                self._pause(failures, error)
-        self._raise_for_refused(call)
+                    raise self._exhausted_error(state, error) from error
+                pause = self._delays.after(failures)
+                _LOGGER.warning(
+                    "%s; attempt %d of %d in %.1f s",
+                    error,
+                    failures + 1,
+                    self._config.attempts,
+                    pause,
+                )
+                time.sleep(pause)
+        self._raise_for_rejected(state)
 
-    def _attempt(self, call: _Call) -> bool:
-        """Send over the connection, opened if need be, and keep it only if all went well."""
+    def _attempt(self, state: _PublishState) -> bool:
+        """Send over one connection; keep it open only if nothing is left to do."""
         done = False
         try:
             if self._session is None:
                 self._session = Session(self._config)
-            done = self._send_all(call, self._session)
+            done = self._send_all(state, self._session)
         finally:
             if not done:
                 self._drop_session()
         return done
 
-    def _send_all(self, call: _Call, session: Session) -> bool:
-        """Send and wait over one connection.
+    def _send_all(self, state: _PublishState, session: Session) -> bool:
+        """Send messages and wait for their confirms over one connection.
 
         Returns:
-            Whether nothing is left to send or to wait for. If not, another connection is needed.
+            Whether everything is sent and confirmed. If not, another connection is needed.
 
         Raises:
-            BrokerError: The connection ended, or is of no use.
+            BrokerError: The connection was lost, or another one would not help.
         """
-        waited = 0.0  # seconds in turns with no news; what the source takes does not count
-        while session.unconfirmed or (call.has_more() and not call.stopped):
+        waited = 0.0  # seconds without a reply; time spent in the source does not count
+        while session.unconfirmed or (state.has_more() and not state.stopped):
             if session.ended:
-                call.take_back(session)
-                return self._learn_from_end(session)
-            self._fill(call, session)
+                state.requeue(session)
+                return self._handle_ended(session)
+            self._send_while_room(state, session)
             blocked = session.blocked
-            patience = (
+            timeout = (
                 self._config.confirm_timeout if blocked is None else self._config.blocked_timeout
             )
             begin = time.monotonic()
-            settled = session.turn(patience - waited)
-            call.note(settled)
-            if settled or session.blocked != blocked:
+            outcomes = session.process_events(timeout - waited)
+            state.add(outcomes)
+            if outcomes or session.blocked != blocked:
                 waited = 0.0
                 continue
             waited += time.monotonic() - begin
-            if waited >= patience and not session.ended:
-                raise self._out_of_patience(session)
+            if waited >= timeout and not session.ended:
+                raise self._timeout_error(session)
         return True
 
-    def _fill(self, call: _Call, session: Session) -> None:
-        """Send for as long as there is room in flight."""
+    def _send_while_room(self, state: _PublishState, session: Session) -> None:
+        """Send messages until the limits of messages in flight are reached."""
         with session.sending():
             while (
                 session.blocked is None
                 and len(session.unconfirmed) < self._config.in_flight
                 and session.unconfirmed_bytes < self._config.in_flight_bytes
-                and not call.stopped
-                and call.has_more()
+                and not state.stopped
+                and state.has_more()
             ):
-                message = call.backlog.popleft()
+                message = state.backlog.popleft()
                 if len(message.body) > self._max_message_bytes:
-                    call.too_large.append(message)
+                    state.too_large.append(message)
                 else:
                     session.send(message)
 
-    def _learn_from_end(self, session: Session) -> bool:
-        """Decide what the end of a session with work left means.
+    def _handle_ended(self, session: Session) -> bool:
+        """Decide what to do about a session that ended before everything was confirmed.
 
         Returns:
-            False: go on over another connection, knowing now how long a message may be.
+            False: open another connection. The broker's size limit is known now.
+
+        Raises:
+            BrokerError: The session ended for another reason than the size of a message.
         """
-        if session.refused is None:
-            raise ConnectionLostError(f"lost the connection to {self._config}: {session.lost}")
-        limit = size_limit(session.refused)
+        if session.channel_error is None:
+            raise BrokerError(
+                BrokerErrorKind.CONNECTION_LOST,
+                f"lost the connection to {self._config}: {session.connection_error}",
+            )
+        limit = size_limit(session.channel_error)
         if limit is None or limit >= self._max_message_bytes:
-            raise channel_error(self._config, session.refused) from session.refused
+            raise translate_publish_error(
+                self._config, session.channel_error
+            ) from session.channel_error
         self._max_message_bytes = limit
         return False
 
-    def _out_of_patience(self, session: Session) -> BrokerError:
-        unconfirmed = f"{len(session.unconfirmed)} messages unconfirmed"
+    def _timeout_error(self, session: Session) -> BrokerError:
+        unconfirmed = f"{_count(len(session.unconfirmed))} unconfirmed"
         if session.blocked is not None:
-            return BrokerBlockedError(
-                f"{self._config} takes no messages ({session.blocked}) and did not recover within "
-                f"{self._config.blocked_timeout:g} s, {unconfirmed}; free its memory or disk"
+            return BrokerError(
+                BrokerErrorKind.BLOCKED,
+                f"{self._config} accepts no messages ({session.blocked}) and did not recover "
+                f"within {self._config.blocked_timeout:g} s, {unconfirmed}; free memory or disk "
+                "space on the broker",
             )
-        return ConfirmTimeoutError(
+        return BrokerError(
+            BrokerErrorKind.CONFIRM_TIMEOUT,
             f"{self._config} confirmed nothing for {self._config.confirm_timeout:g} s, "
-            f"{unconfirmed}; see whether queue {self._config.queue!r} has a leader and the "
-            "majority of its nodes"
+            f"{unconfirmed}; check that queue {self._config.queue!r} has a leader and that most of "
+            "its nodes are up",
         )
 
-    def _give_up(self, call: _Call, error: BrokerError) -> BrokerError:
+    def _exhausted_error(self, state: _PublishState, error: BrokerError) -> BrokerError:
         attempts = f"gave up after {self._config.attempts} attempts in a row"
-        if call.resent == 0:
-            return BrokerUnreachableError(f"{error}; {attempts}")
-        return ConnectionLostError(
-            f"lost the connection with {len(call.backlog)} messages unconfirmed, and {attempts}, "
-            f"the last of which said: {error}"
+        if state.resent == 0:
+            return BrokerError(BrokerErrorKind.UNREACHABLE, f"{error}; {attempts}")
+        return BrokerError(
+            BrokerErrorKind.CONNECTION_LOST,
+            f"lost the connection with {_count(len(state.backlog))} unconfirmed and {attempts}; "
+            f"last error: {error}",
         )
 
-    def _raise_for_refused(self, call: _Call) -> None:
-        """Report the messages that the broker would not have, if any."""
+    def _raise_for_rejected(self, state: _PublishState) -> None:
+        """Raise if the broker returned or nacked a message, or one was too large.
+
+        Raises:
+            BrokerError: For the first of these, in this order.
+        """
         queue = f"queue {self._config.queue!r} on {self._config}"
-        if call.returned:
-            # The next connection sees to the queue again.
+        if state.returned:
+            # The next connection checks the queue again.
             self.close()
-            message, words = call.returned[0]
-            raise MessageReturnedError(
-                f"{queue} is gone: {_count(len(call.returned))} returned ({words}), first "
-                f"{message.message_id}; the next call declares it anew"
+            message, reply_text = state.returned[0]
+            raise BrokerError(
+                BrokerErrorKind.RETURNED,
+                f"{queue} was deleted: {_count(len(state.returned))} returned ({reply_text}), "
+                f"first {message.message_id}; the next attempt declares the queue again",
             )
-        if call.nacked:
-            raise MessageNackedError(
-                f"{queue} refused {_count(len(call.nacked))}, first {call.nacked[0].message_id}; "
-                "it is full (its length limit says reject-publish) or failed: drain it, or raise "
-                "the limit"
+        if state.nacked:
+            raise BrokerError(
+                BrokerErrorKind.NACKED,
+                f"{queue} rejected {_count(len(state.nacked))}, first "
+                f"{state.nacked[0].message_id}; it is full (overflow reject-publish) or failed: "
+                "consume its messages, or raise its length limit",
             )
-        if call.too_large:
-            message = call.too_large[0]
-            raise MessageTooLargeError(
-                f"{_count(len(call.too_large))} for {queue} too large, first {message.message_id} "
-                f"of {len(message.body)} bytes where {self._max_message_bytes} are allowed; lower "
-                "NUM_DATA_POINTS, or raise the broker's max_message_size"
+        if state.too_large:
+            message = state.too_large[0]
+            raise BrokerError(
+                BrokerErrorKind.TOO_LARGE,
+                f"{_count(len(state.too_large))} for {queue} too large, first "
+                f"{message.message_id}: {len(message.body)} bytes where {self._max_message_bytes} "
+                "are allowed; lower NUM_DATA_POINTS, or raise the broker's max_message_size",
             )
-
-    def _pause(self, failures: int, error: BrokerError) -> None:
-        """Wait before the next attempt, longer with each failure in a row."""
-        longest = min(self._config.backoff * 2 ** (failures - 1), self._config.max_backoff)
-        pause = longest * self._random.uniform(0.5, 1.0)
-        _LOGGER.warning(
-            "%s; attempt %d of %d in %.1f s", error, failures + 1, self._config.attempts, pause
-        )
-        # The back-off itself: a broker that is away cannot tell when it is back.
-        time.sleep(pause)
 
     def _drop_session(self) -> None:
-        """Cut the connection: nothing is expected of it any more."""
+        """Drop the connection without waiting for the broker."""
         if self._session is not None:
             session, self._session = self._session, None
             session.abort()
 
     def _drop_session_if_ended(self) -> None:
-        """Look at what has happened to the connection since the last call."""
+        """Drop the connection if it was lost since the last call."""
         if self._session is not None:
-            self._session.turn(0.0)
+            self._session.process_events(0.0)
             if self._session.ended:
                 self._drop_session()
 

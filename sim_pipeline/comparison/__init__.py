@@ -1,1 +1,1 @@
-"""The comparison of the models: ranking, regressions, charts."""
+"""The comparison of the models: ranking, regressions, charts. Does not import Dagster."""

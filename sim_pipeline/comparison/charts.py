@@ -1,7 +1,7 @@
-"""The comparison for people: Markdown tables, and two plots as PNG in Markdown.
+"""Charts of the comparison and of a what-if: Markdown tables, and plots as PNG in Markdown.
 
-matplotlib takes longer to import than all else that a comparison does, and nothing else needs it:
-it is imported where a plot is drawn.
+matplotlib is imported in the functions that draw: its import takes longer than the rest of a
+comparison, and no other part of the pipeline needs it.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ if TYPE_CHECKING:
     from sim_pipeline.comparison.plot_labels import Labels
     from sim_pipeline.comparison.ranking import Comparison, History
 
-# In inches, as is all up to the legend's columns and rows. A figure is larger where its labels need
-# it: beside each of two plots they have `_LABEL_WIDTH` of the width.
+# Lengths in inches. A figure grows if its labels need more room: `_WIDTH` includes `_LABEL_WIDTH`
+# for the labels beside each of the two plots in a row.
 _WIDTH, _HEIGHT, _LABEL_WIDTH = 9.0, 6.0, 1.2
-# A plot's title and scale, a line of labels, and what a legend draws before a label.
+# A plot's title and scale, a row of labels, and the line that a legend draws before a label.
 _MARGIN, _ROW, _HANDLE = 0.8, 0.16, 0.7
-# The most columns of a legend, and the rows that the height has room for.
+# The maximum number of columns of a legend, and the rows that fit into `_HEIGHT`.
 _LEGEND_COLUMNS, _LEGEND_ROWS = 5, 2
 _DPI = 80
-# A plot is kept with each materialization, so that it had better be small: lines on white do with
-# so many colours, at a third of the bytes.
+# Each materialization stores its plots, so they must be small. 64 colours are enough for lines on
+# white, at a third of the bytes.
 _COLOURS = 64
-# What a point of the history stands for, unless a window is longer.
+# Time that a point of the history covers, unless a window is longer.
 _STEP = timedelta(hours=3)
-# Ten colours, in each of these styles of line and point, tell a hundred models apart.
+# Ten colours in ten line and marker styles distinguish a hundred models.
 _COLOUR_COUNT = 10
 _STYLES = (".-", "s--", "^:", "D-.", "x-", "v--", "P:", "<-.", "*-", ">--")
-_MARK_EVERY = 7
+_MARKER_SPACING = 7
 
 
 def table(ranking: Sequence[Comparison], hours: int, metric: str) -> str:
     """Return a metric's ranking over a period as a Markdown table.
 
-    The UI shows a text of less than 1,000 characters as it is, others only when asked to: this is
-    one up to a dozen models.
+    Up to a dozen models it has less than 1,000 characters. The UI shows longer text only on a
+    click.
     """
     rows = [
         (
@@ -64,11 +64,13 @@ def table(ranking: Sequence[Comparison], hours: int, metric: str) -> str:
         for one in ranking
         if (one.hours, one.metric) == (hours, metric)
     ]
-    return markdown.table(("rank", "model", "p50", "p95", "against the day before"), "rlrrr", rows)
+    return markdown.table(
+        ("rank", "model", "p50", "p95", "change from the day before"), "rlrrr", rows
+    )
 
 
 def ranges_plot(ranking: Sequence[Comparison], hours: int) -> str:
-    """Draw from p50 to p95 of each model over a period, the best at the top, as Markdown."""
+    """Return a plot of each model's p50 to p95 over a period, best at the top, as Markdown."""
     ranked = [one for one in ranking if one.hours == hours]
     names = labels(sorted({one.llm_name for one in ranked}))
     figure, axes = _grid_of_rows(names)
@@ -81,29 +83,30 @@ def ranges_plot(ranking: Sequence[Comparison], hours: int) -> str:
         axis.plot([one.p50 for one in places], heights, "o", color="C0", ms=5)
         axis.plot([one.p95 for one in places], heights, "|", color="C3", ms=9, mew=2)
         _name_rows(axis, heights, [one.llm_name for one in places], names)
-        _label(axis, metric)
+        _format_axis(axis, metric)
     figure.suptitle(f"Last {hours} hours: p50 (dot) to p95 (bar), best at the top", fontsize=10)
     return _markdown(figure)
 
 
 def changes_plot(
-    llm_names: Sequence[str], now: NDArray[np.float64], then: NDArray[np.float64]
+    llm_names: Sequence[str], baseline: NDArray[np.float64], candidate: NDArray[np.float64]
 ) -> str:
-    """Draw from p50 to p95 of each model as they are and as they would be, as Markdown.
+    """Return a plot of each model's p50 to p95 for both sides of a what-if, as Markdown.
 
     Args:
         llm_names: the models.
-        now: their p50 and p95, shape (models, 4, 2), metrics in the order of `METRICS`.
-        then: the same of a what-if.
+        baseline: p50 and p95 of the current inputs, in the metric's unit, shape (models, 4, 2),
+            metrics in the order of `METRICS`.
+        candidate: the same for the inputs of the what-if.
     """
     names = labels(llm_names)
     figure, axes = _grid_of_rows(names)
-    # The first model at the top, and of each the what-if below.
+    # The first model is at the top; the candidate is below the baseline.
     heights = np.arange(len(llm_names))[::-1]
     for place, (axis, metric) in enumerate(zip(axes, METRICS, strict=True)):
         for percentiles, offset, colour, label in (
-            (now, 0.17, "0.55", "current"),
-            (then, -0.17, "C0", "what if"),
+            (baseline, 0.17, "0.55", "current"),
+            (candidate, -0.17, "C0", "what if"),
         ):
             low, high = percentiles[:, place].T
             axis.hlines(heights + offset, low, high, color=colour, lw=2)
@@ -111,7 +114,7 @@ def changes_plot(
             axis.plot(high, heights + offset, "|", color=colour, ms=7, mew=2)
         _name_rows(axis, heights, llm_names, names)
         axis.set_xlim(left=0)
-        _label(axis, metric)
+        _format_axis(axis, metric)
     handles, legends = axes[0].get_legend_handles_labels()
     figure.legend(handles, legends, loc="outside lower center", ncols=2, fontsize=8)
     figure.suptitle("p50 (dot) to p95 (bar)", fontsize=10)
@@ -119,28 +122,28 @@ def changes_plot(
 
 
 def history_plot(history: History) -> str:
-    """Draw each model's medians of three hours over the last seven days, as Markdown."""
-    from matplotlib.dates import ConciseDateFormatter  # noqa: PLC0415 - see the top
+    """Return a plot of each model's three-hour medians over the last seven days, as Markdown."""
+    from matplotlib.dates import ConciseDateFormatter  # noqa: PLC0415 - see the module docstring
 
     names = labels(history.llm_names)
     figure, axes, columns = _grid_with_legend(names)
     merged = max(1, _STEP // history.length)
     points = min(timedelta(days=7) // history.length, len(history.starts)) // merged
     shown = slice(len(history.starts) - points * merged, None)
-    # Naive, and in UTC: what dates NumPy has.
+    # NumPy's dates have no time zone; these are UTC.
     starts = np.array([start.replace(tzinfo=None) for start in history.starts[shown]], "M8[us]")
     medians = _median(history.p50[..., shown].reshape(*history.p50.shape[:2], points, merged))
     for place, (axis, metric) in enumerate(zip(axes, METRICS, strict=True)):
         for index, series in enumerate(medians[:, place]):
             style, colour = divmod(index, _COLOUR_COUNT)
-            # Smooth edges would be most of the bytes.
+            # Antialiasing would take most of the bytes.
             axis.plot(
                 starts[::merged],
                 series,
                 _STYLES[style % len(_STYLES)],
                 color=f"C{colour}",
                 ms=4 if style else 2,
-                markevery=_marked(series, index) if style else None,
+                markevery=_marker_mask(series, index) if style else None,
                 lw=1,
                 antialiased=False,
             )
@@ -148,7 +151,7 @@ def history_plot(history: History) -> str:
         axis.xaxis.set_major_formatter(dates)
         axis.xaxis.get_offset_text().set_fontsize(7)
         axis.set_yscale("log")
-        _label(axis, metric)
+        _format_axis(axis, metric)
     legend = figure.legend(
         axes[0].get_lines(),
         list(names.texts.values()),
@@ -163,25 +166,27 @@ def history_plot(history: History) -> str:
 
 
 def _median(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return medians over the last axis of what is there, NaN where nothing is."""
+    """Return medians over the last axis, ignoring NaN; NaN if there is no value."""
     with catch_warnings():
         simplefilter("ignore", RuntimeWarning)
         return np.nanmedian(values, axis=-1)
 
 
-def _marked(series: NDArray[np.float64], index: int) -> NDArray[np.bool_]:
-    """Return which points of a model's series have a mark.
+def _marker_mask(series: NDArray[np.float64], index: int) -> NDArray[np.bool_]:
+    """Return which points of a model's series get a marker, shape of the series.
 
-    It is each that stands between two gaps, which no line shows, and of the others a few: marks
-    of many models hide each other.
+    These are the points between two gaps, which no line shows, and some of the others: the markers
+    of many models would hide each other.
     """
     known = np.pad(np.isfinite(series), 1)
-    alone = ~(known[:-2] | known[2:])
-    return np.asarray(alone | (np.arange(len(series)) % _MARK_EVERY == index % _MARK_EVERY))
+    isolated = ~(known[:-2] | known[2:])
+    return np.asarray(
+        isolated | (np.arange(len(series)) % _MARKER_SPACING == index % _MARKER_SPACING)
+    )
 
 
 def _grid_of_rows(names: Labels) -> tuple[Figure, list[Axes]]:
-    """Return four axes with room for each name beside each of them."""
+    """Return a figure and its four axes, with room for the model names beside each."""
     return _grid(
         _WIDTH + 2 * max(0.0, names.width - _LABEL_WIDTH),
         max(_HEIGHT, 2 * (_MARGIN + _ROW * len(names.texts))),
@@ -189,7 +194,7 @@ def _grid_of_rows(names: Labels) -> tuple[Figure, list[Axes]]:
 
 
 def _grid_with_legend(names: Labels) -> tuple[Figure, list[Axes], int]:
-    """Return four axes with room for the names below them, and the legend's columns."""
+    """Return a figure, its four axes with room for a legend below, and the legend's columns."""
     column = names.width + _HANDLE
     columns = min(max(1, int(_WIDTH / column)), _LEGEND_COLUMNS)
     rows = -(-len(names.texts) // columns)
@@ -200,8 +205,8 @@ def _grid_with_legend(names: Labels) -> tuple[Figure, list[Axes], int]:
 
 
 def _grid(width: float, height: float) -> tuple[Figure, list[Axes]]:
-    # Not by pyplot, which looks for a display and keeps every figure until it is told not to.
-    from matplotlib.figure import Figure  # noqa: PLC0415 - see the top
+    # Not pyplot: it looks for a display, and keeps every figure until it is closed.
+    from matplotlib.figure import Figure  # noqa: PLC0415 - see the module docstring
 
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     return figure, list(figure.subplots(2, 2).flat)
@@ -218,7 +223,7 @@ def _name_rows(
     )
 
 
-def _label(axis: Axes, metric: str) -> None:
+def _format_axis(axis: Axes, metric: str) -> None:
     axis.set_title(f"{metric} [{UNITS[metric]}]", fontsize=9)
     axis.tick_params(which="both", labelsize=7)
     axis.grid(axis="x", color="0.9")
@@ -226,7 +231,7 @@ def _label(axis: Axes, metric: str) -> None:
 
 
 def _markdown(figure: Figure) -> str:
-    from PIL import Image  # noqa: PLC0415 - comes with matplotlib
+    from PIL import Image  # noqa: PLC0415 - a dependency of matplotlib
 
     drawn, small = BytesIO(), BytesIO()
     figure.savefig(drawn, format="png")

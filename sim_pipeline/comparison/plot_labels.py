@@ -1,8 +1,8 @@
-r"""Model names as labels of plots: text that is drawn as it is, in fonts that have its characters.
+r"""Labels of plots: model names as plain text, in fonts that contain their characters.
 
-matplotlib's own font, DejaVu Sans, has the scripts of Europe and the Near East. Chinese, Japanese
-and Korean come with a package, so that a plot is the same on each machine. Its font is read only
-for names that need it. A character that neither font has is drawn as its code, such as `\u16a0`.
+matplotlib's own font, DejaVu Sans, covers the scripts of Europe and the Near East. A package brings
+a font for Chinese, Japanese and Korean, so that plots are the same on every machine; it is loaded
+only if a name needs it. A character in neither font is drawn as its code, such as `\u16a0`.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from matplotlib.ft2font import FT2Font
 
 SIZE: Final = 7
-"""In points."""
+"""The font size [points]."""
 
 _FAMILY = "DejaVu Sans"
-# Of the same characters in their Chinese, Japanese and Korean shapes; it has all three scripts.
+# The variant with Chinese letter forms; it contains the Japanese and Korean scripts too.
 _CJK = "Noto Sans CJK SC"
 _POINTS_PER_INCH = 72
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Names as they are drawn.
+    """The labels of some names.
 
     Attributes:
-        texts: by name; to be drawn without looking for formulas in them.
-        font: the font, and those to fall back to.
-        width: of the widest text, in inches.
+        texts: the text to draw by name; draw it with `parse_math=False`.
+        font: the font and its fallbacks.
+        width: width of the widest text [inches].
     """
 
     texts: dict[str, str]
@@ -45,21 +45,21 @@ class Labels:
 
 def labels(names: Sequence[str]) -> Labels:
     """Return the labels of some names."""
-    from matplotlib.font_manager import FontProperties  # noqa: PLC0415 - takes long
+    from matplotlib.font_manager import FontProperties  # noqa: PLC0415 - a slow import
 
     families = [_FAMILY]
-    missing = _lacking(_FAMILY, set("".join(names)))
+    missing = _missing_glyphs(_FAMILY, set("".join(names)))
     if missing:
         families.append(_cjk_family())
-        missing = _lacking(_cjk_family(), missing)
+        missing = _missing_glyphs(_cjk_family(), missing)
     font = _font(*families)
     texts, width = {}, 0.0
     for name in names:
         text = "".join(
             _code(character) if character in missing else character for character in name
         )
-        if not _is_drawn(font, text):
-            # Two fonts share a character and what is set above it, and neither has both.
+        if not _is_drawable(font, text):
+            # A character and its combining mark are in different fonts: no font can draw both.
             text = _code(text)
         font.set_text(text)
         width = max(width, font.get_width_height()[0] / 64)
@@ -71,13 +71,13 @@ def _code(text: str) -> str:
     return text.encode("ascii", "backslashreplace").decode()
 
 
-def _lacking(family: str, characters: set[str]) -> set[str]:
-    """Return those of the characters that a font has no glyph of."""
+def _missing_glyphs(family: str, characters: set[str]) -> set[str]:
+    """Return the characters that a font has no glyph for."""
     glyphs = _font(family).get_charmap()
-    return {one for one in characters if ord(one) not in glyphs}
+    return {character for character in characters if ord(character) not in glyphs}
 
 
-def _is_drawn(font: FT2Font, text: str) -> bool:
+def _is_drawable(font: FT2Font, text: str) -> bool:
     with catch_warnings():
         simplefilter("error")
         try:
@@ -88,7 +88,7 @@ def _is_drawn(font: FT2Font, text: str) -> bool:
 
 
 def _font(*families: str) -> FT2Font:
-    from matplotlib.font_manager import (  # noqa: PLC0415 - takes long
+    from matplotlib.font_manager import (  # noqa: PLC0415 - a slow import
         FontProperties,
         findfont,
         get_font,
@@ -101,8 +101,8 @@ def _font(*families: str) -> FT2Font:
 
 @cache
 def _cjk_family() -> str:
-    """Make the package's font known to matplotlib; return its name."""
-    from matplotlib.font_manager import fontManager  # noqa: PLC0415 - takes long
+    """Register the package's font with matplotlib; return its name."""
+    from matplotlib.font_manager import fontManager  # noqa: PLC0415 - a slow import
 
     fontManager.addfont(str(files("noto_cjk_sans_otc") / "NotoSansCJK-Regular.ttc"))
     return _CJK

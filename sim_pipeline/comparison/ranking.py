@@ -1,7 +1,7 @@
-"""How the models compare: percentiles and ranks of what is read of them, and their history.
+"""The ranking of the models by percentiles, and the history of these percentiles.
 
-All of it comes from one look at eight days of results; `sampling` says at which of their values.
-One model is read at a time, so that memory does not grow with their number.
+Both are computed from one read of eight days of results; `sampling` decides which values are read.
+Models are read one at a time, so memory does not grow with their number.
 """
 
 import math
@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 from sim_pipeline.comparison.sampling import Sampling, Series, read_series
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.store.schema import model_comparison
+from sim_pipeline.windows import EPOCH
 
 PERIODS: Final = (24, 168)
-"""The lengths of what is compared [h]: a day and seven days."""
+"""The lengths of the ranked periods [h]: a day and seven days."""
 HISTORY: Final = timedelta(days=8)
-"""How far back the history goes; the longest period of a day earlier begins there, too."""
+"""The length of the history: the longest period, and a day more for its trend."""
 LOWER_IS_BETTER: Final = frozenset({"TTFT", "e2e_latency"})
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _QUANTILES = np.array([0.50, 0.95])
 
-# Two that compare at once meet here, before either has locked a row; nobody who reads is kept.
+# Makes concurrent comparisons wait for each other before they lock rows. It does not block readers.
 _ONE_AT_A_TIME = sa.text(f"LOCK TABLE {model_comparison.name} IN SHARE ROW EXCLUSIVE MODE")
 
 _FORGET = sa.text(
@@ -47,11 +47,11 @@ class Comparison:
         hours: length of the period.
         metric: one of `METRICS`.
         llm_name: the model.
-        rank: by p50, 1 the best; models that are equal share it.
-        points: how many values were compared.
+        rank: by p50, 1 is the best; equal models share a rank.
+        points: number of values compared.
         p50: their median, in the metric's unit.
         p95: their 95th percentile.
-        trend: p50 over that of the same period a day earlier, less 1; None if there is none.
+        trend: relative change of p50 from the same period a day earlier; None if there is no value.
     """
 
     hours: int
@@ -66,15 +66,15 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """Percentiles of each model and metric over time, a bucket an hour, or a window if longer.
+    """Percentiles of each model and metric over time, in buckets of an hour, or a window if longer.
 
     Attributes:
         llm_names: the models.
-        starts: when the buckets start, ascending, one after the other, shape (buckets,).
-        length: of a bucket.
-        p50: medians, NaN where there is no value, shape (models, 4, buckets), metrics in the order
-            of `METRICS`.
-        p95: the same of 95th percentiles.
+        starts: start of each bucket, ascending, without gaps, shape (buckets,).
+        length: length of a bucket.
+        p50: medians, NaN without a value, shape (models, 4, buckets), metrics in the order of
+            `METRICS`.
+        p95: 95th percentiles, same shape.
     """
 
     llm_names: tuple[str, ...]
@@ -85,7 +85,7 @@ class History:
 
 
 def last_compared(connection: sa.Connection) -> datetime | None:
-    """Return up to when the models were compared last, or None if they never were."""
+    """Return the end of the latest window of the last comparison; None if there is none."""
     found: datetime | None = connection.execute(_LAST_COMPARED).scalar()
     return found.astimezone(UTC) if found else None
 
@@ -97,24 +97,24 @@ def rank_models(
     interval: timedelta,
     sampled: Sampling,
 ) -> tuple[list[Comparison], History]:
-    """Rank the models by each metric over each of `PERIODS`, and follow them over `HISTORY`.
+    """Return the ranking of the models by metric over each of `PERIODS`, and their history.
 
     Args:
         connection: to the results database, in a transaction.
         llm_names: the models.
-        latest: label of the latest window to compare.
+        latest: start of the latest window to compare.
         interval: length of a window.
         sampled: which values to read.
 
     Returns:
-        The ranking by period, metric, rank and model, with nothing of a model that has no value in
-        a period; and the history up to the end of the latest whole bucket.
+        The ranking, ordered by period, metric, rank and model, without models that have no value in
+        the period; and the history up to the end of the latest whole bucket.
     """
     length = max(interval, timedelta(hours=1))
-    stop = (latest + interval - _EPOCH) // length
+    stop = (latest + interval - EPOCH) // length
     buckets = range(stop - HISTORY // length, stop)
     edges = np.array([*buckets, stop]) * length.total_seconds()
-    since = min(_EPOCH + buckets.start * length, latest - HISTORY)
+    since = min(EPOCH + buckets.start * length, latest - HISTORY)
     percentiles = np.full((2, len(llm_names), len(METRICS), len(buckets)), np.nan)
     unranked = []
     for model, llm_name in enumerate(llm_names):
@@ -125,7 +125,7 @@ def rank_models(
             for bucket, part in enumerate(parts):
                 if len(part):
                     percentiles[:, model, place, bucket] = _percentiles(part)
-    starts = [_EPOCH + bucket * length for bucket in buckets]
+    starts = [EPOCH + bucket * length for bucket in buckets]
     history = History(tuple(llm_names), starts, length, percentiles[0], percentiles[1])
     return _ranked(unranked), history
 
@@ -137,17 +137,17 @@ def save_ranking(
     *,
     keep_from: datetime | None = None,
 ) -> None:
-    """Store a ranking, in the place of what was stored under the same end.
+    """Store a ranking; replace the one stored for the same `compared_at`.
 
     Args:
         connection: to the results database, in a transaction that the caller commits soon: until
-            then another one that keeps a ranking waits.
-        ranking: what to store.
+            then a concurrent `save_ranking` waits.
+        ranking: the ranking.
         compared_at: end of the latest window that was compared.
-        keep_from: remove rankings from before it; None keeps all.
+        keep_from: remove rankings older than this; None keeps all.
     """
     connection.execute(_ONE_AT_A_TIME)
-    connection.execute(_FORGET, {"compared_at": compared_at, "before": keep_from or _EPOCH})
+    connection.execute(_FORGET, {"compared_at": compared_at, "before": keep_from or EPOCH})
     if ranking:
         connection.execute(
             sa.insert(model_comparison),
@@ -156,7 +156,7 @@ def save_ranking(
 
 
 def _over_periods(llm_name: str, metric: str, series: Series, latest: datetime) -> list[Comparison]:
-    """Compare a series with itself a day earlier, over each period; the rank is still to come."""
+    """Return a series' percentiles and trend over each period, with rank 0."""
     found = []
     for hours in PERIODS:
         now, before = (_before(series, latest - days * timedelta(days=1), hours) for days in (0, 1))
@@ -169,9 +169,9 @@ def _over_periods(llm_name: str, metric: str, series: Series, latest: datetime) 
 
 
 def _before(series: Series, latest: datetime, hours: int) -> NDArray[np.float64]:
-    """Return the values of some hours that end with a window.
+    """Return the values of the hours up to the end of window `latest`.
 
-    A window belongs to the period that its end lies in: so the latest one does, however long it is.
+    A window belongs to the period that contains its end, so the latest one always belongs to it.
     """
     bounds = latest - timedelta(hours=hours), latest
     first, stop = np.searchsorted(series.starts, [at.timestamp() for at in bounds], side="right")
@@ -179,12 +179,12 @@ def _before(series: Series, latest: datetime, hours: int) -> NDArray[np.float64]
 
 
 def _percentiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return p50 and p95 as PostgreSQL's percentile_cont has them: NaN is above all else."""
+    """Return p50 and p95 like PostgreSQL's percentile_cont, where NaN is above every number."""
     ordered = np.sort(values)
     places = _QUANTILES * (len(ordered) - 1)
     below, above = np.floor(places).astype(np.intp), np.ceil(places).astype(np.intp)
     low, high = ordered[below], ordered[above]
-    # Where both are the same, nothing is added: the difference of two infinities is no number.
+    # Equal values are not subtracted: the difference of two infinities is NaN.
     step = np.subtract(high, low, out=np.zeros_like(low), where=high != low)
     result: NDArray[np.float64] = low + step * (places - below)
     return result
@@ -204,7 +204,7 @@ def _ranked(unranked: Sequence[Comparison]) -> list[Comparison]:
 
 
 def _score(one: Comparison) -> float:
-    """Return what is the less the better it is; a median that is NaN is the worst."""
+    """Return the sort key of a rank: lower is better; NaN is the worst."""
     if math.isnan(one.p50):
         return math.inf
     return one.p50 if one.metric in LOWER_IS_BETTER else -one.p50

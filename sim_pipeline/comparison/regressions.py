@@ -1,18 +1,10 @@
-"""Whether a model does worse than it usually does at such a load: an incident, or a regression.
+"""Detection of regressions: a model's p95 is worse than its usual range at a similar load.
 
-A busy hour is no incident, and a single slow request is none either. So what is judged is the level
-that a p95 kept up over the latest three hours (or windows, if these are longer): the best of the
-three. It is held against the same of every stretch of the seven days before in which the model
-served at least as many requests, or nearly: an endpoint that is overrun has many of them, one that
-is broken has few.
-
-The usual range ends a factor beyond the 95th percentile of those stretches, which does not move
-much for a few hours of trouble in the week. The factors are `FACTORS`: TTFT has a slow path, and so
-the longest tail. RPS is not judged: it is the load.
-
-At 5 values an hour, the nine built-in models without incidents passed each of 3,605 hourly looks
-over five months of different seeds. When all nine kept 0.3 of their capacity for three hours at
-noon, 7 and 8 of them were told of; the one never found is overrun on ordinary days.
+The level of a stretch is the best p95 of three hours (or windows, if longer), so one busy hour or
+one slow request is no regression. The latest stretch is compared with the stretches of the past
+seven days with a similar or higher load. The limit is a factor beyond the 95th percentile of their
+levels. RPS is not checked: it is the load. docs/decisions.md has the measured false alarms and
+detections.
 """
 
 from collections.abc import Mapping
@@ -29,28 +21,28 @@ from sim_pipeline.markdown import literal
 from sim_pipeline.metrics import METRICS
 
 STRETCH: Final = 3
-"""Hours, or windows, that it must last."""
+"""Duration of a regression [hours, or windows if longer]."""
 MINIMUM: Final = 24
-"""Stretches of such a load that there must be; with fewer nothing is said."""
+"""Minimum number of comparable stretches; with fewer there is no result."""
 LOAD: Final = 0.9
-"""A stretch of this share of the load, or of more, is comparable."""
+"""A stretch with at least this share of the latest load is comparable."""
 FACTORS: Final[Mapping[str, float]] = MappingProxyType(
     {"TTFT": 4.0, "TPS": 1.5, "e2e_latency": 2.0}
 )
-"""How much worse than usual is beyond it."""
+"""Distance of the limit from the 95th percentile; TTFT has the longest tail."""
 
 
 @dataclass(frozen=True)
 class Regression:
-    """A p95 beyond its usual range.
+    """A p95 outside its usual range.
 
     Attributes:
         llm_name: the model.
         metric: the metric.
         since: start of the stretch.
-        until: its end.
-        p95: the level that was kept up, in the metric's unit.
-        limit: where the usual range ends.
+        until: end of the stretch.
+        p95: level of the stretch, in the metric's unit.
+        limit: end of the usual range, in the metric's unit.
     """
 
     llm_name: str
@@ -61,17 +53,17 @@ class Regression:
     limit: float
 
     def __str__(self) -> str:
-        """Return it in words, as Markdown."""
+        """Return a description as Markdown."""
         side = "above" if self.p95 > self.limit else "below"
         return (
             f"{literal(self.llm_name)} {self.metric} {self.since:%Y-%m-%dT%H:%MZ} to"
-            f" {self.until:%Y-%m-%dT%H:%MZ}: p95 {self.p95:.3g} is {side} the usual"
+            f" {self.until:%Y-%m-%dT%H:%MZ}: p95 {self.p95:.3g} is {side} the limit"
             f" {self.limit:.3g}"
         )
 
 
 def find_regressions(history: History) -> list[Regression]:
-    """Return what is beyond its usual range in the latest stretch, by model and metric."""
+    """Return the regressions of the latest stretch, by metric and model."""
     if len(history.starts) < STRETCH + MINIMUM:
         return []
     since, until = history.starts[-STRETCH], history.starts[-1] + history.length
@@ -90,7 +82,7 @@ def find_regressions(history: History) -> list[Regression]:
 
 
 def _stretches(series: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return each stretch of shape (models, buckets): shape (models, stretches, `STRETCH`)."""
+    """Return all stretches of a (models, buckets) array: shape (models, stretches, `STRETCH`)."""
     return np.lib.stride_tricks.sliding_window_view(series, STRETCH, axis=-1)
 
 

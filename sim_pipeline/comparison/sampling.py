@@ -1,23 +1,20 @@
-"""What a comparison reads: every value, or, of a feed with many, evenly spaced ones.
+"""The values that a comparison reads: all of them, or evenly spaced ones of a feed with many.
 
-At most `VALUES_PER_HOUR` of a model and metric are read for each hour of history, so that reading
-costs the same at an interval of a second as at a minute, and of 10,000 points little more than of
-300. Up to there it is every value, of windows of a minute or longer: of 5 points a window from
-intervals of a minute on, of hourly windows up to 300 points. Beyond it
+At most `VALUES_PER_HOUR` values are read per model, metric and hour, so the cost has a bound for
+any interval and number of points. Up to that number, in windows of at least a minute, all values
+are read. Beyond it:
 
-- time is cut into slots, the longer the more points a window has, and the first window stored in
-  each slot is read. Which one that is does not depend on when it is asked for: the next
-  comparison reads the same ones, and, where one was replaced or came late, what stands there then.
-- of a window that has too many values, as many as there is room for are read, evenly spaced: they
-  are in the order of time, and a window is meant as a whole.
+- Time is divided into slots, and the first window stored in each slot is read. The slots do not
+  depend on the time of the query, so the next comparison reads the same windows, unless one was
+  replaced or stored late.
+- Of a window with too many values, evenly spaced ones are read: they are in order of time.
 
-What that costs in accuracy was measured with the nine built-in models at an interval of 10 s, where
-a sixth of the values is read: see `benchmarks/README.md`.
+`benchmarks/README.md` has the measured loss of accuracy.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import chain
 from typing import Final
 
@@ -27,23 +24,22 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from sim_pipeline.metrics import METRICS
+from sim_pipeline.windows import EPOCH
 
 VALUES_PER_HOUR: Final = 300
-"""The most that is read of a model and metric for an hour of history."""
+"""Maximum number of values read per model, metric and hour."""
 SHORTEST_SLOT: Final = timedelta(minutes=1)
-"""At the most a window of each minute is read, however few values it has."""
+"""At most one window per minute is read, however few values it has."""
 
 _HOUR = timedelta(hours=1)
 _SECOND = timedelta(seconds=1)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-# Each slot must be one look into the index, whatever the statistics say of a table that is being
-# filled: a plan that sorts would read more than it needs. And what is estimated to cost much is not
-# worth compiling when it is many small steps.
+# Each slot must be one index lookup, whatever the statistics of a growing table say: a plan that
+# sorts reads more rows than needed. JIT is off because many small steps are not worth compiling.
 _PLAN = (sa.text("SET LOCAL enable_sort = off"), sa.text("SET LOCAL jit = off"))
 
-# What is stored out of line is fetched once, by the concatenation, since each subscript would fetch
-# all of it. As JSON, which is read ten times as fast as arrays are.
+# The concatenation `|| '{}'` fetches a value stored out of line (TOAST) once; each subscript would
+# fetch it again. The result is JSON: it is parsed ten times as fast as arrays.
 _SAMPLE = sa.text(
     """
     SELECT m.metric, CAST(json_agg(extract(epoch FROM w."timestamp")) AS text) AS starts,
@@ -73,13 +69,13 @@ _SAMPLE = sa.text(
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which values of a feed are read.
+    """The selection of values to read.
 
     Attributes:
-        slot: the first window that starts in each slot is read; slots tile the time line from 1970.
-            A window of this interval is never longer.
-        values: at most so many values of a window are read, evenly spaced.
-        complete: whether that is every value of the feed.
+        slot: the first window that starts in each slot is read; slots follow each other from 1970
+            on. A slot is at least as long as a window.
+        values: maximum number of values read per window, evenly spaced.
+        complete: whether all values of the feed are read.
     """
 
     slot: timedelta
@@ -87,23 +83,23 @@ class Sampling:
     complete: bool
 
     def __str__(self) -> str:
-        """What is compared, for people."""
+        """Return a description for the UI."""
         if self.complete:
-            return f"every value of windows of {self.slot // _SECOND} seconds"
+            return f"all values of windows of {self.slot // _SECOND} seconds"
         return (
-            f"the first window of every {self.slot // _SECOND} seconds, and of a window at most"
-            f" {self.values} values, evenly spaced"
+            f"the first window of every {self.slot // _SECOND} seconds,"
+            f" at most {self.values} evenly spaced values of each"
         )
 
 
 def sampling(interval: timedelta, points: int) -> Sampling:
-    """Return what is read of a feed.
+    """Return the selection of values for a feed.
 
     Args:
         interval: length of a window.
         points: values per metric and window.
     """
-    # Whole windows as long as they fit, and slots that an hour is a multiple of.
+    # The shortest slot that divides an hour and leaves room for whole windows.
     needed = max(SHORTEST_SLOT, _HOUR * points / VALUES_PER_HOUR)
     lengths = (timedelta(seconds=seconds) for seconds in range(1, 3600) if 3600 % seconds == 0)
     slot = max(interval, next((length for length in lengths if length >= needed), _HOUR))
@@ -113,10 +109,10 @@ def sampling(interval: timedelta, points: int) -> Sampling:
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """Values of a model and metric, in the order of time.
+    """Values of a model and metric, in order of time.
 
     Attributes:
-        starts: when each value's window starts [s since 1970], shape (values,).
+        starts: start of each value's window [s since 1970], shape (values,).
         values: in the metric's unit, shape (values,).
     """
 
@@ -131,14 +127,14 @@ def read_series(
     until: datetime,
     sampled: Sampling,
 ) -> Mapping[str, Series]:
-    """Return what is read of a model, by metric; a metric without values has an empty series.
+    """Read a model's values by metric; a metric without values has an empty series.
 
     Args:
         connection: to the results database, in a transaction.
         llm_name: the model.
-        since: the first label that is wanted.
-        until: the first label that is no longer.
-        sampled: which values.
+        since: earliest window start, included.
+        until: latest window start, excluded.
+        sampled: which values to read.
     """
     for statement in _PLAN:
         connection.execute(statement)
@@ -147,8 +143,8 @@ def read_series(
         {
             "llm_name": llm_name,
             "metrics": list(METRICS),
-            # From the start of its slot on, so that the window it gives does not hang on `since`.
-            "since": since - (since - _EPOCH) % sampled.slot,
+            # From the start of the slot, so that the window chosen does not depend on `since`.
+            "since": since - (since - EPOCH) % sampled.slot,
             "until": until,
             "seconds": sampled.slot.total_seconds(),
             "most": sampled.values,
@@ -163,7 +159,7 @@ def _series(starts: str, values: str, since: datetime) -> Series:
     windows: Sequence[Sequence[float | str]] = orjson.loads(values)
     of_window = np.array(orjson.loads(starts), dtype=np.float64)
     each = np.repeat(of_window, [len(window) for window in windows])
-    # NaN and the infinities, which JSON lacks, come as text.
+    # JSON has no NaN or infinity: they come as strings.
     flat = np.fromiter(map(float, chain.from_iterable(windows)), np.float64, len(each))
     order = np.argsort(each, kind="stable")
     wanted = order[each[order] >= since.timestamp()]

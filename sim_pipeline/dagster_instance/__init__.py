@@ -1,1 +1,1 @@
-"""Dagster's own machinery, adapted: the only package that imports its private modules."""
+"""Adaptations of Dagster's instance: the only package that imports Dagster's private modules."""

@@ -1,11 +1,9 @@
-"""`dagster-daemon`, prepared for this pipeline: models that are gone, and its memory.
+"""Starts `dagster-daemon` after two preparations.
 
-Before the daemon works on unfinished backfills, models that LLM_MODELS_STR no longer names are left
-out of them: see `removed_models`.
-
-Python looks for cycles among the objects that have lived long once a quarter more of them has come.
-Of the daemon's, nearly all belong to its modules; what its polls leave behind in cycles adds up to
-that quarter in an hour or so, ten MB by then. What is frozen neither counts nor is looked at again.
+- Removes models that LLM_MODELS_STR no longer names from unfinished backfills (`removed_models`).
+- Freezes the objects of the imported modules. Python collects its oldest generation only after that
+  generation has grown by a quarter. The modules make it so large that the garbage of the daemon's
+  polls reaches 10 MB first. Frozen objects do not count.
 """
 
 import gc
@@ -14,7 +12,7 @@ import dagster as dg
 from dagster._daemon.cli import main
 
 from sim_pipeline.config import load_settings
-from sim_pipeline.dagster_instance import storage  # noqa: F401 - with all it imports, to be frozen
+from sim_pipeline.dagster_instance import storage  # noqa: F401 - imported to be frozen
 from sim_pipeline.dagster_instance.removed_models import leave_out_removed_models
 from sim_pipeline.surroundings import secure_this_process
 

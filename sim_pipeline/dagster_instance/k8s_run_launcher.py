@@ -1,11 +1,11 @@
-"""Dagster's launcher of runs as Kubernetes Jobs, which says what the API server said.
+"""The run launcher for Kubernetes: dagster-k8s' launcher, with three faults repaired.
 
-It also ends the Job of a run that Dagster gives up; dagster-k8s leaves a Job whose pod can't be
-scheduled pending for ever.
-
-dagster-k8s' own answers a refusal with "Unexpected error encountered in Kubernetes API Client" and
-takes a run for dead whose Job it can't ask about: an API server that is away for a moment, as in
-an upgrade of the cluster, would fail all runs under way, while their pods work on.
+- An error of the API server is reported with the server's own message. dagster-k8s reports
+  "Unexpected error encountered in Kubernetes API Client".
+- A run whose Job cannot be queried counts as running. dagster-k8s fails it, so a short outage of
+  the API server, as in a cluster upgrade, would fail every run while its pod continues.
+- The Job of a run that Dagster gives up is deleted. dagster-k8s leaves it, and a Job whose pod
+  cannot be scheduled stays pending forever.
 """
 
 import json
@@ -25,39 +25,40 @@ from sim_pipeline.config import read_settings
 from sim_pipeline.dagster_instance.removed_models import cancel_if_removed
 
 _RUN_ID_LABEL = "dagster/run-id"
-# In these a run is when run monitoring gives it up, as it did not start or end in time.
+# The status of a run that run monitoring gives up because it did not start or end in time.
 _GIVEN_UP = {
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.CANCELING,
 }
-# A pod is given a minute to end, see dagster.yaml, and its end takes a moment to be noticed.
+# A pod has 60 s to end (k8s/base/dagster.yaml), and Kubernetes needs some time to notice the end.
 _EXIT_SECONDS = 300.0
 
 logger = logging.getLogger(__name__)
 
 
 class LaunchError(Exception):
-    """The Job of a run could not be made; the message is what Kubernetes says about it."""
+    """The Job of a run could not be created; the message has Kubernetes' reason."""
 
 
-class JobRunLauncher(K8sRunLauncher):
-    """Launches each run as a Job; configured as dagster-k8s' `K8sRunLauncher` is."""
+class K8sJobRunLauncher(K8sRunLauncher):
+    """Launches each run as a Job. Takes the same configuration as `K8sRunLauncher`."""
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Make the Job of a run, unless a model of the run is gone.
+        """Create the Job of a run, or cancel the run if one of its models was removed.
 
         Raises:
-            LaunchError: the API server refused it, or did not answer four times in half a minute.
+            LaunchError: the API server refused the Job, or did not answer any of four requests
+                within 30 s.
         """
         if cancel_if_removed(self._instance, context.dagster_run, read_settings().llm_models):
             return
-        self._delete_jobs_left_behind()
+        self._delete_leftover_jobs()
         try:
             super().launch_run(context)
         except (DagsterK8sUnrecoverableAPIError, DagsterK8sAPIRetryLimitExceeded) as error:
             raise LaunchError(
-                f"The Job of the run was not made: {_explained(error.k8s_api_exception)}"
+                f"Could not create the Job of the run: {_reason(error.k8s_api_exception)}"
             ) from error
 
     def get_run_worker_debug_info(
@@ -65,28 +66,28 @@ class JobRunLauncher(K8sRunLauncher):
         run: DagsterRun,
         include_container_logs: bool | None = True,  # noqa: FBT001, FBT002 - Dagster's
     ) -> str | None:
-        """Tell what Kubernetes knows of a run's pod; end its Job if the run is given up.
+        """Return what Kubernetes knows about a run's pod. Delete the Job of a run given up.
 
-        Run monitoring asks this right before it marks a run that did not start, or end, in time.
-        It also asks about a run whose pod failed: that Job has ended, and stays for who wants to
-        look at its pod.
+        Run monitoring calls this just before it marks a run that did not start or end in time. It
+        also calls this for a run whose pod failed. That Job has ended and stays, so that a person
+        can examine its pod.
         """
         info: str | None = super().get_run_worker_debug_info(run, include_container_logs)
         if run.status in _GIVEN_UP:
             self._delete_job(get_job_name_from_run_id(run.run_id))  # type: ignore[no-untyped-call]
         return info
 
-    def _delete_jobs_left_behind(self) -> None:
-        """Delete the Jobs that still have a pod, or wait for one, long after their runs ended.
+    def _delete_leftover_jobs(self) -> None:
+        """Delete Jobs that are still active long after their runs ended.
 
-        They are of runs that were marked as ended while the API server did not answer.
+        Their runs were marked as ended while the API server did not answer.
         """
         try:
             jobs = self._api_client.batch_api.list_namespaced_job(
                 self.job_namespace, label_selector=_RUN_ID_LABEL
             ).items
-        except Exception as error:  # noqa: BLE001 - the client raises what urllib3 does, too
-            logger.warning("The Jobs of ended runs could not be asked for: %s", _explained(error))
+        except Exception as error:  # noqa: BLE001 - the client also raises urllib3's errors
+            logger.warning("Could not list the Jobs of ended runs: %s", _reason(error))
             return
         active = {
             job.metadata.labels[_RUN_ID_LABEL]: job.metadata.name
@@ -104,32 +105,32 @@ class JobRunLauncher(K8sRunLauncher):
         try:
             self._api_client.delete_job(job_name=name, namespace=self.job_namespace)
         except Exception as error:  # noqa: BLE001 - as above
-            logger.warning("Job %s of an ended run was not deleted: %s", name, _explained(error))
+            logger.warning("Could not delete Job %s of an ended run: %s", name, _reason(error))
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """Tell what became of a run's Job.
+        """Return the status of a run's Job.
 
         Args:
-            run: under way, as far as is known.
+            run: a run that Dagster believes to be in progress.
 
         Returns:
-            UNKNOWN for a Job that is gone. While it can't be asked about, which is logged, RUNNING:
-            that says nothing of the run, and it is asked about again in a moment.
+            dagster-k8s' result, with two rules: UNKNOWN means that the Job does not exist. If the
+            query fails, which is logged, the result is RUNNING; run monitoring asks again soon.
         """
         health: CheckRunHealthResult = super().check_run_worker_health(run)
         gone = f"Job {get_job_name_from_run_id(run.run_id)} could not be found"  # type: ignore[no-untyped-call]
         if health.status is not WorkerStatus.UNKNOWN or health.msg == gone:
             return health
-        logger.warning("Run %s: its Job could not be asked about: %s", run.run_id, health.msg)
+        logger.warning("Run %s: could not query its Job: %s", run.run_id, health.msg)
         return CheckRunHealthResult(WorkerStatus.RUNNING, health.msg)
 
 
-def _explained(error: Exception | None) -> str:
-    """Say why a request failed: what the API server answered, or that it did not."""
+def _reason(error: Exception | None) -> str:
+    """Return why a request failed: the API server's message, or that it did not answer."""
     if not isinstance(error, ApiException):
-        return f"Kubernetes' API server does not answer: {error}"
+        return f"the Kubernetes API server does not answer: {error}"
     try:
-        said = json.loads(error.body)["message"]
-    except (TypeError, ValueError, KeyError):  # from a proxy before it, say
-        said = error.reason
-    return f"Kubernetes' API server refuses it with {error.status}: {said}"
+        message = json.loads(error.body)["message"]
+    except (TypeError, ValueError, KeyError):  # for example, the answer of a proxy
+        message = error.reason
+    return f"the Kubernetes API server refused the request with status {error.status}: {message}"

@@ -1,4 +1,8 @@
-"""Dagster's run launcher for one machine: looks after the processes of runs, and ends them."""
+"""The run launcher for one machine.
+
+Runs are processes of the code server. This launcher also checks that they are alive, for Dagster's
+run monitoring, and ends them with signals.
+"""
 
 import logging
 import signal
@@ -20,53 +24,59 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What a run's process reports about itself before anything else, its number in the metadata.
-_ANNOUNCEMENT = "Started process for run "
-# The kernel tells when a process was created to within a second, its report is exact; a process
-# reports itself a second or more after its creation. What was created later than this after the
-# report is another one, under a number that was free again.
+# The first event of a run's process. Its metadata has the pid.
+_STARTED_MESSAGE = "Started process for run "
+# A process reports its start at least a second after its creation, and the kernel's creation time
+# is exact to a second. A process created later than this after the report is another process that
+# got the same pid.
 _SLACK_SECONDS = 2.0
-# From Dagster's decision that a run has ended to the end of its process: until then the run is
-# marked, and the code server, which sees the process end, does not call that a crash.
+# Delay between Dagster's decision that a run has ended and the kill of its process. Dagster marks
+# the run first; otherwise the code server would report the end of the process as a crash.
+_EXIT_SECONDS = 5.0
 _MARKING_SECONDS = 5.0
 
 
 class LocalRunLauncher(dg.DefaultRunLauncher):
-    """Launches runs as processes of the code server, and lets run monitoring look after them.
+    """Launches runs as processes of the code server, and supports run monitoring.
 
-    The code server itself reports a process of its own that dies, but not if it died too, and
-    never again once Dagster's storage was away at such a moment. So the daemon, which has to be on
-    the code server's machine, looks for itself.
+    The code server reports the death of its run processes, but not if it dies too, and not after
+    Dagster's storage was unavailable at such a moment. So the daemon checks the processes. It must
+    run on the code server's machine.
     """
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Have the code server start the run's process, unless a model of the run is gone."""
+        """Have the code server start the run, or cancel it if one of its models was removed."""
         if not cancel_if_removed(self._instance, context.dagster_run, read_settings().llm_models):
             super().launch_run(context)
 
     def terminate(self, run_id: str) -> bool:
-        """Interrupt the process of a run; kill it if it has not ended in the time that it is given.
+        """Interrupt the process of a run. Kill it if it does not end in time.
 
-        Dagster's own launcher has the code server ask the process. One that is stopped (SIGSTOP),
-        or hangs, does not answer; the code server waits for that for ever, and launches no run any
-        more. A signal does the same, and waits for nothing.
+        Dagster's launcher has the code server ask the process to end. A process that hangs or is
+        stopped (SIGSTOP) does not answer; the code server then waits forever and launches no more
+        runs. A signal has the same effect on the run and does not wait.
 
         Returns:
-            Whether a process was asked to end.
+            Whether a process was told to end.
         """
-        workers = self._living(run_id)
-        if not workers:  # not begun, or executed by a process that no code server started
+        workers = self._alive_processes(run_id)
+        if not workers:  # not started yet, or executed outside the code server
             return bool(super().terminate(run_id))  # type: ignore[no-untyped-call]
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             return False
         self._instance.report_run_canceling(run)
+        processes = []
         for pid, _ in workers:
             with suppress(psutil.Error):
                 process = psutil.Process(pid)
                 process.send_signal(signal.SIGINT)
                 process.resume()
+                processes.append(process)
         _kill_later(run_id, workers, self._instance.run_monitoring_cancel_timeout_seconds)
+        # A process that ends reports its run as canceled. Run monitoring marks a run beyond its
+        # limit as failed after this call: waiting keeps the two in this order.
+        psutil.wait_procs(processes, timeout=_EXIT_SECONDS)
         return True
 
     def get_run_worker_debug_info(
@@ -74,73 +84,75 @@ class LocalRunLauncher(dg.DefaultRunLauncher):
         run: "DagsterRun",
         include_container_logs: bool | None = True,  # noqa: ARG002, FBT001, FBT002 - Dagster's
     ) -> str | None:
-        """Kill the process of a run that is about to be marked as ended, and say so.
+        """Kill the process of a run that is about to be marked as ended, and report that.
 
-        Run monitoring asks this of a run that did not start, or end, in time.
+        Run monitoring calls this for a run that did not start or end in time.
         """
-        workers = self._living(run.run_id)
+        workers = self._alive_processes(run.run_id)
         if not workers:
             return None
         _kill_later(run.run_id, workers, _MARKING_SECONDS)
-        return f"Its process (pid {', '.join(str(pid) for pid, _ in workers)}) is killed"
+        return f"Killing its process (pid {', '.join(str(pid) for pid, _ in workers)})"
 
-    def _living(self, run_id: str) -> list[tuple[int, float]]:
-        return [worker for worker in self._announced(run_id) if _lives(*worker)]
+    def _alive_processes(self, run_id: str) -> list[tuple[int, float]]:
+        return [worker for worker in self._reported_processes(run_id) if _is_alive(*worker)]
 
     @property
     def supports_check_run_worker_health(self) -> bool:
-        """True: run monitoring is to ask."""
+        """True: run monitoring calls `check_run_worker_health`."""
         return True
 
     def check_run_worker_health(self, run: "DagsterRun") -> CheckRunHealthResult:
-        """Tell whether the process of a started run lives.
+        """Return whether the process of a started run is alive.
 
         Args:
-            run: in status STARTED, as far as is known; it may have ended meanwhile.
+            run: in status STARTED when it was read; it may have ended since.
 
         Returns:
-            RUNNING, also of a run that no process of a code server reported for, such as one that
-            a `dagster` command executes in itself; or FAILED, with what is missing.
+            FAILED, with the pid, if the process is gone; otherwise RUNNING. A run for which no
+            process of a code server reported counts as running: a `dagster` command may execute it
+            in its own process.
         """
-        workers = list(self._announced(run.run_id))
-        if not workers or any(_lives(pid, reported) for pid, reported in workers):
+        workers = list(self._reported_processes(run.run_id))
+        if not workers or any(_is_alive(pid, reported) for pid, reported in workers):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
-        numbers = ", ".join(str(pid) for pid, _ in workers)
+        pids = ", ".join(str(pid) for pid, _ in workers)
         return CheckRunHealthResult(
-            WorkerStatus.FAILED, f"The process of the run (pid {numbers}) is gone"
+            WorkerStatus.FAILED, f"The process of the run (pid {pids}) is gone"
         )
 
-    def _announced(self, run_id: str) -> Iterator[tuple[int, float]]:
-        """Yield the pid of each process that reported for the run, and when it did.
+    def _reported_processes(self, run_id: str) -> Iterator[tuple[int, float]]:
+        """Yield the pid and the report time of each process that reported for the run.
 
-        There are two where the code server started one and its answer got lost: Dagster then
-        launches the run again, and lets only one of them execute it.
+        There can be two: if the code server starts a process and its answer is lost, Dagster
+        launches the run again. Dagster lets only one of the two execute the run.
         """
         events = self._instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
         for entry in events:
             event = entry.dagster_event
-            if event is not None and (event.message or "").startswith(_ANNOUNCEMENT):
+            if event is not None and (event.message or "").startswith(_STARTED_MESSAGE):
                 yield int(str(event.engine_event_data.metadata["pid"].value)), entry.timestamp
 
 
-def _lives(pid: int, reported: float) -> bool:
+def _is_alive(pid: int, reported: float) -> bool:
     try:
         process = psutil.Process(pid)
         return is_alive(process) and process.create_time() <= reported + _SLACK_SECONDS
-    except psutil.Error:  # gone, or somebody else's
+    except psutil.Error:  # gone, or another user's process
         return False
 
 
 def _kill_later(run_id: str, workers: list[tuple[int, float]], seconds: float) -> None:
     timer = threading.Timer(seconds, _kill, (run_id, workers))
-    # If this process ends before, run monitoring finds the run, or the next start its process.
+    # If this process ends first, run monitoring finds the run, or the next start of the service
+    # finds the run's process.
     timer.daemon = True
     timer.start()
 
 
 def _kill(run_id: str, workers: list[tuple[int, float]]) -> None:
     for pid, reported in workers:
-        if _lives(pid, reported):
-            logger.warning("Run %s: killing its process (pid %d), which did not end", run_id, pid)
+        if _is_alive(pid, reported):
+            logger.warning("Run %s: killing its process (pid %d): it did not end", run_id, pid)
             with suppress(psutil.Error):
                 psutil.Process(pid).kill()

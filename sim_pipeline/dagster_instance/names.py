@@ -1,6 +1,6 @@
-"""Names that the graph needs and that Dagster has in private modules only.
+"""Names from Dagster's private modules that the other packages need.
 
-They are imported here and nowhere else, so that an upgrade of Dagster that moves one is one change.
+If a new version of Dagster moves one of them, only this file changes.
 """
 
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition

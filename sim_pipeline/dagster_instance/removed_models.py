@@ -1,11 +1,10 @@
-"""Runs and backfills of a model that was removed from LLM_MODELS_STR while they were under way.
+"""Handles runs and backfills in progress when their model is removed from LLM_MODELS_STR.
 
-Dagster fails a whole backfill once one of its partitions is gone, and names every such partition. A
-run over such a partition fails with a traceback. Here the removed models are left out instead, in
-one line that names them, and the other models go on.
+Dagster fails a whole backfill if one of its partitions no longer exists, and a run of such a
+partition fails with a traceback. Instead, this module cancels such runs and backfills with one line
+that names the removed models. A new backfill continues with the other models.
 
-Dagster's data of a backfill are private. So they are read only, never changed: a backfill that has
-partitions of a removed model is canceled, and another one does what is left of the other models.
+The data of a backfill are private to Dagster, so this module reads them and does not change them.
 """
 
 import logging
@@ -31,6 +30,8 @@ from dagster._time import get_current_timestamp
 from dagster_shared.error import SerializableErrorInfo
 
 from sim_pipeline.dagster_instance.run_tags import REQUEST_TAG, with_models
+from sim_pipeline.dagster_instance.storage import STORAGE_ERRORS, storage_error_message
+from sim_pipeline.partition_keys import split_partition_key
 
 _PARTITION_TAGS = (
     PARTITION_NAME_TAG,
@@ -42,12 +43,15 @@ logger = logging.getLogger(__name__)
 
 
 def cancel_if_removed(instance: dg.DagsterInstance, run: DagsterRun, known: Sequence[str]) -> bool:
-    """Cancel a run that is about to be launched if a model of it is gone; tell whether it was.
+    """Cancel a run before its launch if one of its models was removed.
 
     Args:
-        instance: whose run it is.
-        run: not launched yet.
+        instance: the run's instance.
+        run: a run that is not launched yet.
         known: the models of LLM_MODELS_STR.
+
+    Returns:
+        Whether the run was canceled.
     """
     keys = [run.tags[tag] for tag in _PARTITION_TAGS if "|" in run.tags.get(tag, "")]
     removed = sorted(set(map(_model, keys)) - set(known))
@@ -59,12 +63,26 @@ def cancel_if_removed(instance: dg.DagsterInstance, run: DagsterRun, known: Sequ
 
 
 def leave_out_removed_models(instance: dg.DagsterInstance, known: Sequence[str]) -> None:
-    """Let the unfinished backfills go on without the models that are gone.
+    """Replace the unfinished backfills that contain removed models.
+
+    If Dagster's storage fails, log one warning and return, so that the daemon starts.
 
     Args:
-        instance: whose backfills.
+        instance: the instance that has the backfills.
         known: the models of LLM_MODELS_STR.
     """
+    try:
+        _replace_backfills(instance, known)
+    except STORAGE_ERRORS as error:
+        logger.warning(
+            "Could not check unfinished backfills for models that LLM_MODELS_STR no longer names."
+            " A backfill with such a model will fail; restart the daemon to check again."
+            " Reason: %s",
+            storage_error_message(error),
+        )
+
+
+def _replace_backfills(instance: dg.DagsterInstance, known: Sequence[str]) -> None:
     requested = BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED])
     for backfill in instance.get_backfills(filters=requested):
         data = backfill.asset_backfill_data
@@ -80,8 +98,8 @@ class _Models:
     """The models of a backfill.
 
     Attributes:
-        removed: those that LLM_MODELS_STR no longer names.
-        left: the others, in its order.
+        removed: the models that LLM_MODELS_STR no longer names.
+        left: the other models, in the order of LLM_MODELS_STR.
     """
 
     removed: tuple[str, ...]
@@ -101,17 +119,17 @@ def _replace(
     data: AssetBackfillData,
     models: _Models,
 ) -> None:
-    """Cancel a backfill; have another one do what it left of the models that are still there."""
+    """Cancel a backfill, and add one that does its remaining work for the remaining models."""
     message = f"{_not_in_settings(models.removed)}, so its partitions are left out"
     rest = _rest(data, models.removed)
     if rest.is_empty:
-        message += "; nothing else was left to do"
+        message += "; the other models have no work left"
     else:
-        following = _following(instance, backfill, rest, models.left)
-        # Before the other one ends: if this process dies in between, some partitions are done by
-        # two backfills, which share the work, instead of by none.
-        instance.add_backfill(following)
-        message += f"; backfill {following.backfill_id} does what is left of the other models"
+        successor = _successor(instance, backfill, rest, models.left)
+        # Added first: if this process dies between the two steps, some partitions belong to two
+        # backfills, which share the work. Otherwise they would belong to none.
+        instance.add_backfill(successor)
+        message += f"; backfill {successor.backfill_id} continues with the other models"
     logger.warning("Backfill %s is canceled: %s", backfill.backfill_id, message)
     instance.update_backfill(
         backfill._replace(
@@ -120,10 +138,10 @@ def _replace(
             backfill_end_timestamp=get_current_timestamp(),
         )
     )
-    _give_up_runs(instance, backfill.backfill_id, message)
+    _cancel_runs(instance, backfill.backfill_id, message)
 
 
-def _following(
+def _successor(
     instance: dg.DagsterInstance,
     backfill: PartitionBackfill,
     rest: AssetGraphSubset,
@@ -132,7 +150,7 @@ def _following(
     now = get_current_timestamp()
     tags = dict(backfill.tags)
     if REQUEST_TAG in tags:
-        # So that `make backfill` finds it by the request that it is told now.
+        # `make backfill` looks for the request with the remaining models.
         tags[REQUEST_TAG] = with_models(tags[REQUEST_TAG], llm_names)
     return PartitionBackfill(
         backfill_id=make_new_backfill_id(),
@@ -149,9 +167,9 @@ def _following(
 
 
 def _rest(data: AssetBackfillData, removed: Collection[str]) -> AssetGraphSubset:
-    """Return what a backfill has not materialized yet of the models that are still there."""
+    """Return the partitions of the remaining models that a backfill has not materialized yet."""
     targeted, materialized = _keys(data.target_subset), _keys(data.materialized_subset)
-    # A partition that one of the assets lacks is done again in all, which skips what is stored.
+    # A partition that one asset lacks is requested for all assets. They skip stored windows.
     done = frozenset.intersection(*(materialized.get(asset, frozenset()) for asset in targeted))
     return AssetGraphSubset(  # type: ignore[call-arg]  # of a generated __new__
         partitions_subsets_by_asset_key={
@@ -165,8 +183,8 @@ def _rest(data: AssetBackfillData, removed: Collection[str]) -> AssetGraphSubset
     )
 
 
-def _give_up_runs(instance: dg.DagsterInstance, backfill_id: str, message: str) -> None:
-    """Launch neither what is queued nor, again, what failed: the other backfill does it."""
+def _cancel_runs(instance: dg.DagsterInstance, backfill_id: str, message: str) -> None:
+    """Cancel the queued runs and the retries of failed runs: the new backfill replaces them."""
     tags = {BACKFILL_ID_TAG: backfill_id}
     queued = dg.RunsFilter(tags=tags, statuses=[dg.DagsterRunStatus.QUEUED])
     for run in instance.get_runs(queued):
@@ -190,7 +208,7 @@ def _models(subset: AssetGraphSubset) -> set[str]:
 
 
 def _model(partition_key: str) -> str:
-    return partition_key.partition("|")[2]
+    return split_partition_key(partition_key)[1]
 
 
 def _not_in_settings(removed: Sequence[str]) -> str:

@@ -1,30 +1,15 @@
-"""The end of old runs in Dagster's own storage, which keeps everything until someone removes it.
+"""Removes old runs from Dagster's storage, which otherwise keeps them forever.
 
-What grows, and what becomes of it here, once a run is finished and old:
+For each finished, old run this removes its events, its printed output, its check records, its tags
+and the run. It also removes backfills without runs, and the logs of ticks that no longer exist.
 
-- Its events and what it printed go: a hundred rows and a directory of files a run, nearly all
-  there is. So do the records of its checks, and the run itself with its tags.
-- Except what Dagster tells an asset's state from. It looks at nothing but the latest events of a
-  partition: the latest materialization ("materialized"; with it, when, and by which run), and an
-  attempt later than that ("failed"). `delete_run` takes those as well, and a partition that is
-  stored would read as missing. They stay, as do the latest record of each check and partition, and
-  the runs these belong to (their pages then show no other events): for each partition no more than
-  a handful of rows, until a later run supersedes them.
-- Where results are removed too, the state of a partition that has outlived them goes with them:
-  what is no longer stored is not to read as materialized.
-- A backfill goes with its last run; the log that a schedule's tick wrote goes with the tick, which
-  `retention` of dagster.yaml is for.
+The events that define the state of an asset's partition stay, with their runs: the latest
+materialization ("materialized"), a later attempt ("failed") and the latest record of each check.
+That is a handful of rows per partition. They go when a newer run supersedes them, or when the
+results of the partition are removed too.
 
-The rest stays small by itself: snapshots are one a version of the code, heartbeats one a daemon,
-slots and pending steps end with their run, and evaluations of automation conditions, which we have
-none of, are Dagster's daemon's to purge.
-
-Runs are removed by the hundred rather than by `delete_run`, which takes several connections for
-each. Events go first and the run last: whatever is left when the process is killed, the run is
-still there to find it by.
-
-Files are those that this process reaches: where the code location, the daemon and the runs share no
-disk (Kubernetes), each pod's files end with the pod.
+Deletion starts with the events and ends with the run, so an interrupted deletion finds the run
+again. Only files on this process's disk are removed; on Kubernetes, files end with their pod.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -50,20 +35,20 @@ from dagster_postgres import (
     PostgresScheduleStorage,
 )
 
-# What is looked at, and then removed, at once.
+# Runs that are read and removed together.
 BATCH_RUNS = 100
-# A run over a year of partitions has thousands of events: they go in several statements.
+# Events per DELETE statement. A run over a year of partitions has thousands of events.
 BATCH_EVENTS = 5_000
 
 
 @dataclass(frozen=True)
 class RemovedHistory:
-    """What is gone.
+    """Numbers of removed items.
 
     Attributes:
-        runs: whole runs.
-        events: events, those of runs that stay included.
-        backfills: backfills that no run is left of.
+        runs: runs that were removed completely.
+        events: events, including those of runs that stay.
+        backfills: backfills whose runs are all removed.
         tick_logs: logs of ticks.
     """
 
@@ -76,26 +61,26 @@ class RemovedHistory:
 def remove_history(
     instance: dg.DagsterInstance, before: datetime, states_before: datetime | None = None
 ) -> RemovedHistory:
-    """Remove the finished runs that nothing has happened to since a moment, with their traces.
+    """Remove the finished runs that were last updated before a time, with all their data.
 
-    What is removed when the process is killed stays removed; the next call goes on from there.
+    If the process is killed, the next call continues.
 
     Args:
-        instance: whose storage to remove from.
-        before: the moment.
-        states_before: from an earlier moment back, also remove what assets' states are told from;
-            None keeps every state.
+        instance: the instance whose storage is cleaned.
+        before: the time, aware.
+        states_before: an earlier time, aware. For runs last updated before it, the events that
+            define the state of a partition are removed too. None keeps every state.
 
     Raises:
         TypeError: Dagster's storage is not PostgreSQL.
-        sqlalchemy.exc.OperationalError: it can't be reached, or the connection is lost.
+        sqlalchemy.exc.OperationalError: the storage is unreachable, or the connection is lost.
     """
     history = _History(instance)
     runs = events = 0
     if states_before is not None:
         runs, events = history.remove_runs(states_before)
         if events:
-            history.forget_cached_states()
+            history.clear_cached_states()
     more_runs, more_events = history.remove_runs(before, history.states())
     return RemovedHistory(
         runs + more_runs,
@@ -107,11 +92,11 @@ def remove_history(
 
 @dataclass(frozen=True)
 class _States:
-    """What assets' states are told from.
+    """The events and check records that define the states of assets.
 
     Attributes:
         events: ids of events.
-        checks: ids of records of checks.
+        checks: ids of check records.
     """
 
     events: frozenset[int] = frozenset()
@@ -122,7 +107,7 @@ _NO_STATES = _States()
 
 
 class _History:
-    """Dagster's storage, with the statements that it has no method for."""
+    """The statements on Dagster's storage for which Dagster has no method."""
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         events, runs = instance.event_log_storage, instance.run_storage
@@ -133,25 +118,29 @@ class _History:
             and isinstance(ticks, PostgresScheduleStorage)
         ):
             raise TypeError(
-                f"Dagster's storage is {type(events).__name__}: only PostgreSQL, named by"
-                " dagster.yaml, has its history removed"
+                f"Dagster's storage is {type(events).__name__}: history can be removed from"
+                " PostgreSQL only; set it as storage in dagster.yaml"
             )
         self._instance = instance
         self._events, self._runs, self._ticks = events, runs, ticks
 
     def states(self) -> _States:
-        """Find the latest events of each asset and partition, and the latest records of checks."""
+        """Return the latest events of each asset and partition, and the latest check records."""
         events: set[int] = set()
         for key in self._instance.get_asset_keys():
-            made = self._events.get_latest_storage_id_by_partition(
+            materialized = self._events.get_latest_storage_id_by_partition(
                 key, dg.DagsterEventType.ASSET_MATERIALIZATION
             )
-            tried = self._events.get_latest_storage_id_by_partition(
+            planned = self._events.get_latest_storage_id_by_partition(
                 key, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
             )
-            events.update(made.values())
-            events.update(at for partition, at in tried.items() if at > made.get(partition, 0))
-            # Of an asset without partitions.
+            events.update(materialized.values())
+            events.update(
+                event
+                for partition, event in planned.items()
+                if event > materialized.get(partition, 0)
+            )
+            # For assets without partitions.
             latest = self._events.fetch_materializations(key, limit=1).records
             events.update(record.storage_id for record in latest)
         check = AssetCheckExecutionsTable.c
@@ -161,20 +150,20 @@ class _History:
         with self._events.index_connection() as connection:
             return _States(frozenset(events), frozenset(connection.scalars(latest_checks)))
 
-    def forget_cached_states(self) -> None:
-        """Have Dagster tell the states of assets anew: what it remembers only ever adds to them."""
+    def clear_cached_states(self) -> None:
+        """Make Dagster compute the states of assets again: its cache only ever adds partitions."""
         for key in self._instance.get_asset_keys():
             self._events.wipe_asset_cached_status(key)
 
     def remove_runs(self, before: datetime, kept: _States = _NO_STATES) -> tuple[int, int]:
-        """Remove old runs but for what states are told from; return how many runs and events."""
+        """Remove old runs except the kept states; return the numbers of runs and events."""
         runs = events = 0
         for run_ids in self._old_runs(before):
             of_runs = self._events_of(run_ids)
             needed = {run_id for event, run_id in of_runs if event in kept.events}
             stale = [(event, run_id) for event, run_id in of_runs if event not in kept.events]
             for run_id in set(run_ids) - needed | {run_id for _, run_id in stale}:
-                # Another process may be at the same directory.
+                # Another process may be removing the same directory.
                 with suppress(FileNotFoundError):
                     self._instance.compute_log_manager.delete_logs(prefix=[run_id])
             for start in range(0, len(stale), BATCH_EVENTS):
@@ -185,7 +174,7 @@ class _History:
         return runs, events
 
     def _old_runs(self, before: datetime) -> Iterator[Sequence[str]]:
-        """Name the finished runs that were last updated before a moment, a batch at a time."""
+        """Yield batches of ids of the finished runs that were last updated before a time."""
         run = RunsTable.c
         after = 0
         while True:
@@ -194,7 +183,7 @@ class _History:
                 .where(
                     run.id > after,
                     run.status.in_([status.value for status in FINISHED_STATUSES]),
-                    # As Dagster itself compares it: without a zone, UTC.
+                    # Dagster stores UTC without a zone.
                     run.update_timestamp < before.astimezone(UTC).replace(tzinfo=None),
                 )
                 .order_by(run.id)
@@ -208,7 +197,7 @@ class _History:
             after = found[-1].id
 
     def _events_of(self, run_ids: Sequence[str]) -> list[tuple[int, str]]:
-        """Return the id and the run of each event of some runs."""
+        """Return the id and the run id of each event of the runs."""
         event = SqlEventLogStorageTable.c
         query = sa.select(event.id, event.run_id).where(event.run_id.in_(run_ids))
         with self._events.index_connection() as connection:
@@ -224,7 +213,7 @@ class _History:
             )
 
     def _remove_checks(self, run_ids: Sequence[str], kept: Collection[int]) -> set[str]:
-        """Remove the records of checks but for some; return the runs that these are of."""
+        """Remove the check records of runs except `kept`; return the runs of the kept records."""
         check = AssetCheckExecutionsTable.c
         query = sa.select(check.id, check.run_id).where(check.run_id.in_(run_ids))
         with self._events.index_connection() as connection:
@@ -234,14 +223,14 @@ class _History:
         return {row.run_id for row in found if row.id in kept}
 
     def _remove_run_records(self, run_ids: Collection[str]) -> int:
-        """Remove runs, and with them, by their foreign key, their tags."""
+        """Remove runs and, by foreign key, their tags; return the number of runs."""
         with self._runs.connect() as connection:
             return connection.execute(
                 sa.delete(RunsTable).where(RunsTable.c.run_id.in_(run_ids))
             ).rowcount
 
     def remove_backfills(self, before: datetime) -> int:
-        """Remove old backfills that are done and that no run is left of; return how many."""
+        """Remove old, finished backfills without runs; return their number."""
         backfill = BulkActionsTable.c
         done = (
             sa.delete(BulkActionsTable)
@@ -260,12 +249,12 @@ class _History:
         return len(keys)
 
     def remove_tick_logs(self) -> int:
-        """Remove the logs of ticks that are no longer there; return how many."""
+        """Remove the logs of ticks that no longer exist; return their number."""
         logs = self._instance.compute_log_manager
         removed = 0
         for state in self._instance.all_instigator_state():
             prefix = [state.origin.repository_origin.repository_name, state.instigator_name]
-            # That is a directory which a schedule that has not ticked lacks.
+            # The prefix is a directory. It does not exist before the first tick.
             with suppress(FileNotFoundError):
                 for key in self._without_tick(
                     logs.get_log_keys_for_log_key_prefix(prefix, ComputeIOType.STDERR)
@@ -275,7 +264,7 @@ class _History:
         return removed
 
     def _without_tick(self, log_keys: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:
-        """Pick the logs, named by the id of their tick, whose tick is no longer there."""
+        """Yield the logs, named by the id of their tick, whose tick no longer exists."""
         for start in range(0, len(log_keys), BATCH_EVENTS):
             batch = {
                 int(key[-1]): key
@@ -284,5 +273,5 @@ class _History:
             }
             query = sa.select(JobTickTable.c.id).where(JobTickTable.c.id.in_(batch))
             with self._ticks.connect() as connection:
-                there = set(connection.scalars(query))
-            yield from (key for tick, key in batch.items() if tick not in there)
+                existing = set(connection.scalars(query))
+            yield from (key for tick, key in batch.items() if tick not in existing)

@@ -1,9 +1,8 @@
-"""Dagster's run queue, which keeps slots free for the feed: for `run_coordinator` in dagster.yaml.
+"""The run coordinator of dagster.yaml: Dagster's run queue, with slots reserved for the schedule.
 
-Dagster limits runs by their tags, and a run without a tag has no limit but that of all runs. Runs
-of a backfill have a tag; runs launched by hand, and those of the other jobs, have none in common.
-So this coordinator gives them one as they enter the queue. dagster.yaml limits both kinds, and the
-two limits together leave slots that only runs of the schedule can take.
+Dagster limits concurrent runs by tag. Backfill runs share a tag, but manual runs and runs of the
+other jobs do not, so this coordinator adds one when they enter the queue. dagster.yaml limits both
+tags. Together the limits leave slots that only runs of the schedule can take.
 """
 
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
@@ -14,10 +13,10 @@ from sim_pipeline.dagster_instance.run_tags import QUEUE_TAG, WINDOWS_TAG
 
 
 class FeedFirstRunCoordinator(QueuedRunCoordinator):
-    """Queues runs; configured as Dagster's `QueuedRunCoordinator` is."""
+    """Queues runs. Takes the same configuration as Dagster's `QueuedRunCoordinator`."""
 
     def submit_run(self, context: SubmitRunContext) -> DagsterRun:
-        """Queue a run, with a tag if it is neither the schedule's nor a backfill's."""
+        """Queue a run. Add a tag if it belongs neither to the schedule nor to a backfill."""
         run = context.dagster_run
         if not {WINDOWS_TAG, BACKFILL_ID_TAG} & run.tags.keys():
             self._instance.add_run_tags(run.run_id, {QUEUE_TAG: "other"})

@@ -1,23 +1,22 @@
-"""Dagster's PostgreSQL storage, with two differences; what it stores is the same.
+"""Dagster's PostgreSQL storage, with two differences. It stores the same rows.
 
-It announces the partitions of a run together. When a run is made, Dagster writes for each asset and
-partition of it that it is planned. Its own storage takes materializations in batches, but these one
-by one, with two connections and two commits each: of a backfill over a year of days that is most of
-the time.
-
-It does not ask which columns there are. Dagster's own storage does, by several queries of
-PostgreSQL's catalog at each look for runs and at each event that changes a run or an asset, since
-an older Dagster may have made the tables. Here they are brought up to date before anything starts.
-SQLAlchemy keeps the catalog queries of the last 128 dialects, each with all that its engine ever
-compiled, and a code server opens an instance, so a dialect, at each tick: 16 MB in two hours.
+- It writes planned materializations in batches. For each run, Dagster stores one such event per
+  asset and partition. Dagster's storage writes them one by one, with two connections and two
+  commits each. In a backfill over a year of days that takes most of the time.
+- It does not ask PostgreSQL which columns exist. Dagster's storage does, at each query for runs and
+  each event that changes a run or an asset, in case an older Dagster created the tables. This
+  pipeline migrates the tables before anything starts. The queries also cost memory: SQLAlchemy
+  caches them per dialect, for the last 128 dialects. A code server creates a dialect at each tick,
+  and so grew by 16 MB in two hours.
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import dagster as dg
 import dagster_postgres.utils
+import sqlalchemy as sa
 from alembic.config import Config
 from dagster._core.storage.event_log import SqlEventLogStorageTable
 from dagster._core.storage.sql import get_alembic_config
@@ -27,16 +26,20 @@ from dagster_postgres import (
     PostgresEventLogStorage,
     PostgresRunStorage,
 )
-from dagster_postgres.utils import pg_url_from_config
-from sqlalchemy import Connection, make_url
+from dagster_postgres.event_log import event_log
+from dagster_postgres.utils import (
+    DagsterPostgresException,
+    pg_alembic_config,
+    pg_url_from_config,
+)
 
 from sim_pipeline.store.connection import session_parameters
 
 
 def _alembic_config_in_any_directory(*arguments: Any, **options: Any) -> Config:
-    """Return Dagster's configuration of its migrations, readable where their path has a %.
+    """Return the Alembic configuration of Dagster's migrations, also if their path contains a %.
 
-    Alembic's ConfigParser would take it for the start of a variable.
+    Alembic's ConfigParser would read a % as the start of a variable.
     """
     config = get_alembic_config(*arguments, **options)
     here = str(config.config_args["here"])
@@ -44,48 +47,51 @@ def _alembic_config_in_any_directory(*arguments: Any, **options: Any) -> Config:
     return config
 
 
-# dagster_postgres asks for it here, and takes none from outside.
+# dagster_postgres calls it by this name and has no parameter for another one.
 vars(dagster_postgres.utils)["get_alembic_config"] = _alembic_config_in_any_directory
 
-# Of one statement: a few MB of text.
+STORAGE_ERRORS: Final = (sa.exc.DBAPIError, DagsterPostgresException)
+"""Errors of the database, with and without Dagster's retries."""
+
+# Events per INSERT statement, a few MB of text.
 _ROWS = 2_000
 
 
 class MigratedRunStorage(PostgresRunStorage):
-    """The runs, in tables that have this Dagster's columns."""
+    """Run storage that assumes the columns of the installed Dagster."""
 
     def has_run_stats_index_cols(self) -> bool:
-        """Return whether runs have columns for their times."""
+        """Return True: runs have columns for their start and end."""
         return True
 
     def has_backfill_id_column(self) -> bool:
-        """Return whether runs have a column for the backfill that they belong to."""
+        """Return True: runs have a column for their backfill."""
         return True
 
     def has_bulk_actions_selector_cols(self) -> bool:
-        """Return whether backfills have a column for what they are of."""
+        """Return True: backfills have columns for their selector."""
         return True
 
     def has_bulk_action_job_name_column(self) -> bool:
-        """Return whether backfills have a column for the name of their job."""
+        """Return True: backfills have a column for the name of their job."""
         return True
 
 
 class BatchingEventLogStorage(PostgresEventLogStorage):
-    """The event log, in tables that have this Dagster's columns.
+    """Event log storage that assumes the columns of the installed Dagster.
 
-    It stores planned materializations by the thousand.
+    It stores planned materializations in batches.
     """
 
     def has_asset_key_col(self, column_name: str) -> bool:  # noqa: ARG002
-        """Return whether assets have a column, of those that Dagster asks for."""
+        """Return True: assets have every column that Dagster asks for."""
         return True
 
-    def _has_asset_key_col_on_connection(self, conn: Connection, column_name: str) -> bool:  # noqa: ARG002
+    def _has_asset_key_col_on_connection(self, conn: sa.Connection, column_name: str) -> bool:  # noqa: ARG002
         return True
 
     def store_event_batch(self, events: Sequence[dg.EventLogEntry]) -> None:
-        """Store events that were reported together; nothing of theirs depends on their order."""
+        """Store events that Dagster reports together. Their order does not matter."""
         planned: list[dg.EventLogEntry] = []
         others: list[dg.EventLogEntry] = []
         for event in events:
@@ -102,7 +108,7 @@ class BatchingEventLogStorage(PostgresEventLogStorage):
         statement = self.prepare_insert_event_batch(events).returning(SqlEventLogStorageTable.c.id)
         with self._connect() as connection:
             ids = [int(row[0]) for row in connection.execute(statement)]
-        # Of an asset's own record only what the latest event says stays.
+        # The record of an asset keeps only its latest event.
         latest = {
             event.get_dagster_event().asset_key: (event, event_id)
             for event, event_id in zip(events, ids, strict=True)
@@ -114,7 +120,7 @@ class BatchingEventLogStorage(PostgresEventLogStorage):
 
 
 class BatchingPostgresStorage(DagsterPostgresStorage):
-    """All of Dagster's storage, with these two; configured as `storage: postgres` is."""
+    """Dagster's storage with the two classes above. Takes the options of `storage: postgres`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -127,36 +133,61 @@ class BatchingPostgresStorage(DagsterPostgresStorage):
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> "BatchingPostgresStorage":
-        """Make it from the configuration of `dagster.yaml`.
+        """Create the storage from the configuration in dagster.yaml.
 
-        Its sessions are set up as those of the results database are: Dagster's timestamps have no
-        zone, so one session in another zone would be hours off.
+        Its sessions have the same settings as those of the results database. Dagster's timestamps
+        have no time zone, so a session in another zone would be hours off.
         """
         autocreate = config_value.get("should_autocreate_tables", True)
         return cls(_url(config_value), autocreate, inst_data)
 
 
 def _url(config_value: Mapping[str, Any]) -> str:
-    """Return the address of the storage, with what its sessions rely on."""
+    """Return the URL of the storage, with the session settings."""
     parts = config_value.get("postgres_db")
     if parts is not None and ":" in parts["hostname"]:
-        # Dagster puts the host into the address as it is.
+        # Dagster inserts the host into the URL without brackets.
         hostname = f"[{parts['hostname'].strip('[]')}]"
         config_value = {**config_value, "postgres_db": {**parts, "hostname": hostname}}
-    url = make_url(pg_url_from_config(config_value))
+    url = sa.make_url(pg_url_from_config(config_value))
     return url.update_query_dict(session_parameters()).render_as_string(hide_password=False)
 
 
 def create_tables(instance: dg.DagsterInstance) -> None:
-    """Make the tables of an instance's storage where there are none.
+    """Create the missing tables of an instance's storage.
 
-    An instance need not look for them each time it is opened, which happens at every tick: see
-    `should_autocreate_tables` in `dagster.yaml`.
+    The instance itself does not look for them each time it is opened, which happens at every tick:
+    see `should_autocreate_tables` in dagster.yaml.
 
     Raises:
-        TypeError: the instance keeps its events elsewhere.
+        TypeError: the instance does not use this module's storage.
     """
     storage = instance.event_log_storage
     if not isinstance(storage, BatchingEventLogStorage):
-        raise TypeError(f"Dagster's events are kept in a {type(storage).__name__}")
+        raise TypeError(
+            f"Dagster keeps its events in a {type(storage).__name__};"
+            f" allowed is {BatchingEventLogStorage.__name__}"
+        )
     DagsterPostgresStorage(storage.postgres_url)
+
+
+def storage_migrations(instance: dg.DagsterInstance) -> tuple[str, Config]:
+    """Return the URL of an instance's storage and the Alembic configuration of its migrations.
+
+    Raises:
+        TypeError: the instance does not keep its data in PostgreSQL.
+    """
+    storage = instance.event_log_storage
+    if not isinstance(storage, PostgresEventLogStorage):
+        raise TypeError(
+            f"Dagster keeps its events in a {type(storage).__name__};"
+            f" allowed is {PostgresEventLogStorage.__name__}"
+        )
+    return storage.postgres_url, pg_alembic_config(event_log.__file__)
+
+
+def storage_error_message(error: Exception) -> str:
+    """Return the database's message of one of `STORAGE_ERRORS`, on one line."""
+    # Dagster wraps the last error of its retries.
+    cause = error.__cause__ if isinstance(error, DagsterPostgresException) else error
+    return " ".join(str(getattr(cause, "orig", cause)).split())

@@ -1,9 +1,9 @@
-"""An ASGI guard before the UI, which asks for no password: it refuses what another page may send.
+"""ASGI middleware that protects the UI, which has no password, from requests of other web pages.
 
-A browser sends any page's requests to any address, this machine's included. The guard lets a
-request through if it names a host that the UI is reached by, comes from the UI's own pages or from
-no page at all, and does not change anything by its URL. What reaches the UI from elsewhere, by the
-network, is not its business: that is up to UI_HOST, or to a proxy with a log-in.
+Any page that a browser shows can send requests to any address, including this machine's. The guard
+passes a request only if its Host is one of the UI's, it comes from the UI's own pages or from no
+page, and its URL does not change anything. It does not control who may connect over the network:
+that is the purpose of UI_HOST, or of a proxy with a login.
 """
 
 import logging
@@ -30,48 +30,49 @@ _AUTHORITY: Final = re.compile(
 )
 _ORIGIN: Final = re.compile(r"(?P<scheme>https?)://(?P<authority>.+)")
 _OWN_SITES: Final = frozenset({"same-origin", "none"})
-# A page in a frame of another could be laid under what its user clicks on.
+# Prevents clickjacking: a page of another origin must not show the UI in a frame.
 _FRAMES: Final = (b"x-frame-options", b"SAMEORIGIN")
-_SHOWN: Final = 200
-_LOGGED: Final = 100
+_MAX_VALUE_LENGTH: Final = 200
+_MAX_LOGGED_REASONS: Final = 100
 
-# Dagster's own logger, whose lines have their level in front: ours would be set up by nobody here.
+# The web server's logger, which Dagster configures. This process does not configure ours.
 logger = logging.getLogger("dagster-webserver")
 
 _Host = tuple[str, int | None]
 
 
 class UiGuard:
-    """Passes on to an application what its own pages, commands and links to it may send."""
+    """Passes only requests of the UI's own pages, of commands, and of followed links."""
 
     def __init__(self, app: ASGIApp, *, ui_host: str, allowed_hosts: Iterable[str]) -> None:
         """Put the guard before an application.
 
         Args:
-            app: What is guarded.
-            ui_host: What it listens on; where that is one address or name, it is reached by it.
-            allowed_hosts: Names and addresses by which browsers reach it besides, without ports.
+            app: the application to guard.
+            ui_host: the address or name that the UI listens on. It is also allowed as Host, unless
+                it means every address.
+            allowed_hosts: other names and addresses by which browsers reach the UI, without ports.
         """
         self._app = app
-        # What a page of a proxy's own host may ask for, whatever Host the proxy passes on. Another
-        # port of this machine may be another user's.
-        self._allowed = {_plain(host) for host in allowed_hosts} - _LOOPBACK
-        listens_on = _plain(ui_host)
+        # Pages of these hosts may send requests with any served Host: a proxy may replace the Host.
+        # Loopback is excluded, because another port of this machine may belong to another user.
+        self._allowed = {_normalize(host) for host in allowed_hosts} - _LOOPBACK
+        listens_on = _normalize(ui_host)
         served = set() if _is_every_address(listens_on) else {listens_on}
         self._served = _LOOPBACK | self._allowed | served
         self._logged: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a connection, or have the application do it."""
+        """Pass a connection to the application, or refuse it."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         refusal = self._refusal(scope)
         if refusal is None:
-            await self._app(scope, receive, _without_foreign_frames(send))
+            await self._app(scope, receive, _forbid_foreign_frames(send))
             return
         status, reason = refusal
-        if reason not in self._logged and len(self._logged) < _LOGGED:
+        if reason not in self._logged and len(self._logged) < _MAX_LOGGED_REASONS:
             self._logged.add(reason)
             logger.warning("Refused a request: %s", reason)
         if scope["type"] == "websocket":
@@ -80,44 +81,45 @@ class UiGuard:
             await _answer("http.response", status, reason, send)
 
     def _refusal(self, scope: Scope) -> tuple[HTTPStatus, str] | None:
-        """Return status and reason if a request is not to be passed on."""
+        """Return status and reason of a refusal, or None if the request may pass."""
         hosts = _values(scope, b"host")
         if len(hosts) != 1:
-            found = "none" if not hosts else ", ".join(map(_shown, hosts))
-            return HTTPStatus.BAD_REQUEST, f"The request must have one Host header; it has {found}."
+            found = "none" if not hosts else ", ".join(map(_quoted, hosts))
+            return HTTPStatus.BAD_REQUEST, f"The request must have one Host header; found: {found}."
         host = _parse_authority(hosts[0])
         if host is None or host[0] not in self._served:
             return HTTPStatus.FORBIDDEN, (
-                f"The UI does not serve Host {_shown(hosts[0])}. Open it at localhost or 127.0.0.1;"
-                " if it is reached by another name, add that name to UI_ALLOWED_HOSTS."
+                f"The UI does not serve Host {_quoted(hosts[0])}."
+                " Open it at localhost or 127.0.0.1."
+                " To use another name, add that name to UI_ALLOWED_HOSTS."
             )
-        reason = self._foreign(scope, host) or _changes_by_url(scope)
+        reason = self._cross_site_reason(scope, host) or _url_mutation_reason(scope)
         return None if reason is None else (HTTPStatus.FORBIDDEN, reason)
 
-    def _foreign(self, scope: Scope, host: _Host) -> str | None:
-        """Return why a request counts as another page's, None if it does not."""
+    def _cross_site_reason(self, scope: Scope, host: _Host) -> str | None:
+        """Return why a request counts as sent by a page of another site, or None."""
         origins = _values(scope, b"origin")
         for origin in origins:
             if not self._is_own(origin, host):
                 return (
-                    f"Origin {_shown(origin)} is not the UI's own. If the UI is reached there, by a"
-                    " proxy, add that host's name to UI_ALLOWED_HOSTS."
+                    f"Origin {_quoted(origin)} is not the UI's own. If a proxy serves the UI there,"
+                    " add that host's name to UI_ALLOWED_HOSTS."
                 )
         if origins or _is_followed_link(scope):
             return None
         for site in _values(scope, b"sec-fetch-site"):
             if site not in _OWN_SITES:
                 return (
-                    f"Sec-Fetch-Site {_shown(site)} says that a page of another site asks for this."
+                    f"Sec-Fetch-Site {_quoted(site)}: a page of another site sent this request."
                     " Open the UI's own address in the browser."
                 )
         return None
 
     def _is_own(self, origin: str, host: _Host) -> bool:
-        """Tell whether an origin is that of a page of the UI, for a request with this host.
+        """Return whether an origin belongs to the UI, for a request with this host.
 
-        A proxy that ends TLS changes the scheme; where it changes the host too, it is to be allowed
-        by its name.
+        The scheme is not compared, because a proxy that ends TLS changes it. If a proxy also
+        changes the host, its name must be allowed.
         """
         found = _ORIGIN.fullmatch(origin)
         parsed = _parse_authority(found["authority"]) if found else None
@@ -133,12 +135,13 @@ def _values(scope: Scope, name: bytes) -> list[str]:
     return [value.decode("latin-1").strip() for key, value in scope["headers"] if key == name]
 
 
-def _shown(value: str) -> str:
-    return ascii(value if len(value) <= _SHOWN else f"{value[:_SHOWN]}...")
+def _quoted(value: str) -> str:
+    short = len(value) <= _MAX_VALUE_LENGTH
+    return ascii(value if short else f"{value[:_MAX_VALUE_LENGTH]}...")
 
 
-def _plain(name: str) -> str:
-    """Return a name or an address as it is compared: in small letters, without a dot at its end."""
+def _normalize(name: str) -> str:
+    """Return a name or an address in lower case, without a final dot."""
     name = name.lower().removesuffix(".")
     return str(IPv6Address(name)) if _is_ipv6(name) else name
 
@@ -159,18 +162,18 @@ def _is_every_address(name: str) -> bool:
 
 
 def _parse_authority(text: str) -> _Host | None:
-    """Return name and port, the latter None if not named; None if it is no host at all."""
+    """Return name and port (None without a port), or None if the text is not a host."""
     found = _AUTHORITY.fullmatch(text)
     if found is None:
-        address = _plain(text)
-        # Some clients leave out the brackets.
+        address = _normalize(text)
+        # Some clients omit the brackets.
         return (address, None) if _is_ipv6(address) else None
     port = int(found["port"]) if found["port"] else None
-    return _plain(found["address"] or found["name"]), port
+    return _normalize(found["address"] or found["name"]), port
 
 
 def _is_followed_link(scope: Scope) -> bool:
-    """Tell whether the browser opens a page of the UI by itself: a link to it may be anywhere."""
+    """Return whether the browser opens a page of the UI in a tab: any site may link to it."""
     return (
         scope["type"] == "http"
         and scope["method"] in ("GET", "HEAD")
@@ -179,13 +182,13 @@ def _is_followed_link(scope: Scope) -> bool:
     )
 
 
-def _changes_by_url(scope: Scope) -> str | None:
-    """Return why the URL of a request asks for more than to read, None if it does not.
+def _url_mutation_reason(scope: Scope) -> str | None:
+    """Return why the URL of a request does more than read, or None.
 
-    Dagster executes what the URL names not only for GET: also for a POST of a form or of text. It
-    takes the last of several `query` parameters; here none may be a change.
+    Dagster executes the URL's query for GET, and also for a POST of a form or of text. It takes the
+    last of several `query` parameters. Here none of them may change anything.
     """
-    # A route of Starlette's also takes a path with a line break at its end.
+    # A route of Starlette also matches a path with a line break at its end.
     if not scope["path"].rstrip("/\n").endswith("/graphql"):
         return None
     parameters = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
@@ -195,7 +198,7 @@ def _changes_by_url(scope: Scope) -> str | None:
         try:
             definitions = parse(value, no_location=True).definitions
         except (GraphQLError, RecursionError) as error:
-            return f"The URL's parameter query is no GraphQL that can be read: {_first_line(error)}"
+            return f"The URL's parameter query is not valid GraphQL: {_first_line(error)}"
         for definition in definitions:
             if isinstance(definition, OperationDefinitionNode):
                 kind = definition.operation.value
@@ -206,18 +209,18 @@ def _changes_by_url(scope: Scope) -> str | None:
             else:
                 kind = "definition"
             return (
-                f"The URL's parameter query holds a {kind}; a URL may only query."
+                f"The URL's parameter query contains a {kind}; only queries are allowed in a URL."
                 " Send it as JSON in the body of a POST."
             )
     return None
 
 
 def _first_line(error: Exception) -> str:
-    return _shown(str(error).partition("\n")[0])
+    return _quoted(str(error).partition("\n")[0])
 
 
-def _without_foreign_frames(send: Send) -> Send:
-    """Have each answer forbid that a page of another origin shows it in a frame."""
+def _forbid_foreign_frames(send: Send) -> Send:
+    """Add a header to each response that forbids frames in pages of other origins."""
 
     async def send_with_header(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -233,7 +236,7 @@ def _without_foreign_frames(send: Send) -> Send:
 async def _refuse_websocket(
     status: HTTPStatus, reason: str, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Answer a handshake with a refusal, in words if the server can."""
+    """Refuse a WebSocket handshake, with a text if the server supports that."""
     await receive()
     if "websocket.http.response" in scope.get("extensions", {}):
         await _answer("websocket.http.response", status, reason, send)

@@ -1,6 +1,6 @@
-"""`dagster-webserver`, with all its options, behind the guard of `ui_guard`.
+"""Starts `dagster-webserver` behind the guard of `ui_guard`.
 
-What the options do not say, the settings do: where the UI listens, and its path.
+All options of dagster-webserver work. The settings give the defaults of host, port and path prefix.
 """
 
 import sys
@@ -13,18 +13,18 @@ from sim_pipeline.config import Settings, SettingsError, load_settings
 from sim_pipeline.dagster_instance.ui_guard import UiGuard
 from sim_pipeline.surroundings import secure_this_process
 
-# What makes the application, as the command's module calls it.
-_MAKER = "create_app_from_workspace_process_context"
+# The function in the command's module that creates the application.
+_APP_FACTORY = "create_app_from_workspace_process_context"
 
 
 def put_guard_before_ui(settings: Settings) -> None:
-    """Have Dagster's command serve its application behind the guard.
+    """Make Dagster's command serve its application behind the guard.
 
-    Neither the command nor the application that it makes takes a middleware from outside. So the
-    function that makes the application is replaced, in the module that calls it. The command and
-    its options stay Dagster's, and nothing of Dagster sees a request before the guard does.
+    Neither the command nor its application accepts a middleware. So this replaces the function that
+    creates the application, in the module that calls it. The guard then sees each request before
+    Dagster does.
     """
-    create_app = getattr(cli, _MAKER)
+    create_app = getattr(cli, _APP_FACTORY)
 
     def create_guarded_app(*arguments: Any, **options: Any) -> ASGIApp:
         return UiGuard(
@@ -33,11 +33,15 @@ def put_guard_before_ui(settings: Settings) -> None:
             allowed_hosts=settings.ui_allowed_hosts,
         )
 
-    setattr(cli, _MAKER, create_guarded_app)
+    setattr(cli, _APP_FACTORY, create_guarded_app)
 
 
 def main() -> int:
-    """Serve until SIGINT or SIGTERM. Wrong settings are said, and make the exit status 2."""
+    """Serve the UI until SIGINT or SIGTERM.
+
+    Returns:
+        The exit status: 2 if the settings are invalid, after a message that names them.
+    """
     secure_this_process()
     try:
         settings = load_settings()
@@ -45,7 +49,7 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     put_guard_before_ui(settings)
-    # The prefix of variables is that of dagster-webserver's own command.
+    # dagster-webserver's own command has the same prefix of environment variables.
     cli.cli(
         auto_envvar_prefix="DAGSTER_WEBSERVER",
         default_map={

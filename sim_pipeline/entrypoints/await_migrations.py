@@ -1,8 +1,7 @@
-"""Waits until both databases are at this version's schema: for pods that start beside `migrate`.
+"""Waits until both databases have this version's schema, for pods that start beside `migrate`.
 
-What belongs here: two questions, asked again every few seconds for a bounded time. Nothing is
-changed, and a schema that this version does not know, a newer one's, is as good: so an older image
-starts after a rollback.
+It polls both databases for a limited time and changes nothing. A newer schema is accepted too, so
+that an older image starts after a rollback.
 """
 
 import logging
@@ -14,31 +13,29 @@ import sqlalchemy as sa
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from dagster_postgres import PostgresEventLogStorage
-from dagster_postgres.event_log import event_log
-from dagster_postgres.utils import pg_alembic_config
 
 from sim_pipeline import logs
 from sim_pipeline.config import Settings, SettingsError, load_settings
 from sim_pipeline.connections import results_database
+from sim_pipeline.dagster_instance.storage import storage_migrations
 from sim_pipeline.store.migrations import alembic_config
 
-_PATIENCE_SECONDS = 600.0
-_PAUSE_SECONDS = 3.0
-_SAY_AGAIN_SECONDS = 30.0
+_TIMEOUT_SECONDS = 600.0
+_POLL_SECONDS = 3.0
+_LOG_SECONDS = 30.0
 
 logger = logging.getLogger("sim_pipeline.await_migrations")
 
 
 def is_migrated(url: sa.URL | str, config: Config) -> bool:
-    """Tell whether a database is at the newest revision of some migrations, or past it.
+    """Return whether a database is at the newest revision of its migrations, or at a newer one.
 
     Args:
-        url: of the database.
-        config: says where the migrations are.
+        url: the database's URL.
+        config: the Alembic configuration of the migrations.
 
     Raises:
-        sqlalchemy.exc.OperationalError: the database can't be reached.
+        sqlalchemy.exc.OperationalError: the database is unreachable.
     """
     script = ScriptDirectory.from_config(config)
     known = {revision.revision for revision in script.walk_revisions()}
@@ -49,47 +46,55 @@ def is_migrated(url: sa.URL | str, config: Config) -> bool:
 
 
 def missing_migrations(settings: Settings) -> str | None:
-    """Return what is still to wait for, in words; None if that is nothing.
+    """Return the reason to wait, as text, or None if both databases are migrated.
 
     Raises:
-        TypeError: Dagster's instance keeps its data elsewhere than in PostgreSQL.
+        TypeError: Dagster's instance does not keep its data in PostgreSQL.
     """
     results = results_database(settings)
     try:
         if not is_migrated(results.url, alembic_config(results)):
             return f"{results} is not migrated yet"
         with dg.DagsterInstance.get() as instance:
-            storage = instance.event_log_storage
-            if not isinstance(storage, PostgresEventLogStorage):
-                raise TypeError(f"Dagster's events are kept in a {type(storage).__name__}")
-            if not is_migrated(storage.postgres_url, pg_alembic_config(event_log.__file__)):
+            if not is_migrated(*storage_migrations(instance)):
                 return "Dagster's storage is not migrated yet"
     except sa.exc.OperationalError as error:
         return " ".join(str(error.orig).split())
     return None
 
 
-def await_migrations(settings: Settings, patience: float = _PATIENCE_SECONDS) -> bool:
-    """Wait for so many seconds at most; tell whether both databases are migrated by then."""
-    deadline = time.monotonic() + patience
-    said = float("-inf")
+def await_migrations(settings: Settings, timeout: float = _TIMEOUT_SECONDS) -> bool:
+    """Wait until both databases are migrated.
+
+    Args:
+        settings: the validated settings.
+        timeout: longest time to wait [s].
+
+    Returns:
+        Whether both databases are migrated.
+    """
+    deadline = time.monotonic() + timeout
+    last_logged = float("-inf")
     while reason := missing_migrations(settings):
         now = time.monotonic()
         if now >= deadline:
-            logger.error("Gave up after %d s: %s. Does the Job migrate run?", patience, reason)
+            logger.error(
+                "Stopped waiting after %d s: %s; check that the Job migrate runs", timeout, reason
+            )
             return False
-        if now - said >= _SAY_AGAIN_SECONDS:
+        if now - last_logged >= _LOG_SECONDS:
             logger.info("Waiting: %s", reason)
-            said = now
-        # A database tells nobody that it is migrated: it is asked.
-        time.sleep(_PAUSE_SECONDS)
+            last_logged = now
+        # A database does not announce its migration, so this polls.
+        time.sleep(_POLL_SECONDS)
     return True
 
 
 def main() -> int:
-    """Wait; return 0 once both databases are migrated, 1 if that takes too long.
+    """Wait until both databases are migrated.
 
-    Wrong settings are said, and make it 2.
+    Returns:
+        The exit status: 0 if they are, 1 after the timeout, 2 if the settings are invalid.
     """
     try:
         settings = load_settings()

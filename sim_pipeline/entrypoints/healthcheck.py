@@ -1,41 +1,41 @@
-"""Tells Docker or Kubernetes, by its exit status, whether the UI beside it answers.
+"""The health check of a container: one request to the UI, with the result as exit status.
 
-What belongs here: one question to the UI. It runs every few seconds beside the service, so it
-imports nothing but the standard library, and none of the settings' validation.
+It runs every few seconds beside the service, so it imports the standard library only and does not
+validate the settings.
 """
 
 import http.client
 import os
 import sys
 
-# Where a UI in a container is reached that listens there or everywhere.
+# The UI in a container listens on one of these addresses or on all.
 _HOSTS = ("127.0.0.1", "::1")
-# Less than Docker and Kubernetes wait, for both together.
+# Shorter than the probe timeouts of Docker and Kubernetes.
 _ANSWER_SECONDS = 4.0
 
 
 def main() -> int:
-    """Ask the UI of this machine for /server_info; return 0 where it answers, else 1."""
+    """Request /server_info from the UI of this machine; return 0 on status 200, otherwise 1."""
     port = int(os.environ.get("UI_PORT") or "3000")
     path = f"{os.environ.get('UI_PATH_PREFIX', '')}/server_info"
-    refusals = []
+    errors = []
     for host in _HOSTS:
         try:
-            status = _ask(host, port, path)
+            status = _request(host, port, path)
         except ConnectionError as error:
-            refusals.append(f"{host}: {error}")
+            errors.append(f"{host}: {error}")
         except (OSError, http.client.HTTPException) as error:
-            refusals.append(f"{host}: {error}")
-            # What hangs here would do so there.
+            errors.append(f"{host}: {error}")
+            # A UI that hangs here also hangs on the other address.
             break
         else:
             print(f"The UI on port {port} answers with status {status}")  # noqa: T201 - for `docker inspect`
             return 0 if status == http.client.OK else 1
-    print(f"The UI on port {port} does not answer: {'; '.join(refusals)}")  # noqa: T201 - as above
+    print(f"The UI on port {port} does not answer: {'; '.join(errors)}")  # noqa: T201 - as above
     return 1
 
 
-def _ask(host: str, port: int, path: str) -> int:
+def _request(host: str, port: int, path: str) -> int:
     connection = http.client.HTTPConnection(host, port, timeout=_ANSWER_SECONDS)
     try:
         connection.request("GET", path)

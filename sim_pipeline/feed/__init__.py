@@ -1,1 +1,1 @@
-"""The two use cases of the feed: simulate what is missing, publish what is pending."""
+"""The two use cases: simulate missing windows, publish pending ones. No Dagster."""

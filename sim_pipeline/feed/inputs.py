@@ -1,4 +1,4 @@
-"""What the numbers of a run depend on, beside the model and the window."""
+"""`SimulationInputs`: what a window's values depend on, besides the model and the window."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from sim_pipeline.windows import Cadence
 
 @dataclass(frozen=True)
 class SimulationInputs:
-    """What the numbers depend on, beside the model and the window.
+    """The inputs of a simulation, besides the model and the window.
 
     Attributes:
         cadence: the windows.
         points: values per metric and window.
-        seed: of the random numbers.
-        profiles_file: of model profiles, workload and incidents; None for the built-in ones.
+        seed: seed of the random streams.
+        profiles_file: file of model profiles, workload and incidents; None for the built-in ones.
     """
 
     cadence: Cadence
@@ -29,6 +29,6 @@ class SimulationInputs:
         """Return the profile of each model, by name.
 
         Raises:
-            ProfilesFileError: the file can't be read or has a bad field.
+            ProfilesFileError: the file can't be read or has an invalid field.
         """
         return read_profiles(self.profiles_file, llm_names)

@@ -1,63 +1,66 @@
-"""How far a run is, for whoever watches its log."""
+"""`Progress`: log lines about how far a run is."""
 
 import logging
 import time
 
+from sim_pipeline.timestamps import format_duration
+
 logger = logging.getLogger(__name__)
 
-_EVERY_SECONDS = 5.0
+_LOG_SECONDS = 5.0
 
 
 class Progress:
-    """Says every few seconds how many windows are done, how fast it goes and how long it will take.
+    """Logs every few seconds how many windows are done, the rate and the time left.
 
-    What is over within the first few seconds is worth one line, at its end.
+    A task that ends within the first few seconds logs one line, at its end.
     """
 
     def __init__(self, verb: str, unit: str, total: int) -> None:
-        """Begin now.
+        """Start the clock.
 
         Args:
-            verb: what is done to windows: "Stored".
-            unit: what is made of them, and counted by the second: "rows".
-            total: windows to be done.
+            verb: past participle of the task: "Stored".
+            unit: plural of what is counted per second: "rows".
+            total: number of windows to do.
         """
         self._verb, self._unit, self._total = verb, unit, total
-        self._began = self._said = time.monotonic()
+        self._began = self._logged = time.monotonic()
 
-    def report(self, done: int, made: int) -> None:
-        """Say how far it is, unless that was said just now.
+    def report(self, done: int, count: int) -> None:
+        """Log the progress, unless that was done within the last few seconds.
 
         Args:
-            done: windows done so far, those included that were found done.
-            made: units made so far.
+            done: number of windows done so far, including those skipped.
+            count: number of units so far.
         """
         now = time.monotonic()
-        if now - self._said >= _EVERY_SECONDS:
-            self._said = now
+        if now - self._logged >= _LOG_SECONDS:
+            self._logged = now
             elapsed = now - self._began
-            left = _duration(elapsed / done * (self._total - done)) if done else "unknown time"
-            self._say(done, made, elapsed, f"{left} left")
+            left = (
+                format_duration(elapsed / done * (self._total - done)) if done else "unknown time"
+            )
+            self._log(done, count, elapsed, f"{left} left")
 
-    def end(self, done: int, made: int) -> None:
-        """Say what was done; the arguments are those of `report`."""
+    def end(self, done: int, count: int) -> None:
+        """Log the result.
+
+        Args:
+            done: see `report`.
+            count: see `report`.
+        """
         elapsed = time.monotonic() - self._began
-        self._say(done, made, elapsed, f"{_duration(elapsed)} in all")
+        self._log(done, count, elapsed, f"{format_duration(elapsed)} in all")
 
-    def _say(self, done: int, made: int, elapsed: float, time_words: str) -> None:
+    def _log(self, done: int, count: int, elapsed: float, times: str) -> None:
         logger.info(
             "%s %s of %s windows, %s %s (%s/s), %s",
             self._verb,
             f"{done:,}",
             f"{self._total:,}",
-            f"{made:,}",
+            f"{count:,}",
             self._unit,
-            f"{made / max(elapsed, 1e-3):,.0f}",
-            time_words,
+            f"{count / max(elapsed, 1e-3):,.0f}",
+            times,
         )
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"

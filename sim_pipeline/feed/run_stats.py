@@ -1,9 +1,10 @@
-"""What becomes of each partition of a run, counted while the run goes: numbers that are in hand.
+"""Counts of what a run simulated (`RunStats`) and published (`PublishCounts`), per partition.
 
-Knows no Dagster, and asks nobody: `MetricFrames` counts what it simulates as it hands it out.
+The counts are kept while the run works; nothing here reads the database.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
@@ -13,20 +14,21 @@ from numpy.typing import NDArray
 from sim_pipeline.metrics import METRICS, UNITS
 from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline.simulator.simulation import Simulation
+from sim_pipeline.store.ledger import Pending
 from sim_pipeline.windows import DAY
 
 
 @dataclass
 class PartitionStats:
-    """The windows of a model and day that a run simulated.
+    """The windows of one model and day that a run simulated.
 
     Attributes:
-        simulated: how many windows.
-        completed: their requests that completed.
-        failed: their requests that failed.
-        utilisation: the sum of their mean utilisations.
-        medians: of each window and metric, shape (windows, 4), a block at a time. At an interval
-            of a second a day's take 3 MB, whatever the number of points, which the values do not.
+        simulated: number of windows.
+        completed: number of their requests that completed.
+        failed: number of their requests that failed.
+        utilisation: sum of the windows' mean utilisations.
+        medians: medians of each window and metric, a list of arrays of shape (windows, 4). A day of
+            one-second windows takes 3 MB for any number of points; the values would take more.
     """
 
     simulated: int = 0
@@ -36,15 +38,16 @@ class PartitionStats:
     medians: list[NDArray[np.float64]] = field(default_factory=list)
 
     def metadata(self, windows: int, points: int) -> dict[str, float]:
-        """Say what there is to say of the partition, for people.
+        """Return the partition's metadata for the UI.
 
         Args:
-            windows: of the partition that the run was for; those not simulated were there.
+            windows: number of windows of the partition in the run; those not simulated were stored
+                already.
             points: values per metric and window.
         """
         entries: dict[str, float] = {
             "windows simulated": self.simulated,
-            "windows already there": windows - self.simulated,
+            "windows already stored": windows - self.simulated,
         }
         if self.simulated:
             typical = np.median(np.concatenate(self.medians), axis=0).tolist()
@@ -52,26 +55,26 @@ class PartitionStats:
                 "points per metric": self.simulated * points,
                 "requests completed": self.completed,
                 "requests failed": self.failed,
-                "utilisation, mean": round(self.utilisation / self.simulated, 4),
+                "mean utilisation": round(self.utilisation / self.simulated, 4),
             }
             for metric, median in zip(METRICS, typical, strict=True):
-                # Five digits: a person reads it, the table has the values.
+                # Five digits are enough to read; the table has the exact values.
                 entries[f"{metric} p50 [{UNITS[metric]}]"] = float(f"{median:.5g}")
         return entries
 
 
 @dataclass
 class RunStats:
-    """What became of the windows of a run.
+    """The windows of a run: simulated or skipped.
 
     Attributes:
-        simulated: windows simulated and handed out.
-        kept: windows found stored and left as they are.
-        partitions: of what was simulated, by UTC day and model.
+        simulated: number of windows simulated.
+        skipped: number of windows that were stored already.
+        partitions: the simulated windows, by UTC day and model.
     """
 
     simulated: int = 0
-    kept: int = 0
+    skipped: int = 0
     partitions: dict[tuple[date, str], PartitionStats] = field(default_factory=dict)
 
     def count(
@@ -82,13 +85,13 @@ class RunStats:
         simulation: Simulation,
         values: NDArray[np.float64],
     ) -> None:
-        """Count windows of a model that were simulated together.
+        """Count windows of one model that were simulated together.
 
         Args:
-            profile: of the model.
-            windows: their numbers, ascending, shape (windows,).
-            interval: length of a window, seconds.
-            simulation: what came of them.
+            profile: profile of the model.
+            windows: window numbers, ascending, shape (windows,).
+            interval: length of a window [s].
+            simulation: result of the simulation.
             values: its metrics, shape (windows, 4, points).
         """
         self.simulated += len(windows)
@@ -108,13 +111,44 @@ class RunStats:
     def metadata(
         self, windows: Mapping[tuple[date, str], int], points: int
     ) -> dict[tuple[date, str], dict[str, float]]:
-        """Say it of each partition of the run, those included of which nothing was simulated.
+        """Return the metadata of each partition of the run, also of those with nothing simulated.
 
         Args:
-            windows: how many windows of each partition the run was for.
+            windows: number of windows of each partition in the run.
             points: values per metric and window.
         """
         return {
             key: self.partitions.get(key, PartitionStats()).metadata(count, points)
             for key, count in windows.items()
         }
+
+
+@dataclass
+class PublishCounts:
+    """Messages that the broker confirmed and the ledger has as published, by day and model.
+
+    The counts cover all attempts of the step. A message counts as resent if it was published under
+    the same id before this run reopened its entry (`resend`). An entry that an earlier run reopened
+    and did not publish does not count: the ledger cannot tell it from one never published.
+
+    Attributes:
+        messages: all messages, by UTC day of the window and model.
+        resent: the resent ones among them.
+        reopen_transaction_ids: ids of the transactions in which this run reopened entries. They are
+            recorded before the commit: if the connection is lost during a commit, it is unknown
+            whether the commit succeeded.
+        reopened: whether a commit succeeded, so that later attempts do not reopen entries again.
+    """
+
+    messages: Counter[tuple[date, str]] = field(default_factory=Counter)
+    resent: Counter[tuple[date, str]] = field(default_factory=Counter)
+    reopen_transaction_ids: list[str] = field(default_factory=list)
+    reopened: bool = False
+
+    def count(self, published: Iterable[Pending]) -> None:
+        """Count windows that have just been published."""
+        for window in published:
+            key = window.window_start.date(), window.llm_name
+            self.messages[key] += 1
+            if window.reopened:
+                self.resent[key] += 1

@@ -1,9 +1,8 @@
-"""The frames of a run: simulated slice by slice, so that memory is bounded whatever the range.
+"""`MetricFrames`: simulates the missing windows of a run in batches, so that memory stays bounded.
 
-Knows no Dagster: `metric_frames` hands the object out, the I/O manager iterates it.
+The asset `metric_frames` iterates it, and the I/O manager stores each batch.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,34 +19,34 @@ from sim_pipeline.metrics import METRICS
 from sim_pipeline.simulator.fingerprint import fingerprints
 from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline.simulator.simulation import simulate
-from sim_pipeline.store.batches import Slice
+from sim_pipeline.store.batches import WindowBatch
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.ledger import stored_message_ids
 from sim_pipeline.windows import Cadence
 
-# A slice holds at most about this many values (4 MB), at the least a window, and never more than
-# this many windows: both bound what a slice costs in memory, here and in the database.
-_SLICE_VALUES = 500_000
-_SLICE_WINDOWS = 10_000
-
-logger = logging.getLogger(__name__)
+# Limits of a batch, which bound its memory here and in the database: about this many values (4 MB),
+# but at least one window; and this many windows.
+_BATCH_VALUES = 500_000
+_BATCH_WINDOWS = 10_000
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Windows of one model that are to be simulated, with the ids they are to get."""
+    """Windows of one model to simulate, with their message ids."""
 
     profile: Profile
     windows: NDArray[np.int64]
-    labels: list[datetime]
+    window_starts: list[datetime]
     message_ids: list[UUID]
 
 
 class MetricFrames:
-    """The slices of a run's windows, each simulated when it is asked for.
+    """The batches of a run's windows, each simulated when the iterator reaches it.
 
-    What the database holds already is recognised by its message_id and is not simulated. Iterate
-    it once; `tally` then says what was done.
+    Windows already stored under the same message_id are skipped. Iterate only once.
+
+    Attributes:
+        stats: what was simulated and skipped so far.
     """
 
     def __init__(
@@ -62,44 +61,44 @@ class MetricFrames:
         replace: bool = True,
         force: bool = False,
     ) -> None:
-        """Describe the frames; nothing is read or simulated yet.
+        """Keep the arguments; reading and simulating start with the iteration.
 
         Args:
             selection: the models and windows.
-            profiles: by model.
-            cadence: what a window's number means.
+            profiles: profile of each model, by name.
+            cadence: converts window numbers to times.
             points: values per metric and window.
-            seed: of the random numbers.
-            postgres: where the windows already stored are looked up.
-            replace: hand out windows that are stored under another message_id.
-            force: hand out every window.
+            seed: seed of the random streams.
+            postgres: the results database.
+            replace: also simulate windows that are stored under another message_id.
+            force: simulate every window.
         """
-        self.selection = selection
-        self.force = force
-        self.tally = RunStats()
+        self.stats = RunStats()
+        self._selection = selection
+        self._force = force
         self._profiles = profiles
         self._cadence = cadence
         self._points = points
         self._seed = seed
         self._postgres = postgres
         self._replace = replace
-        self._limit = max(1, min(_SLICE_WINDOWS, _SLICE_VALUES // (len(METRICS) * points)))
+        self._limit = max(1, min(_BATCH_WINDOWS, _BATCH_VALUES // (len(METRICS) * points)))
 
     @property
     def windows(self) -> int:
-        """How many windows of a model the run is for."""
-        return len(self.selection.llm_names) * len(self.selection.windows)
+        """The number of windows of the run, each of one model."""
+        return len(self._selection.llm_names) * len(self._selection.windows)
 
     def partition_metadata(self) -> dict[tuple[date, str], dict[str, float]]:
-        """Say, by day and model, what was done so far of each partition of the run."""
-        windows = self.selection.windows
+        """Return the metadata of each partition of the run so far, by day and model."""
+        windows = self._selection.windows
         days = Counter(self._cadence.day_of(window) for window in windows)
-        return self.tally.metadata(
-            {(day, name): days[day] for day in days for name in self.selection.llm_names},
+        return self.stats.metadata(
+            {(day, name): days[day] for day in days for name in self._selection.llm_names},
             self._points,
         )
 
-    def __iter__(self) -> Iterator[Slice]:
+    def __iter__(self) -> Iterator[WindowBatch]:
         gathered: list[_Block] = []
         room = self._limit
         for block in self._blocks():
@@ -112,18 +111,18 @@ class MetricFrames:
             yield self._simulate(gathered)
 
     def _blocks(self) -> Iterator[_Block]:
-        """Go through the models, a stretch of windows at a time; leave out what is there."""
-        windows = self.selection.windows
-        for llm_name in self.selection.llm_names:
+        """Return the windows to simulate, model by model, in blocks of at most a batch."""
+        windows = self._selection.windows
+        for llm_name in self._selection.llm_names:
             for first in range(windows.start, windows.stop, self._limit):
-                stretch = range(first, min(first + self._limit, windows.stop))
-                block = self._missing(self._profiles[llm_name], stretch)
-                self.tally.kept += len(stretch) - len(block.windows)
+                numbers = range(first, min(first + self._limit, windows.stop))
+                block = self._missing(self._profiles[llm_name], numbers)
+                self.stats.skipped += len(numbers) - len(block.windows)
                 if len(block.windows):
                     yield block
 
-    def _missing(self, profile: Profile, stretch: range) -> _Block:
-        windows = np.arange(stretch.start, stretch.stop, dtype=np.int64)
+    def _missing(self, profile: Profile, numbers: range) -> _Block:
+        windows = np.arange(numbers.start, numbers.stop, dtype=np.int64)
         prints = fingerprints(
             profile,
             windows,
@@ -131,30 +130,30 @@ class MetricFrames:
             points=self._points,
             seed=self._seed,
         )
-        labels = [self._cadence.start_of(window) for window in stretch]
+        window_starts = [self._cadence.start_of(window) for window in numbers]
         ids = [
-            message_id(profile.name, label, fingerprint)
-            for label, fingerprint in zip(labels, prints, strict=True)
+            message_id(profile.name, start, fingerprint)
+            for start, fingerprint in zip(window_starts, prints, strict=True)
         ]
-        if not self.force:
+        if not self._force:
             with self._postgres.engine.connect() as connection:
                 stored = stored_message_ids(
                     connection,
                     profile.name,
-                    labels[0],
-                    self._cadence.start_of(stretch.stop),
+                    window_starts[0],
+                    self._cadence.start_of(numbers.stop),
                 )
             wanted = [
                 index
-                for index, label in enumerate(labels)
-                if label not in stored or (self._replace and stored[label] != ids[index])
+                for index, start in enumerate(window_starts)
+                if start not in stored or (self._replace and stored[start] != ids[index])
             ]
             windows = windows[wanted]
-            labels = [labels[index] for index in wanted]
+            window_starts = [window_starts[index] for index in wanted]
             ids = [ids[index] for index in wanted]
-        return _Block(profile, windows, labels, ids)
+        return _Block(profile, windows, window_starts, ids)
 
-    def _simulate(self, blocks: list[_Block]) -> Slice:
+    def _simulate(self, blocks: list[_Block]) -> WindowBatch:
         values = []
         for block in blocks:
             simulation = simulate(
@@ -167,13 +166,13 @@ class MetricFrames:
             metrics = np.stack(
                 [simulation.ttft, simulation.tps, simulation.e2e_latency, simulation.rps], axis=1
             )
-            self.tally.count(
+            self.stats.count(
                 block.profile, block.windows, self._cadence.interval, simulation, metrics
             )
             values.append(metrics)
-        return Slice(
+        return WindowBatch(
             [block.profile.name for block in blocks for _ in block.windows],
-            [label.astimezone(UTC) for block in blocks for label in block.labels],
-            [one for block in blocks for one in block.message_ids],
+            [start.astimezone(UTC) for block in blocks for start in block.window_starts],
+            [uuid for block in blocks for uuid in block.message_ids],
             np.concatenate(values),
         )

@@ -1,1 +1,1 @@
-"""PostgreSQL and RabbitMQ of a checkout's own, on loopback."""
+"""PostgreSQL and RabbitMQ servers on loopback that belong to one checkout."""

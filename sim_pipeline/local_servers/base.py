@@ -1,10 +1,9 @@
-"""What the local servers have in common: how one is started, adopted and stopped."""
+"""Common base of the local servers: start, adopt and stop a server."""
 
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from sim_pipeline.errors import ServiceError
 from sim_pipeline.local_servers.data_directory import ServiceDirectory, file_error
@@ -15,76 +14,70 @@ _POLL_SECONDS = 0.05
 
 
 class LocalServer(ABC):
-    """A server of our own on the loopback interface, with all it keeps in one directory.
+    """A server on the loopback interface that keeps all its files in one directory.
 
-    It runs in a session of its own: Ctrl-C in the terminal does not reach it, `stop` ends it.
-    Where its owner was killed, the next `start` on the same directory adopts it. As a context
-    manager it is started and stopped.
+    It runs in its own session, so that Ctrl-C in the terminal does not reach it; `stop` stops it.
+    If the process that started it was killed, the next `start` on the same directory adopts the
+    server. As a context manager it starts and stops the server.
 
     Args:
-        service: Its name, for messages.
-        data_dir: Its directory; created where missing.
+        data_dir: Its directory; created if missing.
         host: Loopback address to listen on.
         port: TCP port to listen on.
-        user: Its administrator; made to exist at each start.
-        password: Their password; made to be it at each start.
-        port_variable: Name of the setting that holds the port, for messages.
-        start_timeout: Seconds until it must answer, recovery included.
+        user: The administrator; each start ensures that it exists.
+        password: The administrator's password; each start sets it.
+        start_timeout: Time until it must accept connections, recovery included [s].
     """
+
+    service: ClassVar[str]
+    """Name of the server, for messages."""
+    port_variable: ClassVar[str]
+    """Environment variable that sets the port, for messages."""
 
     def __init__(
         self,
-        service: str,
         data_dir: Path,
         *,
         host: str,
         port: int,
         user: str,
         password: str,
-        port_variable: str,
         start_timeout: float,
     ) -> None:
-        self.service = service
         self.data_dir = data_dir.resolve()
         self.host = host
         self.port = port
         self.user = user
         self.password = password
-        self._port_variable = port_variable
         self._start_timeout = start_timeout
-        self._directory = ServiceDirectory(service, self.data_dir)
+        self._directory = ServiceDirectory(self.service, self.data_dir)
         self._process: Process | None = None
 
     def __enter__(self) -> Self:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property
     @abstractmethod
     def log_file(self) -> Path:
-        """Where it logs."""
+        """The path of the server's log."""
 
     @property
     def is_running(self) -> bool:
-        """Whether its process lives."""
+        """Whether its process is alive."""
         return self._process is not None and is_alive(self._process)
 
     def start(self) -> None:
-        """Start the server, or adopt the one that still runs here, and wait until it answers.
+        """Start the server, or adopt the one that still runs, and wait until it is ready.
 
         Raises:
-            ServiceError: If its programs are missing, the directory is in use, cannot be written
-                or has no room, the port is taken, or it does not answer in time.
+            ServiceError: If its programs are missing, the directory is in use or not writable, the
+                disk is full, the port is in use, or it is not ready in time.
         """
-        self._directory.take()
+        self._directory.acquire()
         try:
             self._start()
         except BaseException as error:
@@ -94,12 +87,12 @@ class LocalServer(ABC):
             raise
 
     def stop(self) -> None:
-        """Stop the server and wait until all its processes are gone.
+        """Stop the server and wait until all its processes have exited.
 
-        Without effect where it was not started.
+        Does nothing if the server was not started.
 
         Raises:
-            ServiceError: If it does not end.
+            ServiceError: If it does not stop.
         """
         if not self._directory.is_held:
             return
@@ -110,40 +103,40 @@ class LocalServer(ABC):
 
     @abstractmethod
     def _start(self) -> None:
-        """Adopt or launch it, and wait for its answer."""
+        """Adopt or launch the server and wait until it is ready."""
 
     @abstractmethod
     def _shut_down(self) -> None:
-        """End all its processes."""
+        """Stop all its processes."""
 
     @abstractmethod
-    def _answer(self) -> bool | None:
-        """Connect once: True where it takes us, False where it refuses us, None where neither."""
+    def _probe(self) -> bool | None:
+        """Try to log in once: True on success, False if refused, None if nothing answers yet."""
 
     @abstractmethod
-    def _fault(self) -> str | None:
-        """Return what kept it from starting, or None where it does not say."""
+    def _startup_error(self) -> str | None:
+        """Return the error from its output that stopped its start, or None if there is none."""
 
-    def _await_answer(self) -> bool:
-        """Wait for its answer; tell whether it takes us."""
+    def _await_ready(self) -> bool:
+        """Wait until the server answers; return whether it lets us log in."""
         deadline = time.monotonic() + self._start_timeout
-        while (answer := self._answer()) is None:
+        while (accepted := self._probe()) is None:
             if not self.is_running:
-                # Between our look at the port and the server's, another may have taken it.
-                require_free(self.service, self.port, self.host, self._port_variable)
+                # Another program may have taken the port since we checked it.
+                require_free(self.service, self.port, self.host, self.port_variable)
                 raise ServiceError(
-                    f"{self.service}: {self._fault() or 'it ended'} (log: {self.log_file})"
+                    f"{self.service}: {self._startup_error() or 'it exited'} (log: {self.log_file})"
                 )
             if time.monotonic() > deadline:
-                fault = self._fault()
+                error = self._startup_error()
                 raise ServiceError(
                     f"{self.service} does not answer on {address(self.host, self.port)} "
-                    f"after {self._start_timeout:g} s{f': {fault}' if fault else ''} "
+                    f"after {self._start_timeout:g} s{f': {error}' if error else ''} "
                     f"(log: {self.log_file})"
                 )
-            # A server tells nobody that it takes connections: it is asked.
+            # No event says that the server is ready, so poll.
             time.sleep(_POLL_SECONDS)
-        return answer
+        return accepted
 
-    def _not_ending(self) -> ServiceError:
-        return ServiceError(f"{self.service} does not end (log: {self.log_file})")
+    def _shutdown_error(self) -> ServiceError:
+        return ServiceError(f"{self.service} does not stop (log: {self.log_file})")

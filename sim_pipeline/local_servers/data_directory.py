@@ -1,4 +1,4 @@
-"""The directory a local server, or the service, lives in: made, with room, one owner at a time."""
+"""The data directory of a local server or of the service, locked by one process at a time."""
 
 import fcntl
 import os
@@ -7,15 +7,15 @@ from pathlib import Path
 
 from sim_pipeline.errors import ServiceError
 
-# RabbitMQ stops taking messages at 50 MB free, a new PostgreSQL cluster takes 40 MB.
+# RabbitMQ accepts no messages below 50 MB of free space; a new PostgreSQL cluster needs 40 MB.
 _NEEDED_BYTES = 128 * 2**20
 
 
 class ServiceDirectory:
-    """A server's directory, held by one process at a time.
+    """A data directory that one process at a time owns.
 
-    What holds it is a lock of the kernel's (flock): a killed owner leaves none behind. Children
-    do not inherit it, so a server that outlives its owner can be adopted by the next one.
+    The lock is the kernel's (flock), so it ends with its owner even if that is killed. Child
+    processes do not inherit it, so the next owner can adopt a server that is still running.
 
     Args:
         service: Name of the server, for messages.
@@ -27,12 +27,12 @@ class ServiceDirectory:
         self._path = path
         self._lock: int | None = None
 
-    def take(self) -> None:
-        """Make the directory where missing, and make it this process's.
+    def acquire(self) -> None:
+        """Create the directory if missing, and lock it for this process.
 
         Raises:
-            ServiceError: If it cannot be written, less than 128 MiB are free on its disk, or
-                another live process has it.
+            ServiceError: If it is not writable, its disk has less than 128 MiB of free space, or
+                another process has locked it.
         """
         try:
             self._path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -40,24 +40,24 @@ class ServiceDirectory:
             if free < _NEEDED_BYTES:
                 raise ServiceError(
                     f"{self._service}: the disk of {self._path} is full: {free // 2**20} MiB "
-                    f"are free, {_NEEDED_BYTES // 2**20} needed"
+                    f"are free, {_NEEDED_BYTES // 2**20} are needed"
                 )
-            self._take_lock()
+            self._acquire_lock()
         except OSError as error:
             raise file_error(self._service, error, self._path) from error
 
     @property
     def is_held(self) -> bool:
-        """Whether this process has taken it."""
+        """Whether this process owns the directory."""
         return self._lock is not None
 
     def release(self) -> None:
-        """Give the directory back; without effect where it is not held."""
+        """Release the lock. Does nothing if this process does not hold it."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
-    def _take_lock(self) -> None:
+    def _acquire_lock(self) -> None:
         lock = os.open(self._path / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,8 +67,8 @@ class ServiceDirectory:
             owner = os.read(lock, 32).decode().strip()
             os.close(lock)
             raise ServiceError(
-                f"{self._service}: {self._path} is in use by process {owner}: stop that first"
-                f" (Ctrl-C where it runs, or kill {owner})"
+                f"{self._service}: {self._path} is in use by process {owner}; stop that process"
+                f" (Ctrl-C in its terminal, or kill {owner})"
             ) from None
         except OSError:
             os.close(lock)
@@ -77,12 +77,12 @@ class ServiceDirectory:
 
 
 def file_error(service: str, error: OSError, directory: Path) -> ServiceError:
-    """Return what to raise where the file system refuses: full, read-only, not ours.
+    """Turn an operating system error, such as a full disk, into a ServiceError.
 
     Args:
         service: Name of the server, for the message.
-        error: What the operating system said.
-        directory: What to name where it named no file.
+        error: The operating system's error.
+        directory: The path to name if `error` names none.
     """
-    place = error.filename or directory
-    return ServiceError(f"{service}: {error.strerror or error}: {place}")
+    path = error.filename or directory
+    return ServiceError(f"{service}: {error.strerror or error}: {path}")

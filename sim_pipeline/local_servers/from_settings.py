@@ -1,4 +1,4 @@
-"""LOCAL_SERVICES: this checkout's own PostgreSQL and RabbitMQ, as the settings describe them."""
+"""LOCAL_SERVICES: runs PostgreSQL and RabbitMQ for this checkout, configured by the settings."""
 
 import importlib.util
 import logging
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sim_pipeline.config import Settings, SettingsError
+from sim_pipeline.config import Settings, invalid_settings
 from sim_pipeline.errors import ServiceError
 from sim_pipeline.local_servers.ports import address
 from sim_pipeline.local_servers.postgres import WHEEL, LocalPostgres
@@ -16,26 +16,25 @@ logger = logging.getLogger(__name__)
 
 
 def require_programs(settings: Settings) -> None:
-    """Refuse LOCAL_SERVICES where PostgreSQL's programs are not installed, as in the image.
+    """Reject LOCAL_SERVICES=true if PostgreSQL's programs are not installed, as in the image.
 
     Raises:
-        SettingsError: says so, and what is allowed.
+        SettingsError: the programs are not installed.
     """
     if settings.local_services and importlib.util.find_spec(WHEEL) is None:
-        raise SettingsError(
-            "1 setting is wrong:\n"
-            f"  LOCAL_SERVICES='true': the package {WHEEL.replace('_', '-')}, with a PostgreSQL to"
-            " run, is not installed; allowed here is false, with POSTGRES_HOST and RABBITMQ_HOST"
-            " naming servers of yours"
+        raise invalid_settings(
+            f"LOCAL_SERVICES='true': the package {WHEEL.replace('_', '-')}, which contains"
+            " PostgreSQL, is not installed; allowed here is false, with your own servers in"
+            " POSTGRES_HOST and RABBITMQ_HOST"
         )
 
 
 @contextmanager
 def local_postgres(settings: Settings, directory: Path) -> Iterator[None]:
-    """Run the results database's server, with both databases in it, while the context lasts.
+    """Run a PostgreSQL server with both databases while the context lasts.
 
     Raises:
-        ServiceError: it can't be started, or the settings name another machine.
+        ServiceError: the server can't be started, or POSTGRES_HOST is another machine.
     """
     _require_loopback("POSTGRES_HOST", settings.postgres_host)
     server = LocalPostgres(
@@ -54,10 +53,10 @@ def local_postgres(settings: Settings, directory: Path) -> Iterator[None]:
 
 @contextmanager
 def local_rabbitmq(settings: Settings, directory: Path) -> Iterator[None]:
-    """Run the broker while the context lasts.
+    """Run a RabbitMQ server while the context lasts.
 
     Raises:
-        ServiceError: it can't be installed or started, or the settings name another machine.
+        ServiceError: RabbitMQ can't be installed or started, or RABBITMQ_HOST is another machine.
     """
     _require_loopback("RABBITMQ_HOST", settings.rabbitmq_host)
     server = LocalRabbitMQ(
@@ -76,7 +75,6 @@ def local_rabbitmq(settings: Settings, directory: Path) -> Iterator[None]:
 def _require_loopback(variable: str, host: str) -> None:
     if host not in ("127.0.0.1", "localhost", "::1"):
         raise ServiceError(
-            f"{variable}={host!r}: allowed with LOCAL_SERVICES=true is 127.0.0.1, ::1 or"
-            " localhost;"
-            " set LOCAL_SERVICES=false to use servers of your own"
+            f"{variable}={host!r}: allowed with LOCAL_SERVICES=true is 127.0.0.1, ::1 or localhost;"
+            " set LOCAL_SERVICES=false to use your own servers"
         )

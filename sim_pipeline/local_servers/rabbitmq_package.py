@@ -1,4 +1,4 @@
-"""RabbitMQ's programs on this machine: where they are, and how they get there."""
+"""Finds RabbitMQ's programs on this machine, and installs the package if it is missing."""
 
 import logging
 import os
@@ -9,16 +9,16 @@ from pathlib import Path
 
 from sim_pipeline.errors import ServiceError
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 INSTALL_HINT = (
     "install the package rabbitmq-server (apt-get install rabbitmq-server, "
-    "brew install rabbitmq), or set LOCAL_SERVICES=false and name a server of yours"
+    "brew install rabbitmq), or set LOCAL_SERVICES=false to use your own servers"
 )
 
 # Debian's and Red Hat's packages, Homebrew on both kinds of Mac and on Linux, the official
-# container image. The PATH comes after them: the rabbitmq-server that Debian puts there is a
-# wrapper for its system service, which lets only root and the user rabbitmq in.
+# container image. They come before the PATH, because Debian's rabbitmq-server in the PATH is a
+# wrapper for the system service that only root and the user rabbitmq may run.
 _SCRIPT_DIRECTORIES = (
     "/usr/lib/rabbitmq/bin",
     "/opt/homebrew/opt/rabbitmq/sbin",
@@ -26,7 +26,7 @@ _SCRIPT_DIRECTORIES = (
     "/home/linuxbrew/.linuxbrew/opt/rabbitmq/sbin",
     "/opt/rabbitmq/sbin",
 )
-# Where Erlang, or the package itself, may be beyond the PATH.
+# Directories outside the PATH that may have Erlang or RabbitMQ.
 _SEARCH_DIRECTORIES = (
     "/usr/local/sbin",
     "/usr/sbin",
@@ -36,10 +36,10 @@ _SEARCH_DIRECTORIES = (
     "/opt/erlang/bin",
 )
 
-# Run by root. The package would start its service, and enable it at boot: nobody asked for that,
-# so a policy denies the start and the service is disabled afterwards. The policy that was there
-# answers for everything else meanwhile, and is put back, also by the next attempt if this one
-# is killed. Erlang's port mapper is left as it was where Erlang was installed before.
+# Runs as root. The package would start a system service and enable it at boot, which the user has
+# not asked for. So a policy file denies the start, and the script disables the service. An existing
+# policy file still decides about all other services and is restored afterwards; if the script is
+# killed, the next attempt restores it. The port mapper of an Erlang that was there before is kept.
 _APT_SCRIPT = r"""
 set -u
 policy=/usr/sbin/policy-rc.d
@@ -72,7 +72,7 @@ exit 0
 
 @dataclass(frozen=True)
 class RabbitMQPrograms:
-    """Where RabbitMQ is installed."""
+    """The paths of RabbitMQ's programs."""
 
     server: Path
     """The script rabbitmq-server."""
@@ -81,11 +81,11 @@ class RabbitMQPrograms:
     epmd: Path
     """Erlang's port mapper daemon."""
     search_path: str
-    """A PATH on which these scripts find Erlang."""
+    """A PATH that lets these scripts find Erlang."""
 
 
 def find_programs() -> RabbitMQPrograms | None:
-    """Find RabbitMQ, or return None where it, or the Erlang it needs, is not installed."""
+    """Find RabbitMQ; return None if it, or the Erlang that it needs, is not installed."""
     search_path = os.pathsep.join((os.environ.get("PATH", os.defpath), *_SEARCH_DIRECTORIES))
     erl = shutil.which("erl", path=search_path)
     if erl is None:
@@ -103,13 +103,14 @@ def find_programs() -> RabbitMQPrograms | None:
 
 
 def ensure_installed() -> RabbitMQPrograms:
-    """Find RabbitMQ, and install it first where it is missing and that can be done.
+    """Find RabbitMQ, and install it if it is missing.
 
-    It can with apt-get as root or where sudo asks for no password, and with Homebrew. The
-    system's service is neither started nor enabled.
+    It installs with apt-get (as root, or with sudo if that needs no password) or with Homebrew. It
+    neither starts nor enables the system service.
 
     Raises:
-        ServiceError: If it is missing and cannot be installed; says what to install.
+        ServiceError: If RabbitMQ is missing and cannot be installed. The message says what to
+            install.
     """
     programs = find_programs()
     if programs is not None:
@@ -117,13 +118,13 @@ def ensure_installed() -> RabbitMQPrograms:
     command = _install_command()
     if command is None:
         raise ServiceError(f"RabbitMQ is not installed: {INSTALL_HINT}")
-    _LOGGER.info("RabbitMQ is not installed: installing it with %s", command.manager)
-    status, output = _run_whole(command.words)
+    logger.info("RabbitMQ is not installed: installing it with %s", command.manager)
+    status, output = _run_uninterrupted(command.words)
     programs = find_programs()
     if programs is None:
-        said = [line.strip() for line in output.splitlines() if line.strip()]
-        errors = [line for line in said if line.startswith(("E: ", "Error: "))]
-        reason = (errors or said or [f"exit status {status}"])[-1]
+        lines = [line.strip() for line in output.splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith(("E: ", "Error: "))]
+        reason = (errors or lines or [f"exit status {status}"])[-1]
         raise ServiceError(f"RabbitMQ: {command.manager} failed ({reason}): {INSTALL_HINT}")
     return programs
 
@@ -138,19 +139,19 @@ def _install_command() -> _InstallCommand | None:
     is_root = os.geteuid() == 0
     if shutil.which("apt-get"):
         as_root = () if is_root else ("sudo", "-n")
-        if is_root or (shutil.which("sudo") and _run_whole((*as_root, "true"))[0] == 0):
+        if is_root or (shutil.which("sudo") and _run_uninterrupted((*as_root, "true"))[0] == 0):
             script = ("env", "DEBIAN_FRONTEND=noninteractive", "sh", "-c", _APT_SCRIPT)
             return _InstallCommand("apt-get", (*as_root, *script))
-    if shutil.which("brew") and not is_root:  # which refuses root
+    if shutil.which("brew") and not is_root:  # Homebrew refuses root
         return _InstallCommand("brew", ("brew", "install", "rabbitmq"))
     return None
 
 
-def _run_whole(command: tuple[str, ...]) -> tuple[int, str]:
-    """Run a command to its end, Ctrl-C or not: an installation cut short is worse than a wait.
+def _run_uninterrupted(command: tuple[str, ...]) -> tuple[int, str]:
+    """Run a command to its end even on Ctrl-C, because an interrupted installation does harm.
 
     Returns:
-        Its exit status, and what it wrote to both outputs.
+        Its exit status and its output, standard error included.
     """
     process = subprocess.Popen(  # noqa: S603 - the commands are above
         command,

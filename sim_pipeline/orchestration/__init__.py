@@ -1,1 +1,1 @@
-"""The graph in Dagster: resources, partitions, assets, jobs. Thin: the work is done elsewhere."""
+"""The Dagster graph: resources, partitions, assets, jobs. The work is done in other packages."""

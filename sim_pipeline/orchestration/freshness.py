@@ -1,8 +1,8 @@
-"""When an asset of the feed is late, and when nobody but a person will make up for it.
+"""The freshness policy of the feed's assets.
 
-Dagster's daemon looks every half minute, at one record of each asset, and writes an event only
-where the state changes. It looks at the latest materialization of any partition, so a backfill
-over history counts as fresh as a scheduled run does.
+Dagster's daemon evaluates it every 30 seconds from one record of each asset, and writes an event
+only when the state changes. The latest materialization of any partition counts, so a backfill over
+history makes an asset as fresh as a scheduled run does.
 """
 
 from datetime import timedelta
@@ -13,16 +13,15 @@ _MINUTE = timedelta(minutes=1)
 
 
 def freshness(every: timedelta, catch_up: timedelta) -> dg.FreshnessPolicy:
-    """Return the policy of what a schedule materializes so often.
+    """Return the freshness policy of an asset that a schedule materializes.
 
-    It warns once two runs in a row have not come: the next tick still makes up for them. It fails
-    when the look back of a tick no longer reaches what was missed, so that the gap stays until
-    someone backfills it.
+    The policy warns after two missed runs in a row; the next tick still repairs them. It fails when
+    the missed windows are too old for a tick to repair, so that only a backfill closes the gap.
 
     Args:
-        every: from one run to the next when all is well; taken as a minute where it is less, since
-            no schedule ticks more often.
-        catch_up: how far back a tick looks.
+        every: time between two scheduled runs. At least a minute is used, because no schedule ticks
+            more often.
+        catch_up: how far back a tick repairs missing windows.
     """
     every = max(every, _MINUTE)
     late = 2 * every + _MINUTE

@@ -1,8 +1,7 @@
-"""What a run is given: the simulation's inputs, its scope, the database and the broker.
+"""The Dagster resources of a run: simulation inputs, scope, results database and broker.
 
-What belongs here: Dagster resources, and the way from settings to them. They hand out plain objects
-of the simulator, the store and the broker, which know no Dagster. Only `RunScope` can be set at
-launch.
+They are built from the settings and provide plain objects that do not depend on Dagster. Only
+`RunScope` can be set at launch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,15 +16,15 @@ from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.config import Settings
 from sim_pipeline.connections import message_broker, results_database
 from sim_pipeline.feed.inputs import SimulationInputs
-from sim_pipeline.feed.publish_counts import PublishCounts
+from sim_pipeline.feed.run_stats import PublishCounts
 from sim_pipeline.feed.selection import Selection, select
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.timestamps import ALLOWED, parse_optional_timestamp
 from sim_pipeline.windows import Cadence
 
 NO_CONFIG: Final[dict[str, object]] = {}
-"""The config schema of what can't be set at launch. Without a schema Dagster takes any config, and
-the pipeline would ignore it."""
+"""The config schema of a resource that cannot be set at launch. Without a schema Dagster would
+accept any config, and the pipeline would ignore it."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class ResultsDatabase:
     """The PostgreSQL database with the results and the deliveries ledger.
 
     Attributes:
-        postgres: how it is reached; its pool of connections is closed after each run and tick.
+        postgres: the connection parameters and the pool, which is closed after each run and tick.
     """
 
     postgres: Postgres
@@ -44,7 +43,7 @@ class Broker:
     """The RabbitMQ queue that simulations are published to.
 
     Attributes:
-        config: what the publisher needs to know.
+        config: the publisher's settings.
     """
 
     config: BrokerConfig
@@ -53,26 +52,26 @@ class Broker:
 def settings_as_resources(settings: Settings) -> dict[str, dg.ResourceDefinition]:
     """Return the resources that hold the settings.
 
-    They have no fields that a launch could set. What a run works with is what the environment of
-    its process says, also where it is executed again after a setting has changed.
+    A launch cannot set them. A run uses the environment of its process, also when it is re-executed
+    after a setting has changed.
     """
 
-    @dg.resource(config_schema=NO_CONFIG, description="The results database, as POSTGRES_* name it")
+    @dg.resource(config_schema=NO_CONFIG, description="The results database that POSTGRES_* name")
     def results(_context: dg.InitResourceContext) -> Iterator[ResultsDatabase]:
         postgres = results_database(settings)
         try:
             yield ResultsDatabase(postgres)
         finally:
-            # A code server that evaluates the schedule lives on.
+            # The code server evaluates schedules and outlives each evaluation.
             postgres.engine.dispose()
 
-    @dg.resource(config_schema=NO_CONFIG, description="The queue, as RABBITMQ_* name it")
+    @dg.resource(config_schema=NO_CONFIG, description="The queue that RABBITMQ_* name")
     def broker(_context: dg.InitResourceContext) -> Broker:
         return Broker(message_broker(settings))
 
     @dg.resource(
         config_schema=NO_CONFIG,
-        description="Seed, points, interval, start and profiles, as the environment has them",
+        description="Seed, points, interval, start and profiles from the environment",
     )
     def simulation(_context: dg.InitResourceContext) -> SimulationInputs:
         return SimulationInputs(
@@ -86,64 +85,64 @@ def settings_as_resources(settings: Settings) -> dict[str, dg.ResourceDefinition
 
 
 class RunScope(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Which windows of its partitions a run is for, and what it does with those already there.
+    """The windows that a run covers, and how it treats those already stored.
 
-    With the defaults it takes the windows of its partitions that have ended when it begins,
-    simulates what is missing or was made from other inputs, and publishes what is undelivered.
+    By default a run covers all windows of its partitions that have ended when it starts. It
+    simulates those that are missing or stored from other inputs, and publishes those undelivered.
     """
 
-    # An empty text stands for no bound: the launchpad fills in defaults, but none that is null.
+    # An empty string means no bound: the launchpad cannot fill in null as a default.
     since: str = Field(
         "",
         description=(
-            f"Only the windows that start then or later: {ALLOWED}."
+            f"Only windows that start at or after this time: {ALLOWED}."
             " Empty: from the start of the partitions' first day"
         ),
     )
     until: str = Field(
         "",
         description=(
-            "Only the windows that start before then, written likewise. Empty: to the end of the"
-            " partitions' last day"
+            "Only windows that start before this time, in the same format. Empty: to the end of"
+            " the partitions' last day"
         ),
     )
     replace: bool = Field(
         default=True,
         description=(
-            "Whether to simulate and publish anew the windows that are stored from other inputs"
-            " (seed, number of points, profile). If false they stay as they are"
+            "Simulate and publish again the windows that are stored from other inputs (seed,"
+            " number of points, profile). If false, these windows are skipped"
         ),
     )
     force: bool = Field(
         default=False,
         description=(
-            "Whether to simulate and write also the windows that are stored from the same inputs:"
-            " repairs rows that someone changed, and sends nothing again"
+            "Simulate and write also the windows that are stored from the same inputs: repairs"
+            " rows that were changed. It does not publish them again"
         ),
     )
     resend: bool = Field(
         default=False,
         description=(
-            "Whether to publish the windows that are delivered once more, under the same message"
-            " ids: for a consumer that lost them. One that drops repeated ids takes no notice"
+            "Publish delivered windows again under the same message ids, for a consumer that lost"
+            " them. A consumer that drops repeated ids ignores them"
         ),
     )
     _began: datetime = PrivateAttr(default_factory=lambda: datetime.now(UTC))
     _sent: PublishCounts = PrivateAttr(default_factory=PublishCounts)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
-        """Fix the moment that decides which windows have ended, for all steps of the run."""
+        """Fix the time that decides which windows have ended, for all steps of the run."""
         self._began = datetime.now(UTC)
         self._sent = PublishCounts()
 
     @property
     def sent(self) -> PublishCounts:
-        """What the run has sent so far, in this attempt of its step and those before."""
+        """The messages that the run has sent so far, over all attempts of the step."""
         return self._sent
 
     @field_validator("since", "until")
     @classmethod
-    def _a_moment(cls, value: str) -> str:
+    def _check_timestamp(cls, value: str) -> str:
         parse_optional_timestamp(value)
         return value
 

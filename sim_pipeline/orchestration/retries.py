@@ -1,11 +1,11 @@
-"""What a step does about a fault of PostgreSQL or RabbitMQ: try again shortly, or fail at once.
+"""Retries of a step after an error of PostgreSQL or RabbitMQ.
 
-It tries again what may be better in a few seconds, a restart or a failover, and that few times:
-what lasts longer fails the run, and the schedule asks for its windows again at the next tick. So
-does what the publisher has tried again by itself: one of the two is enough.
-What no retry mends, a wrong password or a missing table, fails at the first attempt; so does an
-error of our own making. Nothing is lost by either: slices are committed one by one, and what the
-broker did not confirm is pending.
+- A transient error, such as a restart or a failover, is retried twice within seconds. If it lasts
+  longer the run fails, and the schedule requests its windows again at the next tick.
+- An error that the publisher has already retried fails the run: one layer of retries is enough.
+- A permanent error, such as a wrong password or a missing table, fails the run at once.
+
+No data is lost: each batch is committed, and a message that is not confirmed stays pending.
 """
 
 import logging
@@ -17,31 +17,30 @@ import dagster as dg
 
 from sim_pipeline.broker.errors import BrokerError
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline.store.error_translation import translate_db_errors
-from sim_pipeline.store.errors import StoreError
+from sim_pipeline.store.errors import StoreError, translate_db_errors
 
-# Not handed to Dagster as a step's retry policy: that would retry every exception, a bug's too, and
-# even the interrupt that ends a run which someone terminated.
+# Not used as Dagster's retry policy of a step: that would retry every exception, including bugs and
+# the interrupt that terminates a run.
 STEP_RETRIES: Final = dg.RetryPolicy(
     max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
 )
-"""Two more attempts, after 0 to 4 and 4 to 8 seconds: half a minute together with what the
-database's driver waits for a server that does not answer."""
+"""Two more attempts, after 0 to 4 and 4 to 8 seconds. With the database driver's timeouts for a
+server that does not answer this takes about 30 seconds."""
 
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
 def retry_transient_errors(postgres: Postgres, retry_number: int) -> Iterator[None]:
-    """Run a block of a step that uses the results database, and perhaps the broker.
+    """Turn errors of the results database and the broker into Dagster's retries and failures.
 
     Args:
         postgres: the results database.
-        retry_number: of the step's attempt; 0 at the first.
+        retry_number: number of the step's retry; 0 in the first attempt.
 
     Raises:
-        dagster.RetryRequested: a fault that may pass, and attempts are left.
-        dagster.Failure: any other fault, described by its message.
+        dagster.RetryRequested: the error is transient, and attempts are left.
+        dagster.Failure: for any other error, with its message as the description.
     """
     try:
         with translate_db_errors(postgres):
@@ -51,7 +50,7 @@ def retry_transient_errors(postgres: Postgres, retry_number: int) -> Iterator[No
         if error.retryable and not waited and retry_number < STEP_RETRIES.max_retries:
             pause = max(0.0, STEP_RETRIES.calculate_delay(retry_number + 1))
             logger.warning(
-                "%s; attempt %d of %d in %.1f s",
+                "%s; starting attempt %d of %d in %.1f s",
                 error,
                 retry_number + 2,
                 STEP_RETRIES.max_retries + 1,

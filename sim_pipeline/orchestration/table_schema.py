@@ -1,4 +1,4 @@
-"""Tables' columns as Dagster shows them, from the one place that describes them."""
+"""The column schema that Dagster shows for a table."""
 
 import dagster as dg
 import sqlalchemy as sa
@@ -6,7 +6,7 @@ from sqlalchemy.dialects import postgresql
 
 
 def column_schema(table: sa.Table) -> dg.TableSchema:
-    """Return a table's columns: names, PostgreSQL's types, what they mean, what holds for them."""
+    """Return a table's columns: name, PostgreSQL type, description, nullability."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     return dg.TableSchema(
         [

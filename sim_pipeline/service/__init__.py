@@ -1,1 +1,1 @@
-"""The service on one machine: its servers and Dagster's processes, started, watched, stopped."""
+"""`make run` on one machine: starts the servers and Dagster, watches them, stops them."""

@@ -1,4 +1,4 @@
-"""The service's child processes: started, their output relayed, watched, ended without a trace."""
+"""The service's child processes: starts them, relays their output, watches them, stops them."""
 
 import contextlib
 import logging
@@ -11,29 +11,28 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Self
 
 import psutil
 
 from sim_pipeline.errors import ServiceError
-from sim_pipeline.local_servers.processes import end
+from sim_pipeline.local_servers.processes import stop_processes
 from sim_pipeline.stop_request import StopRequest
 
-# Each process of the service carries the service's directory in its environment, run workers
-# included, so that whatever is left of it can be told from anybody else's.
+# Every process of the service, run workers included, has the service's directory in its
+# environment. By this variable the next start finds processes that a killed service left running.
 _MARK = "SIM_PIPELINE_SERVICE"
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-# The head of a line of Dagster's: when, which logger, how grave.
-_HEAD = re.compile(
+# The prefix of Dagster's log lines: time, logger, level.
+_PREFIX = re.compile(
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \S+"
     r" - (?P<logger>\S+) - (?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) - "
 )
-# How a process begins to tell of an error that it did not expect.
+# The beginning of the output of an unhandled exception.
 _UNCAUGHT = ("Traceback (most recent call last)", "Exception in thread ")
-# What Dagster's daemons say of themselves, over and over, where nothing comes of it for anybody.
-# That a schedule does not catch up is said of Dagster's ticks: each of ours looks back by itself.
+# Messages that Dagster's daemons repeat and that no reader can act on. "not trying to catch up" is
+# about Dagster's own catch-up of missed ticks; our schedule repairs gaps at each tick.
 _HOUSEKEEPING = re.compile(
     r"Instance is configured with the following daemons: "
     r"|No cursor for event type DagsterEventType\.\w+, ignoring older events"
@@ -44,18 +43,18 @@ _HOUSEKEEPING = re.compile(
     r"|Daemon threads shut down"
     r"|\w+ has no partition set, so not trying to catch up"
 )
-# Of a backfill, the daemon names all partitions several times; these lines say how far it is.
+# The backfill daemon lists all partitions several times. Only these lines report progress.
 _BACKFILL_DAEMON = "dagster.daemon.BackfillDaemon"
-_OF_A_BACKFILL = re.compile(r"Submitted run |Asset backfill \w+ completed ")
+_BACKFILL_PROGRESS = re.compile(r"Submitted run |Asset backfill \w+ completed ")
 _POLL_SECONDS = 0.2
-# A code server waits for its run workers, and a daemon for its tick, before they go.
+# On SIGTERM a code server first waits for its run workers, and a daemon for its current tick.
 _SHUTDOWN = ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0))
 
 logger = logging.getLogger(__name__)
 
 
 class Child:
-    """A child process in a session of its own: Ctrl-C in the terminal does not reach it."""
+    """A child process in its own session, so that Ctrl-C in the terminal does not reach it."""
 
     def __init__(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], directory: Path
@@ -68,7 +67,7 @@ class Child:
             stderr=subprocess.STDOUT,
             env=environment,
             cwd=directory,
-            # As `surroundings` has them write, whatever the locale of the terminal is.
+            # `surroundings` makes Python write UTF-8 whatever the locale is.
             encoding="utf-8",
             errors="replace",
             start_new_session=True,
@@ -79,83 +78,92 @@ class Child:
 
     @property
     def status(self) -> int | None:
-        """Its exit status; None while it runs."""
+        """The exit status; None while the process runs."""
         status: int | None = self.process.poll()
         return status
 
 
 class Children:
-    """The processes of one service; leaving the context ends them and all that they started."""
+    """The child processes of one service. Leaving the context stops them and their descendants."""
 
     def __init__(self, directory: Path, environment: Mapping[str, str], stop: StopRequest) -> None:
-        """Prepare to start programs.
+        """Prepare to start children.
 
         Args:
-            directory: of the service. The programs work in it, where no `.env` lies: Dagster
-                would read that itself, and let it win over the environment.
-            environment: of the programs.
-            stop: ends every waiting.
+            directory: the service's data directory and the children's working directory. It must
+                not hold a `.env`: Dagster would read it and prefer it to the environment.
+            environment: the children's environment.
+            stop: a stop request ends every wait.
         """
         self._directory = directory
         self._environment = {**environment, _MARK: str(directory)}
         self._stop = stop
-        self._programs: list[Child] = []
+        self._children: list[Child] = []
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        end([program.process for program in reversed(self._programs)], _SHUTDOWN)
+    def __exit__(self, *_: object) -> None:
+        stop_processes([child.process for child in reversed(self._children)], _SHUTDOWN)
         end_marked(self._directory)
 
     def start(self, name: str, *arguments: str) -> None:
-        """Start a module with this very Python; its end, before ours, is an error."""
-        self._programs.append(self._run(name, arguments))
+        """Start a Python module with this interpreter; it is to run until the service stops."""
+        self._children.append(self._run(name, arguments))
 
-    def run(self, name: str, *arguments: str, seconds: float) -> bool:
-        """Run a module to its end; tell whether it succeeded within so many seconds.
+    def run(self, name: str, *arguments: str, timeout: float) -> bool:
+        """Run a Python module and wait until it exits.
 
-        If a stop was asked for meanwhile, it is not waited for, and has not failed.
-        """
-        program = self._run(name, arguments)
-        self.await_condition(lambda: program.status is not None, f"{name} to end", seconds)
-        return program.status == 0 or bool(self._stop)
+        Args:
+            name: the module's name in log lines.
+            arguments: the module and its arguments.
+            timeout: how long to wait for it [s].
 
-    def await_condition(self, met: Callable[[], bool], what: str, seconds: float) -> None:
-        """Wait until a condition is met or a stop was asked for.
+        Returns:
+            Whether it succeeded. True as well if a stop request ended the wait.
 
         Raises:
-            ServiceError: a program ended meanwhile, or the time is over.
+            ServiceError: another child exited, or this one did not exit in time.
         """
-        deadline = time.monotonic() + seconds
+        child = self._run(name, arguments)
+        self.await_condition(lambda: child.status is not None, f"{name} did not end", timeout)
+        return child.status == 0 or bool(self._stop)
+
+    def await_condition(self, met: Callable[[], bool], failure: str, timeout: float) -> None:
+        """Wait until a condition is met or a stop is requested.
+
+        Args:
+            met: tells whether the condition is met.
+            failure: what did not happen, for the error message, such as "the UI did not answer".
+            timeout: how long to wait [s].
+
+        Raises:
+            ServiceError: a child exited, or the condition was not met in time.
+        """
+        deadline = time.monotonic() + timeout
         while not met() and not self._stop.wait(_POLL_SECONDS):
-            self._all_run()
+            self._raise_if_exited()
             if time.monotonic() > deadline:
-                raise ServiceError(f"waited {seconds:g} s for {what}, in vain; see the log")
+                raise ServiceError(f"{failure} within {timeout:g} s; see the log")
 
     def watch(self) -> None:
-        """Return when a stop was asked for.
+        """Watch the children until a stop is requested.
 
         Raises:
-            ServiceError: a program ended by itself.
+            ServiceError: a child exited.
         """
         while not self._stop.wait(_POLL_SECONDS):
             if os.getpid() == 1:
                 self._reap_orphans()
-            self._all_run()
+            self._raise_if_exited()
 
     def _reap_orphans(self) -> None:
-        """Let go the ended processes that were left to this one, as to process 1 they are.
+        """Reap orphaned processes that the kernel has given to this one as process 1.
 
-        In a container no other init does. Ours are left for their owners to ask after.
+        A container has no other init. Children of our own are reaped by their owners.
         """
-        ours = {program.process.pid for program in self._programs}
-        with contextlib.suppress(ChildProcessError):  # there is no child at all
+        ours = {child.process.pid for child in self._children}
+        with contextlib.suppress(ChildProcessError):  # this process has no children
             while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 if ended.si_pid in ours:
                     return
@@ -164,46 +172,46 @@ class Children:
     def _run(self, name: str, arguments: Sequence[str]) -> Child:
         return Child(name, [sys.executable, "-m", *arguments], self._environment, self._directory)
 
-    def _all_run(self) -> None:
-        for program in self._programs:
-            if program.status is not None:
-                raise ServiceError(f"{program.name} ended by itself, with status {program.status}")
+    def _raise_if_exited(self) -> None:
+        for child in self._children:
+            if child.status is not None:
+                raise ServiceError(f"{child.name} exited unexpectedly with status {child.status}")
 
 
 def end_marked(directory: Path) -> None:
-    """End what is left of the service of a directory, this process excepted."""
+    """Stop all other processes that belong to the service of this directory."""
     found = []
     for process in psutil.process_iter():
         try:
             if process.pid != os.getpid() and process.environ().get(_MARK) == str(directory):
                 found.append(process)
-        except (psutil.Error, OSError):  # gone meanwhile, or somebody else's
+        except (psutil.Error, OSError):  # it has exited, or belongs to another user
             continue
     if found:
-        logger.info("Ending %s processes left over", len(found))
-        end(found, _SHUTDOWN)
+        logger.info("Stopping %s processes of an earlier service", len(found))
+        stop_processes(found, _SHUTDOWN)
 
 
 def _relay(name: str, output: IO[str]) -> None:
-    """Log a program's lines, each at the level that the line's head, or the last one, names.
+    """Log each line that a child writes, at the level that the line's prefix names.
 
-    A daemon's housekeeping is DEBUG. An error that a program did not expect, which has no head, is
-    logged as one.
+    A line without a prefix gets the level of the line before. Housekeeping of Dagster's daemons is
+    logged at DEBUG, an unhandled exception at ERROR.
     """
     level, of_a_run = logging.INFO, False
     for line in output:
         text = _COLOUR.sub("", line).rstrip()
-        head = _HEAD.match(text)
-        if head:
-            level = logging.getLevelNamesMapping()[head["level"]]
-            of_a_run = head["logger"] == "dagster"
-            text = text[head.end() :]
-            detail = head["logger"] == _BACKFILL_DAEMON and not _OF_A_BACKFILL.match(text)
+        prefix = _PREFIX.match(text)
+        if prefix:
+            level = logging.getLevelNamesMapping()[prefix["level"]]
+            of_a_run = prefix["logger"] == "dagster"
+            text = text[prefix.end() :]
+            detail = prefix["logger"] == _BACKFILL_DAEMON and not _BACKFILL_PROGRESS.match(text)
             if _HOUSEKEEPING.match(text) or (detail and level == logging.INFO):
                 level = logging.DEBUG
         elif level < logging.ERROR and text.startswith(_UNCAUGHT):
-            # Not of the line before, which may be one that nobody is to see.
+            # The level of the line before may hide it.
             level, of_a_run = logging.ERROR, False
         if text:
-            # A run writes its lines to LOG_FILE by itself; here they are for the console only.
+            # A run's process writes its own lines to LOG_FILE. Here they go to the console only.
             logger.log(level, "%-9s %s", name, text, extra={"console_only": of_a_run})

@@ -1,4 +1,4 @@
-"""The file of settings that a fresh checkout does not have yet."""
+"""Creates the settings file `.env` in a fresh checkout."""
 
 import os
 import re
@@ -11,15 +11,15 @@ _EMPTY_PASSWORD = re.compile(r"^(\w+_PASSWORD)=$", flags=re.MULTILINE)
 
 
 def ensure_env_file(directory: Path) -> Path | None:
-    """Make `.env` from `.env.sample`, with passwords of its own, unless it is there.
+    """Create `.env` from `.env.sample` with generated passwords, unless it exists.
 
-    Only its owner can read it.
+    Only its owner can read the file.
 
     Returns:
-        The file, if it was made.
+        The file's path if this call created it, else None.
 
     Raises:
-        ServiceError: the directory can't be written.
+        ServiceError: the file cannot be created.
     """
     sample, file = directory / ".env.sample", directory / ".env"
     if file.exists() or not sample.exists():
@@ -30,7 +30,7 @@ def ensure_env_file(directory: Path) -> Path | None:
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
-        raise ServiceError(f"{file} cannot be made: {error.strerror}") from error
+        raise ServiceError(f"{file} cannot be created: {error.strerror}") from error
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(text)
     return file

@@ -1,4 +1,4 @@
-"""The run that the very first start of the service launches, ahead of the schedule's first tick."""
+"""The run that the first start of the service launches before the schedule's first tick."""
 
 import json
 from collections.abc import Sequence
@@ -6,20 +6,20 @@ from datetime import UTC, datetime
 
 from sim_pipeline.config import Settings
 from sim_pipeline.connections import results_database
-from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
-from sim_pipeline.orchestration.jobs.simulation_schedule import missing_windows, run_request
+from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB, missing_windows, run_request
 from sim_pipeline.store.ledger import latest_window_start
 from sim_pipeline.windows import Cadence
 
 
 def first_run_command(settings: Settings, workspace: Sequence[str]) -> list[str] | None:
-    """Return the command that launches the run, or None if there is nothing to do.
+    """Return the command that launches the first run, or None if no first run is needed.
 
-    On an empty database it simulates the latest window of each model that has ended. Later starts
-    need none: the daemon makes up for the last tick it missed, and that tick for all the others.
+    The run simulates the latest ended window of each model. It is needed only while the results
+    database is empty: at later starts the daemon catches up on the last missed tick, and that tick
+    requests every missing window.
 
     Args:
-        settings: as validated.
+        settings: validated settings.
         workspace: the options that tell `dagster` where the code location is.
     """
     engine = results_database(settings).engine

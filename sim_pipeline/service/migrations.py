@@ -1,4 +1,4 @@
-"""The databases brought to this version's schemas: the results', and Dagster's own storage."""
+"""Migrates the results database and Dagster's own storage to this version's schemas."""
 
 import logging
 import os
@@ -13,10 +13,9 @@ from sim_pipeline.dagster_instance.lifecycle import upgrade_storage
 from sim_pipeline.dagster_instance.names import DagsterHomeNotSetError
 from sim_pipeline.dagster_instance.storage import BatchingEventLogStorage
 from sim_pipeline.errors import ServiceError
-from sim_pipeline.service.readiness import Pause, await_database
+from sim_pipeline.service.readiness import Sleep, await_database
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline.store.error_translation import translate_db_errors
-from sim_pipeline.store.errors import StoreError
+from sim_pipeline.store.errors import StoreError, translate_db_errors
 from sim_pipeline.store.migrations import upgrade
 from sim_pipeline.store.server_facts import ids_running_out, unmet_requirements
 
@@ -24,10 +23,11 @@ logger = logging.getLogger(__name__)
 
 
 def migrate_results(settings: Settings) -> None:
-    """Bring the results database to this version's schema.
+    """Migrate the results database to this version's schema.
 
     Raises:
-        ServiceError: it can't be reached, refuses, or is not fit for the pipeline.
+        ServiceError: the database can't be reached, refuses the connection or the migration, or
+            does not meet the pipeline's requirements.
     """
     postgres = results_database(settings)
     require_fit(postgres)
@@ -44,14 +44,14 @@ def migrate_results(settings: Settings) -> None:
 
 
 def require_fit(postgres: Postgres, *, temporary_tables: bool = True) -> None:
-    """Refuse a database that the pipeline can't work with.
+    """Raise an error if a database does not meet the pipeline's requirements.
 
     Args:
         postgres: the database.
-        temporary_tables: whether the role must be allowed to make temporary tables.
+        temporary_tables: whether the role needs the right to create temporary tables.
 
     Raises:
-        ServiceError: names each thing that is wrong, or says why the database can't be asked.
+        ServiceError: lists each unmet requirement, or says why the database can't be queried.
     """
     try:
         with translate_db_errors(postgres), postgres.engine.connect() as connection:
@@ -61,21 +61,23 @@ def require_fit(postgres: Postgres, *, temporary_tables: bool = True) -> None:
     finally:
         postgres.engine.dispose()
     if unmet:
-        raise ServiceError(f"{postgres} is not fit for this pipeline: {'; '.join(unmet)}")
+        raise ServiceError(f"{postgres} does not meet the requirements: {'; '.join(unmet)}")
 
 
-def migrate_dagster(settings: Settings, pause: Pause) -> None:
-    """Bring the storage of the instance in DAGSTER_HOME to this version of Dagster.
+def migrate_dagster(settings: Settings, sleep: Sleep) -> None:
+    """Migrate the storage of the Dagster instance in DAGSTER_HOME to this version of Dagster.
 
-    It may be on another server than the results, or behind a pool of connections: its own
-    `dagster.yaml` says where, and is waited for.
+    `dagster.yaml` in DAGSTER_HOME names the storage's server. It may be another server than that of
+    the results, or a connection pooler. This function waits until that
+    server accepts connections.
 
     Args:
-        settings: as validated; `dagster.yaml` finds them in the environment.
-        pause: waits between two attempts to connect.
+        settings: validated settings; `dagster.yaml` reads them from the environment.
+        sleep: waits between two attempts to connect.
 
     Raises:
-        ServiceError: there is no such instance, or its storage can't be reached, or refuses.
+        ServiceError: DAGSTER_HOME holds no instance, or its storage can't be reached or refuses the
+            connection.
     """
     os.environ.update(settings.environment())
     try:
@@ -88,11 +90,11 @@ def migrate_dagster(settings: Settings, pause: Pause) -> None:
         storage = instance.event_log_storage
         if not isinstance(storage, BatchingEventLogStorage):
             raise ServiceError(
-                f"DAGSTER_HOME: its dagster.yaml keeps events in a {type(storage).__name__};"
+                f"DAGSTER_HOME: its dagster.yaml stores events in {type(storage).__name__};"
                 f" allowed is {BatchingEventLogStorage.__module__}"
             )
         url = sa.make_url(storage.postgres_url)
-        # TLS as the environment has it, which libpq takes where an address says nothing.
+        # The URL says nothing about TLS: libpq takes it from the environment, as here.
         postgres = replace(
             results_database(settings),
             host=url.host or settings.postgres_host,
@@ -101,7 +103,7 @@ def migrate_dagster(settings: Settings, pause: Pause) -> None:
             password=str(url.password or ""),
             database=url.database or settings.dagster_postgres_db,
         )
-        await_database(postgres, pause)
+        await_database(postgres, sleep)
         require_fit(postgres, temporary_tables=False)
         logger.info("Migrating Dagster's storage, %s", postgres)
         upgrade_storage(instance)

@@ -1,7 +1,6 @@
-"""Servers that are not ours: waited for while they start up, with a bound.
+"""Waits until the user's own PostgreSQL and RabbitMQ accept connections.
 
-What belongs here: how long, and for which answers, it is worth asking again. Where the servers are
-stands in the settings.
+This module decides how long to wait and which errors to retry. The settings hold the addresses.
 """
 
 import logging
@@ -18,99 +17,99 @@ from sim_pipeline.connections import message_broker, results_database
 from sim_pipeline.errors import ServiceError
 from sim_pipeline.local_servers.ports import address
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline.store.error_translation import translate_db_errors
-from sim_pipeline.store.errors import StoreError
+from sim_pipeline.store.errors import StoreError, translate_db_errors
 
-Pause = Callable[[float], bool]
-"""Waits so many seconds, or until a stop was asked for; tells whether it was."""
+Sleep = Callable[[float], bool]
+"""Sleeps for the given seconds, or until a stop is requested. Returns whether it was requested."""
 
-WAIT_SECONDS = 120.0
-"""For each server. One that starts with this pipeline, and makes its data first, takes a minute."""
+TIMEOUT_SECONDS = 120.0
+"""For each server. A server that starts now, and first creates its data, takes about a minute."""
 
-_PAUSE_SECONDS = 1.0
+_RETRY_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
 
-def await_servers(settings: Settings, pause: Pause, seconds: float = WAIT_SECONDS) -> bool:
-    """Wait for the databases and the broker that the settings name.
+def await_servers(settings: Settings, sleep: Sleep, timeout: float = TIMEOUT_SECONDS) -> bool:
+    """Wait until both databases and the broker that the settings name accept connections.
 
-    The queue is declared where it does not exist: that the user may is seen now.
+    Declares the queue if it does not exist, so that a missing right shows at startup.
 
     Args:
-        settings: as validated.
-        pause: waits between two attempts.
-        seconds: how long to wait for each.
+        settings: validated settings.
+        sleep: waits between two attempts.
+        timeout: how long to wait for each server [s].
 
     Returns:
-        Whether all of them are there; False where a stop was asked for meanwhile.
+        True if all accept connections, False if a stop was requested during the wait.
 
     Raises:
-        ServiceError: one cannot be reached in time, or refuses: wrong credentials are not waited
-            for.
+        ServiceError: a server cannot be reached in time, or refuses the connection. Wrong
+            credentials, for example, are reported at once.
     """
     results = results_database(settings)
     return (
-        await_database(results, pause, seconds)
-        and await_database(replace(results, database=settings.dagster_postgres_db), pause, seconds)
-        and _await_broker(settings, pause, seconds)
+        await_database(results, sleep, timeout)
+        and await_database(replace(results, database=settings.dagster_postgres_db), sleep, timeout)
+        and _await_broker(settings, sleep, timeout)
     )
 
 
-def await_database(postgres: Postgres, pause: Pause, seconds: float = WAIT_SECONDS) -> bool:
-    """Wait for one database, as `await_servers` does."""
+def await_database(postgres: Postgres, sleep: Sleep, timeout: float = TIMEOUT_SECONDS) -> bool:
+    """Wait until one database accepts connections, as `await_servers` does."""
     try:
-        return _await_answer(
-            lambda: _ask_database(postgres),
+        return _await_connection(
+            lambda: _connect_database(postgres),
             f"PostgreSQL at {address(postgres.host, postgres.port)}",
             "POSTGRES_HOST and POSTGRES_PORT",
-            pause,
-            seconds,
+            sleep,
+            timeout,
         )
     finally:
         postgres.engine.dispose()
 
 
-def _await_broker(settings: Settings, pause: Pause, seconds: float) -> bool:
+def _await_broker(settings: Settings, sleep: Sleep, timeout: float) -> bool:
     config = message_broker(settings)
-    return _await_answer(
-        lambda: _ask_broker(config),
+    return _await_connection(
+        lambda: _connect_broker(config),
         f"RabbitMQ at {address(config.host, config.port)}",
         "RABBITMQ_HOST and RABBITMQ_PORT",
-        pause,
-        seconds,
+        sleep,
+        timeout,
     )
 
 
-def _ask_database(postgres: Postgres) -> None:
+def _connect_database(postgres: Postgres) -> None:
     with translate_db_errors(postgres), postgres.engine.connect():
         pass
 
 
-def _ask_broker(config: BrokerConfig) -> None:
+def _connect_broker(config: BrokerConfig) -> None:
     with quiet_pika():
         Session(config).close()
 
 
-def _await_answer(
-    ask: Callable[[], None], server: str, variables: str, pause: Pause, seconds: float
+def _await_connection(
+    connect: Callable[[], None], server: str, variables: str, sleep: Sleep, timeout: float
 ) -> bool:
-    deadline = time.monotonic() + seconds
-    told = False
+    deadline = time.monotonic() + timeout
+    logged = False
     while True:
         try:
-            ask()
+            connect()
         except (StoreError, BrokerError) as error:
             if not error.retryable:
                 raise ServiceError(str(error)) from error
             if time.monotonic() > deadline:
                 raise ServiceError(
-                    f"{server} cannot be reached, after {seconds:g} s: {error} (set by {variables})"
+                    f"{server} cannot be reached within {timeout:g} s: {error}"
+                    f" ({variables} set the address)"
                 ) from error
-            if not told:
-                logger.info("Waiting for %s, up to %g s: %s", server, seconds, error)
-                told = True
+            if not logged:
+                logger.info("Waiting for %s, up to %g s: %s", server, timeout, error)
+                logged = True
         else:
             return True
-        if pause(_PAUSE_SECONDS):
+        if sleep(_RETRY_SECONDS):
             return False

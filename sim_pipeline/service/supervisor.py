@@ -1,7 +1,7 @@
-"""The whole service on one machine: servers, migrations, Dagster's processes; then watch them.
+"""Runs the whole service on one machine: servers, migrations and Dagster's processes.
 
-What belongs here: the order in which things start and stop. How each is started stands in the
-modules beside.
+This module decides the order in which they start and stop. The other modules of this package say
+how each of them is started.
 """
 
 import logging
@@ -30,8 +30,8 @@ from sim_pipeline.surroundings import safe_environment
 _START_SECONDS = 120.0
 _HTTP_OK = 200
 
-# What Dagster calls beta and this pipeline relies on: each process would say so anew. These
-# sentences, known and weighed, are left out; any other warning comes through.
+# The pipeline relies on these features, which Dagster calls beta, and every process would warn
+# about them. All other warnings are shown.
 _KNOWN_WARNINGS = ",".join(
     f"ignore:{beginning}"
     for beginning in (
@@ -42,11 +42,11 @@ _KNOWN_WARNINGS = ",".join(
         "Class `CodeReferencesMetadataValue`",
     )
 )
-# How often Dagster looks for failed runs to launch anew. It looks past a run whose failure it sees
-# between the event and the change of the run's status, and never again: at its own 5 s it would
-# meet run monitoring, every 10 s since the same moment, just then.
-_RETRY_LOOK_SECONDS = 59
-# Events of a run are written so many at a time: to Dagster's storage, each write is a connection.
+# Dagster polls for failed runs to retry. If a poll falls between a run's failure event and the
+# update of the run's status, Dagster skips that run for good. At the default of 5 s this happens
+# often: run monitoring, which fails the runs, polls every 10 s and starts at the same moment.
+_RETRY_POLL_SECONDS = 59
+# Run events are written in batches of this size, because Dagster's storage connects for each write.
 _EVENT_BATCH_SIZE = 1000
 
 logger = logging.getLogger(__name__)
@@ -56,19 +56,19 @@ def serve(settings: Settings, directory: Path) -> None:
     """Run the service until Ctrl-C, SIGTERM, or the end of one of its processes.
 
     Args:
-        settings: as validated.
-        directory: where it keeps its data; the servers' too, with LOCAL_SERVICES.
+        settings: validated settings.
+        directory: the service's data directory, with LOCAL_SERVICES also the servers'.
 
     Raises:
-        ServiceError: something can't be started, or ended by itself.
+        ServiceError: a part of the service can't be started, or exited unexpectedly.
     """
     environment = service_environment(settings, directory)
-    # Dagster's own files read the environment, and parts of Dagster run in this process too.
+    # Parts of Dagster run in this process too, and dagster.yaml reads the environment.
     os.environ.update(environment)
     stop = StopRequest()
-    # Held before anything of this directory's service is taken for left over: it may be running.
+    # Take the lock first: without it, `end_marked` could stop a service that is still running.
     owned = ServiceDirectory("The service", _dagster_home(directory))
-    owned.take()
+    owned.acquire()
     with ExitStack() as running:
         running.callback(owned.release)
         end_marked(directory)
@@ -85,7 +85,7 @@ def _run_until_stopped(
     stop: StopRequest,
     running: ExitStack,
 ) -> None:
-    """Start everything and watch it; what is to be stopped afterwards is left in `running`."""
+    """Start everything and watch it. The caller stops what this function enters into `running`."""
     if settings.local_services:
         for server in (local_postgres, local_rabbitmq):
             running.enter_context(server(settings, directory))
@@ -103,31 +103,31 @@ def _run_until_stopped(
     close_abandoned_runs()
     if stop:
         return
-    programs = running.enter_context(Children(directory, environment, stop))
-    _start_dagster(settings, programs, environment)
+    children = running.enter_context(Children(directory, environment, stop))
+    _start_dagster(settings, children, environment)
     if not stop:
-        _say_where_things_are(settings, directory)
-    programs.watch()
+        _log_addresses(settings, directory)
+    children.watch()
 
 
 def service_environment(settings: Settings, directory: Path) -> dict[str, str]:
-    """Return the environment of the service's processes, this process's own included.
+    """Return the environment of the service's processes, including this one.
 
     Args:
-        settings: as validated.
-        directory: where the service keeps its data.
+        settings: validated settings.
+        directory: the service's data directory.
     """
     own = {
         **settings.environment(),
         "DAGSTER_HOME": str(_dagster_home(directory)),
         "DAGSTER_EVENT_BATCH_SIZE": str(_EVENT_BATCH_SIZE),
-        "DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS": str(_RETRY_LOOK_SECONDS),
+        "DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS": str(_RETRY_POLL_SECONDS),
         "CODE_SERVER_HOST": "127.0.0.1",
         "CODE_SERVER_PORT": str(free_port()),
         "PYTHONWARNINGS": _KNOWN_WARNINGS,
         "PYTHONUNBUFFERED": "1",
-        # glibc gives threads arenas of their own, up to eight a core, and each keeps what it once
-        # took: Dagster's processes, of many threads, would grow by megabytes for hours.
+        # By default glibc gives threads up to eight arenas per core, and an arena keeps memory once
+        # it has it. Dagster's processes have many threads and would grow by megabytes for hours.
         "MALLOC_ARENA_MAX": "2",
     }
     return safe_environment({**os.environ, **own})
@@ -137,36 +137,36 @@ def _dagster_home(directory: Path) -> Path:
     return directory / "dagster"
 
 
-def _start_dagster(settings: Settings, programs: Children, environment: dict[str, str]) -> None:
+def _start_dagster(settings: Settings, children: Children, environment: dict[str, str]) -> None:
     """Start code server, daemon and webserver, and launch the first run."""
     logger.info("Starting Dagster")
     host, port = environment["CODE_SERVER_HOST"], environment["CODE_SERVER_PORT"]
     workspace = ["--workspace", str(project_file("workspace.yaml"))]
-    programs.start(
+    children.start(
         "code",
         *("dagster", "api", "grpc", "--module-name", "sim_pipeline.definitions"),
         *("--host", host, "--port", port, "--location-name", "sim_pipeline"),
         *("--log-level", "warning"),
     )
-    programs.await_condition(
-        lambda: listens(host, int(port)), "the code server to listen", _START_SECONDS
+    children.await_condition(
+        lambda: listens(host, int(port)), "the code server did not listen", _START_SECONDS
     )
-    programs.start("daemon", "sim_pipeline.dagster_instance.daemon", "run", *workspace)
-    programs.start(
+    children.start("daemon", "sim_pipeline.dagster_instance.daemon", "run", *workspace)
+    children.start(
         "webserver",
         *("sim_pipeline.dagster_instance.webserver", *workspace, "--dagster-log-level", "warning"),
     )
     command = first_run_command(settings, workspace)
-    if command is not None and not programs.run("first run", *command, seconds=_START_SECONDS):
-        logger.warning("The first run was not launched; the schedule's next tick makes up for it")
-    programs.await_condition(
-        lambda: _answers(f"{settings.ui_url}/server_info"), "the UI to answer", _START_SECONDS
+    if command is not None and not children.run("first run", *command, timeout=_START_SECONDS):
+        logger.warning("The first run was not launched; the schedule's next tick does its work")
+    children.await_condition(
+        lambda: _answers(f"{settings.ui_url}/server_info"), "the UI did not answer", _START_SECONDS
     )
 
 
-def _say_where_things_are(settings: Settings, directory: Path) -> None:
-    logger.info("Ready. Ctrl-C stops it", extra=logs.GOOD_NEWS)
-    logger.info("  UI    %s", settings.ui_url, extra=logs.GOOD_NEWS)
+def _log_addresses(settings: Settings, directory: Path) -> None:
+    logger.info("Ready. Ctrl-C stops the service", extra=logs.HIGHLIGHT)
+    logger.info("  UI    %s", settings.ui_url, extra=logs.HIGHLIGHT)
     if settings.local_services:
         logger.info("  Data  %s", directory)
     logger.info("  Log   %s", settings.log_file.absolute())
@@ -174,7 +174,7 @@ def _say_where_things_are(settings: Settings, directory: Path) -> None:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - our own http
+        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - the URL is our own
             return bool(response.status == _HTTP_OK)
     except (urllib.error.URLError, TimeoutError):
         return False

@@ -1,8 +1,8 @@
-"""The model of an LLM endpoint under load.
+"""The model of an LLM endpoint under load: maps (profile, windows, seed) to reproducible numbers.
 
-NumPy only: what stands here knows no Dagster, no database, no broker, no clock, no file and no
-environment variable. It maps (profile, windows, seed) to numbers, always the same ones.
+NumPy only: no Dagster, database, broker, clock or environment variable. Only `profiles_file` reads
+a file. docs/simulator.md explains the model.
 
-Others call `simulation.simulate`, `fingerprint.fingerprints` and `profiles.profile_for`: these and
-the dataclasses that they take check what they are given. The modules beneath trust each other.
+Callers use `simulation.simulate`, `fingerprint.fingerprints` and `profiles.profile_for`. These, and
+the dataclasses that they take, validate their arguments; the modules below them do not.
 """

@@ -1,28 +1,32 @@
-"""Checks of what the simulator's public functions are given.
+"""Argument checks of the simulator's public functions.
 
 Each raises a ValueError that names the argument, its value and what is allowed.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 
-# 2262-01-01T00:00:00Z: the last year that nanosecond timestamps (pandas, Arrow) can hold.
+from sim_pipeline.metrics import MAX_POINTS
+from sim_pipeline.windows import MAX_INTERVAL
+
+# 2262-01-01T00:00:00Z. Nanosecond timestamps (pandas, Arrow) end in 2262.
 MAX_EPOCH_SECONDS = 9_214_646_400
 
 
 @dataclass(frozen=True)
 class Range:
-    """The values that a number may have.
+    """The allowed values of a number. No range allows a bool, infinity or NaN.
 
     Attributes:
-        low: smallest value.
-        high: largest value; None is no bound.
-        low_included: whether the smallest value itself is allowed.
-        integer: whether only an int is allowed. No range allows a bool, infinity or NaN.
+        low: lower bound.
+        high: largest value; None means no upper bound.
+        low_included: whether the lower bound itself is allowed.
+        integer: whether only an int is allowed.
     """
 
     low: float
@@ -47,7 +51,12 @@ class Range:
 
 
 def check_fields(values: Mapping[str, object], ranges: Mapping[str, Range]) -> None:
-    """Raise one ValueError for all of ``values`` that are not in their range, by name."""
+    """Raise one ValueError that names every value out of its range.
+
+    Args:
+        values: values by name.
+        ranges: allowed ranges by name.
+    """
     problems = [
         f"{name} is {values[name]!r}, but must be {allowed}"
         for name, allowed in ranges.items()
@@ -57,15 +66,33 @@ def check_fields(values: Mapping[str, object], ranges: Mapping[str, Range]) -> N
         raise ValueError("; ".join(problems))
 
 
+@cache
+def field_ranges(kind: type) -> dict[str, Range]:
+    """Return the ranges in the annotations of a dataclass, such as `Annotated[float, Range(0, 1)]`.
+
+    Args:
+        kind: the dataclass.
+
+    Returns:
+        The range of each field that has one, by name.
+    """
+    return {
+        name: allowed
+        for name, hint in get_type_hints(kind, include_extras=True).items()
+        for allowed in getattr(hint, "__metadata__", ())
+        if isinstance(allowed, Range)
+    }
+
+
 RUN_RANGES = {
-    "interval": Range(1, 604_800, integer=True),
-    "points": Range(1, 10_000, integer=True),
+    "interval": Range(1, MAX_INTERVAL, integer=True),
+    "points": Range(1, MAX_POINTS, integer=True),
     "seed": Range(0, None, integer=True),
 }
 
 
 def check_run(*, interval: int, points: int, seed: int) -> None:
-    """Raise unless interval [s], points a window and seed are allowed."""
+    """Raise a ValueError if interval [s], points per window or seed is out of range."""
     check_fields({"interval": interval, "points": points, "seed": seed}, RUN_RANGES)
 
 
@@ -79,8 +106,8 @@ def check_windows(
         interval: length of a window [s].
 
     Raises:
-        ValueError: if it is no one-dimensional array of integers, or a window begins before 1970
-            or ends after 2261.
+        ValueError: ``windows`` is not a one-dimensional array of integers, or a window starts
+            before 1970 or ends after 2261.
     """
     array = np.asarray(windows)
     if array.ndim != 1:

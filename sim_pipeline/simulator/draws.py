@@ -1,4 +1,4 @@
-"""The random numbers that a slice uses, and their order in its stream."""
+"""The random numbers of a slice, and the order in which they come from its stream."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -10,7 +10,7 @@ Array = npt.NDArray[np.float64]
 
 
 class Normal(IntEnum):
-    """What each standard normal of an observed request is for: the columns of `Draws.normals`."""
+    """Columns of `Draws.normals`: the purpose of each standard normal of an observed request."""
 
     PROMPT = 0
     OUTPUT = 1
@@ -22,7 +22,7 @@ class Normal(IntEnum):
 
 
 class Uniform(IntEnum):
-    """What each uniform of an observed request is for: the columns of `Draws.uniforms`."""
+    """Columns of `Draws.uniforms`: the purpose of each uniform of an observed request."""
 
     INSTANT = 0
     SLOW = 1
@@ -31,12 +31,12 @@ class Uniform(IntEnum):
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of a block of slices; each row is from its own window's stream.
+    """The random numbers of a block of slices; each row comes from its own window's stream.
 
     Attributes:
         normals: standard normals of the observed request, shape (rows, len(Normal)).
         uniforms: uniforms in [0, 1) of the observed request, shape (rows, len(Uniform)).
-        covering: Gamma(1 + 1 / cv^2), shape (rows,): the gap that covers the slice's end.
+        covering: Gamma(1 + 1 / cv^2), shape (rows,): the gap that spans the slice's end.
         gaps: Gamma(1 / cv^2), shape (rows, history): the gaps before it, the latest first.
         prompts: standard normals, shape (rows, history): prompt lengths of the history.
         outputs: standard normals, shape (rows, history): output lengths of the history.
@@ -51,7 +51,7 @@ class Draws:
 
     @classmethod
     def empty(cls, rows: int, history: int) -> "Draws":
-        """Return room for the draws of ``rows`` slices with ``history`` earlier requests each."""
+        """Allocate the draws of ``rows`` slices with ``history`` earlier requests each."""
         return cls(
             normals=np.empty((rows, len(Normal))),
             uniforms=np.empty((rows, len(Uniform))),
@@ -62,7 +62,10 @@ class Draws:
         )
 
     def fill(self, rows: slice, generator: np.random.Generator, arrival_cv: float) -> None:
-        """Draw the numbers of ``rows`` from a stream. The order here defines every value."""
+        """Draw the numbers of ``rows`` from a stream.
+
+        Every simulated value depends on the order of the calls below.
+        """
         shape = arrival_cv**-2
         generator.standard_normal(out=self.normals[rows])
         generator.random(out=self.uniforms[rows])

@@ -1,4 +1,7 @@
-"""What a window's numbers depend on, as a digest: equal digests, equal numbers."""
+"""Fingerprints: digests of all inputs that a window's numbers depend on.
+
+Equal fingerprints mean equal numbers.
+"""
 
 import hashlib
 import json
@@ -13,7 +16,7 @@ from sim_pipeline.simulator.arguments import check_run, check_windows
 from sim_pipeline.simulator.profiles import Profile
 
 SIMULATOR_VERSION = 1
-"""To be raised with every change that changes a simulated number."""
+"""Increment this with every change that alters a simulated number."""
 
 
 def fingerprints(
@@ -26,22 +29,22 @@ def fingerprints(
 ) -> list[str]:
     """Return the fingerprint of each window.
 
-    It covers all that `simulate` makes the window's numbers from: the simulator's version, the
-    seed, points, interval, window number and profile, of the profile's incidents only those that
-    overlap the window, and not its source, on which no number depends.
+    It covers every input of `simulate`: the simulator's version, seed, points, interval, window
+    number and profile. Of the profile's incidents it covers only those that overlap the window. It
+    leaves out the profile's source, because no number depends on it.
 
     Args:
         profile: the model's endpoint.
         windows: window numbers, shape (n_windows,), as for `simulate`.
         interval: length of a window [s], in [1, 604800].
-        points: slices of a window, in [1, 10000].
+        points: slices per window, in [1, 10000].
         seed: the user's seed, >= 0.
 
     Returns:
-        32 hexadecimal digits a window, in the order given.
+        32 hexadecimal digits per window, in the order of ``windows``.
 
     Raises:
-        ValueError: if an argument is out of its range, naming it and what is allowed.
+        ValueError: an argument is out of range; the message names it and what is allowed.
     """
     check_run(interval=interval, points=points, seed=seed)
     numbers = check_windows(windows, interval)
@@ -56,7 +59,7 @@ def fingerprints(
     }
     base = hashlib.blake2b(json.dumps(common, sort_keys=True).encode(), digest_size=16)
 
-    # Incidents are few and touch few windows: note them down by window.
+    # There are few incidents, and each overlaps few windows: collect them by window.
     starts = numbers * interval
     overlapping: dict[int, bytes] = {}
     for incident in sorted(set(profile.incidents)):
@@ -75,7 +78,7 @@ def fingerprints(
 
 
 def _floats(value: object) -> object:
-    """Write every number of a tree as a float, so that 20 and 20.0 are the same profile."""
+    """Convert every integer of a tree to a float, so that 20 and 20.0 give the same digest."""
     if isinstance(value, dict):
         return {key: _floats(item) for key, item in value.items()}
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

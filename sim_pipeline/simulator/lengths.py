@@ -1,54 +1,48 @@
-"""Token counts of requests: the clipped, rounded lognormal and its exact moments."""
+"""Token counts of requests: a rounded, clipped lognormal distribution and its exact moments."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 
-from sim_pipeline.simulator.arguments import Range, check_fields
+from sim_pipeline.simulator.arguments import Range, check_fields, field_ranges
 
 MAX_TOKENS = 1_000_000
 
 
 @dataclass(frozen=True)
 class TokenLengths:
-    """A number of tokens N = clip(rint(X), minimum, maximum) with ln X ~ N(log_median, log_sd^2).
+    """The distribution of a token count N = clip(rint(X), minimum, maximum).
+
+    X is lognormal: ln X ~ N(log_median, log_sd^2).
 
     Attributes:
         log_median: ln of the median number of tokens, in [0, 14].
         log_sd: standard deviation of ln X, in [0, 3].
         minimum: smallest count, in [1, 1000000].
-        maximum: largest count, in [1, 1000000], more than minimum.
+        maximum: largest count, in [1, 1000000], greater than minimum.
 
     Raises:
-        ValueError: on construction, naming the field, its value and what is allowed.
+        ValueError: on construction; the message names the field, its value and what is allowed.
     """
 
-    log_median: float
-    log_sd: float
-    minimum: int
-    maximum: int
-
-    RANGES: ClassVar[Mapping[str, Range]] = {
-        "log_median": Range(0, 14),
-        "log_sd": Range(0, 3),
-        "minimum": Range(1, MAX_TOKENS, integer=True),
-        "maximum": Range(1, MAX_TOKENS, integer=True),
-    }
+    log_median: Annotated[float, Range(0, 14)]
+    log_sd: Annotated[float, Range(0, 3)]
+    minimum: Annotated[int, Range(1, MAX_TOKENS, integer=True)]
+    maximum: Annotated[int, Range(1, MAX_TOKENS, integer=True)]
 
     def __post_init__(self) -> None:
-        check_fields(vars(self), self.RANGES)
+        check_fields(vars(self), field_ranges(TokenLengths))
         if self.maximum <= self.minimum:
             raise ValueError(
                 f"maximum is {self.maximum}, but must be more than minimum, {self.minimum}"
             )
 
     def from_normal(self, z: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Turn standard normal draws into token counts, in place (any shape), and return them."""
+        """Convert standard normal draws (any shape) to token counts in place, and return them."""
         np.multiply(z, self.log_sd, out=z)
         np.add(z, self.log_median, out=z)
         np.exp(z, out=z)
@@ -58,9 +52,9 @@ class TokenLengths:
 
     @cached_property
     def survival(self) -> npt.NDArray[np.float64]:
-        """P(N > n) for n = 0 .. maximum, shape (maximum + 1,); exact up to rounding."""
+        """P(N > n) for n = 0 ... maximum, shape (maximum + 1,), exact up to rounding."""
         exceed = np.ones(self.maximum + 1)
-        # N > n says that X was rounded to n + 1 or more.
+        # N > n means that X rounds to at least n + 1.
         tail = np.arange(self.minimum, self.maximum) + 0.5
         if self.log_sd == 0.0:
             exceed[self.minimum : -1] = tail < math.exp(self.log_median)

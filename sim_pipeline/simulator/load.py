@@ -1,4 +1,4 @@
-"""How loaded an endpoint is, and what capacity it has, at any time: season, drift, incidents."""
+"""The load and the capacity of an endpoint at any time: season, drift, incidents."""
 
 import math
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from sim_pipeline.simulator.streams import dated_uniforms, stream_key
 
 DAY = 86_400.0
 HOUR = 3_600.0
-SATURDAY = 5.0  # of a week that begins with Monday, 0
+SATURDAY = 5.0  # Monday is 0
 INCIDENT_PERIOD = 30 * DAY
-"""One or two random incidents begin in each of these [s]."""
+"""Length of a period in which one or two random incidents begin [s]."""
 LOST_REQUESTS = 0.25
-"""Share of the requests to the lost capacity that fail during an incident, the others being
-routed around it [E]."""
+"""Share of the requests to the lost capacity that fail during an incident; the others are routed
+around it [E]."""
 
 Array = npt.NDArray[np.float64]
 
@@ -31,11 +31,11 @@ def season(workload: Workload, times: Array) -> Array:
         workload: amplitudes, peak hour and weekend factor.
         times: seconds since the Unix epoch, any shape.
     """
-    # The day's mean by the trapezoid rule, which for a smooth periodic function of two harmonics
-    # is exact to rounding with 96 points.
+    # The day's mean by the trapezoid rule. For a smooth periodic function of two harmonics, 96
+    # points are exact up to rounding.
     day_mean = float(_day_shape(workload, np.linspace(0.0, DAY, 96, endpoint=False)).mean())
     week_mean = day_mean * (5.0 + 2.0 * workload.weekend_factor) / 7.0
-    # The epoch was a Thursday: counted from Monday, its day is number 3.
+    # The epoch was a Thursday, which is day 3 if Monday is 0.
     weekday = (np.floor(times / DAY) + 3.0) % 7.0
     factor = np.where(weekday < SATURDAY, 1.0, workload.weekend_factor) / week_mean
     return _day_shape(workload, times) * factor
@@ -53,9 +53,9 @@ def _day_shape(workload: Workload, times: Array) -> Array:
 def drift(log_sd: float, times: Array, *, seed: int, model: str) -> Array:
     """Return the day-to-day drift of the load: a factor of mean 1 with log-sd ``log_sd``.
 
-    Each midnight (UTC) of each model has a standard normal value Z of its own, hashed from seed,
-    model and day; in between, cos(x) Z_d + sin(x) Z_(d+1) with x running from 0 to pi/2 is
-    continuous and has unit variance at any time.
+    Each model has a standard normal value Z at each midnight (UTC), hashed from seed, model and
+    day. Between two midnights, the value is cos(x) Z_d + sin(x) Z_(d+1), where x goes from 0 to
+    pi/2. It is continuous and has unit variance at any time.
 
     Args:
         log_sd: standard deviation of the factor's logarithm, >= 0.
@@ -69,7 +69,7 @@ def drift(log_sd: float, times: Array, *, seed: int, model: str) -> Array:
     first = int(day.min())
     count = int(day.max()) - first + 2
     uniforms = dated_uniforms(stream_key("drift", seed=seed, model=model), first, count, width=4)
-    # Box and Muller (1958).
+    # Box-Muller transform (1958).
     normals = np.sqrt(-2.0 * np.log(uniforms[:, 0])) * np.cos(2.0 * math.pi * uniforms[:, 1])
     index = day.astype(np.int64) - first
     angle = (times / DAY - day) * (0.5 * math.pi)
@@ -79,10 +79,10 @@ def drift(log_sd: float, times: Array, *, seed: int, model: str) -> Array:
 
 
 def random_incidents(first: float, last: float, *, seed: int, model: str) -> list[Incident]:
-    """Return the random incidents of every 30-day period that can touch [first, last].
+    """Return the random incidents of every 30-day period that can overlap [first, last].
 
-    A period has one or two, equally likely; each begins anywhere in it, lasts between half an hour
-    and an hour and a half, and leaves U(0.3, 0.7) of the capacity.
+    A period has one or two incidents with equal probability. Each begins at a uniform time in the
+    period, lasts 0.5 to 1.5 hours, and leaves a share U(0.3, 0.7) of the capacity.
 
     Args:
         first: seconds since the Unix epoch, >= 0.
@@ -90,7 +90,7 @@ def random_incidents(first: float, last: float, *, seed: int, model: str) -> lis
         seed: the user's seed.
         model: the model's name.
     """
-    # One that began at the end of a period reaches into the next.
+    # An incident that begins at the end of a period can reach into the next.
     begin = max(0, math.floor(first / INCIDENT_PERIOD) - 1)
     count = math.floor(last / INCIDENT_PERIOD) - begin + 1
     key = stream_key("incidents", seed=seed, model=model)
@@ -103,7 +103,9 @@ def random_incidents(first: float, last: float, *, seed: int, model: str) -> lis
 
 
 def capacity(incidents: list[Incident], times: Array) -> Array:
-    """Return the share of its capacity that an endpoint has; the worst of several incidents counts.
+    """Return the share of its capacity that an endpoint has left.
+
+    Where incidents overlap, the smallest capacity_factor applies.
 
     Args:
         incidents: in any order, overlapping or not.
@@ -126,11 +128,11 @@ class Load:
 
     Attributes:
         rho: utilisation rho(t) = min(0.9, rho S(t) drift(t) / capacity(t)).
-        capacity: share of the usual capacity that is left.
-        arrival_rate: requests that enter [1/s]: lambda = rho(t) * cap * capacity(t).
-        completion_rate: those of them that will be completed [1/s].
-        failure_rate: requests that fail [1/s]: the usual share, those lost with the capacity of an
-            incident, and what is refused because it exceeds utilisation 0.9.
+        capacity: share of the normal capacity that is left.
+        arrival_rate: accepted requests [1/s]: lambda = rho(t) * cap * capacity(t).
+        completion_rate: accepted requests that complete [1/s].
+        failure_rate: requests that fail [1/s]: the normal share, those lost with the capacity of
+            an incident, and those refused because they exceed utilisation 0.9.
     """
 
     rho: Array

@@ -1,7 +1,6 @@
-"""What is simulated: a model's profile, the workload it serves, and the built-in table.
+"""Profiles: what a model's endpoint is like, the workload it serves, and the built-in models.
 
-The figures carry their sources; [E] marks an estimate of ours. Units are SI: seconds, requests/s,
-tokens/s.
+Each figure names its source; [E] marks our own estimate. Units are s, requests/s and tokens/s.
 """
 
 import hashlib
@@ -9,31 +8,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Annotated
 
-from sim_pipeline.simulator.arguments import Range, check_fields
+from sim_pipeline.metrics import MAX_MODEL_NAME_LENGTH
+from sim_pipeline.simulator.arguments import Range, check_fields, field_ranges
 from sim_pipeline.simulator.lengths import TokenLengths
 
-# Utilisation at which published medians are taken: a provider's usual load, not an idle endpoint.
+# Utilisation that the published medians are assumed to hold for: a provider's normal load.
 RHO_REF = 0.4
-# No endpoint is driven beyond this utilisation: what exceeds it is refused at the door.
+# Highest utilisation of an endpoint; requests beyond it are refused.
 RHO_MAX = 0.9
-# Prompt of the benchmarks that publish TTFT [tokens].
+# Prompt length of the benchmarks that publish TTFT [tokens].
 REFERENCE_PROMPT = 1000
-# A request of fewer has no inter-token latency.
+# A request with fewer output tokens has no inter-token latency.
 FEWEST_OUTPUT_TOKENS = 2
-# Names longer than this do not fit the results table.
-MAX_NAME_LENGTH = 50
 
 
-# Azure LLM inference trace 2023, conversation.
+# Source: Azure LLM inference trace 2023, conversation.
 AZURE_PROMPTS = TokenLengths(log_median=6.63, log_sd=0.98, minimum=1, maximum=8192)
 AZURE_OUTPUTS = TokenLengths(log_median=5.02, log_sd=0.86, minimum=2, maximum=2048)
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Who asks, and when.
+    """The requests that arrive: their lengths, their arrivals and how these vary over time.
 
     Attributes:
         input_lengths: prompt tokens of a request.
@@ -42,36 +40,27 @@ class Workload:
         peak_hour: hour of the day (UTC) of the daily peak h0, in [0, 24].
         daily_amplitude: A1 of the season's 24 h wave (log scale), in [0, 2].
         half_daily_amplitude: A2 of its 12 h wave, in [0, 2].
-        weekend_factor: Saturday's and Sunday's load over a weekday's, in (0, 2].
-        drift_sd: log-sd of the load from day to day, in [0, 1].
+        weekend_factor: load on Saturday and Sunday relative to a weekday, in (0, 2].
+        drift_sd: log-sd of the day-to-day drift of the load, in [0, 1].
 
-    The defaults are the conversation traces of Azure: lengths and arrivals of 2023, seasonality of
-    2024 (read off its plots). The drift is [E].
+    The defaults come from Azure's conversation traces: lengths and arrivals from 2023, seasonality
+    from the plots of 2024. The drift is [E].
 
     Raises:
-        ValueError: on construction, naming the field, its value and what is allowed.
+        ValueError: on construction; the message names the field, its value and what is allowed.
     """
 
     input_lengths: TokenLengths = AZURE_PROMPTS
     output_lengths: TokenLengths = AZURE_OUTPUTS
-    arrival_cv: float = 1.1
-    peak_hour: float = 14.0
-    daily_amplitude: float = 0.34
-    half_daily_amplitude: float = 0.08
-    weekend_factor: float = 0.57
-    drift_sd: float = 0.15
-
-    RANGES: ClassVar[Mapping[str, Range]] = {
-        "arrival_cv": Range(0.2, 5),
-        "peak_hour": Range(0, 24),
-        "daily_amplitude": Range(0, 2),
-        "half_daily_amplitude": Range(0, 2),
-        "weekend_factor": Range(0, 2, low_included=False),
-        "drift_sd": Range(0, 1),
-    }
+    arrival_cv: Annotated[float, Range(0.2, 5)] = 1.1
+    peak_hour: Annotated[float, Range(0, 24)] = 14.0
+    daily_amplitude: Annotated[float, Range(0, 2)] = 0.34
+    half_daily_amplitude: Annotated[float, Range(0, 2)] = 0.08
+    weekend_factor: Annotated[float, Range(0, 2, low_included=False)] = 0.57
+    drift_sd: Annotated[float, Range(0, 1)] = 0.15
 
     def __post_init__(self) -> None:
-        check_fields(vars(self), self.RANGES)
+        check_fields(vars(self), field_ranges(Workload))
         if self.output_lengths.minimum < FEWEST_OUTPUT_TOKENS:
             raise ValueError(
                 f"output_lengths.minimum is {self.output_lengths.minimum}, but must be at least "
@@ -81,103 +70,83 @@ class Workload:
 
 @dataclass(frozen=True, order=True)
 class Incident:
-    """A span of time in which the endpoint has only a part of its capacity.
+    """A time span in which the endpoint has only part of its capacity.
 
     Attributes:
         start: first instant [s since the Unix epoch].
-        end: first instant after it [s since the Unix epoch], > start.
-        capacity_factor: capacity left, as a share of the usual one, in [0.01, 1].
+        end: first instant after the incident [s since the Unix epoch], > start.
+        capacity_factor: share of the normal capacity that is left, in [0.01, 1].
 
     Raises:
-        ValueError: on construction, naming the field, its value and what is allowed.
+        ValueError: on construction; the message names the field, its value and what is allowed.
     """
 
-    start: float
-    end: float
-    capacity_factor: float
-
-    RANGES: ClassVar[Mapping[str, Range]] = {
-        "start": Range(-1e12, 1e12),
-        "end": Range(-1e12, 1e12),
-        "capacity_factor": Range(0.01, 1),
-    }
+    start: Annotated[float, Range(-1e12, 1e12)]
+    end: Annotated[float, Range(-1e12, 1e12)]
+    capacity_factor: Annotated[float, Range(0.01, 1)]
 
     def __post_init__(self) -> None:
-        check_fields(vars(self), self.RANGES)
+        check_fields(vars(self), field_ranges(Incident))
         if self.end <= self.start:
             raise ValueError(f"end is {self.end!r}, but must be after start, {self.start!r}")
 
 
 @dataclass(frozen=True)
 class Profile:
-    """One endpoint: a model and the machines that serve it.
+    """An endpoint: a model and the machines that serve it.
 
-    Prefill and decode draw on one budget of GPU time, of which one second serves `cap` requests of
-    the workload's mean lengths.
+    Prefill and decode share one budget of GPU time. One second of it serves `cap` requests of the
+    workload's mean lengths.
 
     Attributes:
-        name: the model's name, 1 to 50 characters; its random streams are keyed by it.
+        name: the model's name, 1 to 50 characters; it is part of the key of its random streams.
         ttft_ref: published median time to first token [s] at utilisation 0.4, in (0, 60].
         tps_ref: published median output tokens/s of a request at utilisation 0.4, in (0, 10000].
         cap: requests/s at which the endpoint saturates, in (0, 10000].
         rho: mean utilisation over a week, in (0, 0.9].
         batch_limit: requests that can decode at once, in [1, 100000].
-        source: where ttft_ref and tps_ref come from. No value depends on it.
+        source: where ttft_ref and tps_ref come from. No simulated number depends on it.
         workload: the requests that arrive.
-        incidents: incidents on given dates, on top of the random ones.
-        random_incidents: whether one or two incidents of about an hour happen in every 30 days [E].
-        prefill_share: share of GPU time that goes to prefill, in [0.01, 0.99].
+        incidents: incidents on given dates, in addition to the random ones.
+        random_incidents: whether every 30 days have one or two incidents of about an hour [E].
+        prefill_share: share of the GPU time used for prefill, in [0.01, 0.99].
         ttft_jitter: log-sd of TTFT, in [0, 2].
         itl_jitter: log-sd of the inter-token latency (ITL), in [0, 2].
         failure_rate: share of requests that fail, in [0, 0.5].
         slow_share: share of requests that take the slow path, in [0, 0.5].
-        slow_median: median of the slow path's factor on TTFT, in [1, 100].
+        slow_median: median factor by which the slow path multiplies TTFT, in [1, 100].
         slow_log_sd: log-sd of that factor [E], in [0, 2].
 
     Raises:
-        ValueError: on construction, naming the field, its value and what is allowed; also when
-            ttft_ref is shorter than the prefill of the reference prompt takes by itself.
+        ValueError: on construction; the message names the field, its value and what is allowed.
+            Also if ttft_ref is shorter than the prefill of the reference prompt alone.
     """
 
     name: str
-    ttft_ref: float
-    tps_ref: float
-    cap: float
-    rho: float
-    batch_limit: int
+    ttft_ref: Annotated[float, Range(0, 60, low_included=False)]
+    tps_ref: Annotated[float, Range(0, 10_000, low_included=False)]
+    cap: Annotated[float, Range(0, 10_000, low_included=False)]
+    rho: Annotated[float, Range(0, RHO_MAX, low_included=False)]
+    batch_limit: Annotated[int, Range(1, 100_000, integer=True)]
     source: str = ""
     workload: Workload = Workload()
     incidents: tuple[Incident, ...] = ()
     random_incidents: bool = True
-    prefill_share: float = 0.4
-    ttft_jitter: float = 0.25
-    itl_jitter: float = 0.08
-    failure_rate: float = 0.015
-    slow_share: float = 0.06
-    slow_median: float = 4.0
-    slow_log_sd: float = 0.5
-
-    RANGES: ClassVar[Mapping[str, Range]] = {
-        "ttft_ref": Range(0, 60, low_included=False),
-        "tps_ref": Range(0, 10_000, low_included=False),
-        "cap": Range(0, 10_000, low_included=False),
-        "rho": Range(0, RHO_MAX, low_included=False),
-        "batch_limit": Range(1, 100_000, integer=True),
-        "prefill_share": Range(0.01, 0.99),
-        "ttft_jitter": Range(0, 2),
-        "itl_jitter": Range(0, 2),
-        "failure_rate": Range(0, 0.5),
-        "slow_share": Range(0, 0.5),
-        "slow_median": Range(1, 100),
-        "slow_log_sd": Range(0, 2),
-    }
+    prefill_share: Annotated[float, Range(0.01, 0.99)] = 0.4
+    ttft_jitter: Annotated[float, Range(0, 2)] = 0.25
+    itl_jitter: Annotated[float, Range(0, 2)] = 0.08
+    failure_rate: Annotated[float, Range(0, 0.5)] = 0.015
+    slow_share: Annotated[float, Range(0, 0.5)] = 0.06
+    slow_median: Annotated[float, Range(1, 100)] = 4.0
+    slow_log_sd: Annotated[float, Range(0, 2)] = 0.5
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not 1 <= len(self.name) <= MAX_NAME_LENGTH:
+        if not isinstance(self.name, str) or not 1 <= len(self.name) <= MAX_MODEL_NAME_LENGTH:
             raise ValueError(
-                f"name is {self.name!r}, but must be a string of 1 to {MAX_NAME_LENGTH} characters"
+                f"name is {self.name!r}, but must be a string of 1 to {MAX_MODEL_NAME_LENGTH}"
+                " characters"
             )
-        check_fields(vars(self), self.RANGES)
+        check_fields(vars(self), field_ranges(Profile))
         if self.ttft_base <= 0.0:
             raise ValueError(
                 f"ttft_ref is {self.ttft_ref!r}, but must be more than "
@@ -187,31 +156,31 @@ class Profile:
 
     @cached_property
     def mean_steps(self) -> float:
-        """Mean decode steps of a request: its output tokens but the first, which prefill gives."""
+        """Mean decode steps of a request: output tokens without the first, which prefill yields."""
         return self.workload.output_lengths.mean - 1.0
 
     @cached_property
     def prefill_cost(self) -> float:
-        """GPU time k_p of a prompt token [s], so that prefill takes its share at saturation."""
+        """GPU time k_p of a prompt token [s]: at saturation, prefill uses its share."""
         return self.prefill_share / (self.cap * self.workload.input_lengths.mean)
 
     @cached_property
     def step_cost(self) -> float:
-        """GPU time kappa that one more request in the batch adds to a step, prefill included [s].
+        """GPU time kappa that each further request in the batch adds to a step, with prefill [s].
 
-        kappa = k_d + k_p * E[n_in] / E[steps] with k_d = (1 - f_p) / (cap * E[steps]), which comes
-        to 1 / (cap * E[steps]).
+        kappa = k_d + k_p * E[n_in] / E[steps], where k_d = (1 - f_p) / (cap * E[steps]). This
+        equals 1 / (cap * E[steps]).
         """
         return 1.0 / (self.cap * self.mean_steps)
 
     @cached_property
     def itl_base(self) -> float:
-        """ITL of a request that is alone [s]: itl0 = (1 - rho_ref) / tps_ref."""
+        """ITL of a request alone in the batch [s]: itl0 = (1 - rho_ref) / tps_ref."""
         return (1.0 - RHO_REF) / self.tps_ref
 
     @cached_property
     def ttft_base(self) -> float:
-        """TTFT without prefill and waits [s]: t0, such that the reference prompt gets ttft_ref."""
+        """TTFT without prefill and waits [s]: t0 gives the reference prompt a TTFT of ttft_ref."""
         prefill = REFERENCE_PROMPT * self.prefill_cost
         return self.ttft_ref - prefill / (1.0 - RHO_REF * (1.0 - self.prefill_share))
 
@@ -250,35 +219,34 @@ MODELS: Mapping[str, Profile] = MappingProxyType(
         )
     }
 )  # fmt: skip
-"""The built-in models by name. cap, rho and batch_limit are [E] throughout."""
+"""The built-in models by name. All values of cap, rho and batch_limit are [E]."""
 
 DERIVED = "derived from the name"
-"""The `Profile.source` of a model that no table has."""
+"""The `Profile.source` of a model that is neither built in nor in a profiles file."""
 
 
 def profile_for(name: str, overrides: Mapping[str, Profile] = MappingProxyType({})) -> Profile:
-    """Return the profile of a model: of ``overrides``, else of `MODELS`, else from its name.
+    """Return the profile of a model: from ``overrides``, else from `MODELS`, else from its name.
 
-    A name without a row gets the same profile on every machine: a keyed digest of it sets the
-    model's size, TTFT and utilisation inside the range of `MODELS`. Such a profile's ``source`` is
-    `DERIVED`.
+    A name in neither gets the same profile on every machine: a keyed digest of the name sets the
+    model's size, TTFT and utilisation, inside the range of `MODELS`. Its ``source`` is `DERIVED`.
 
     Args:
         name: the model's name, 1 to 50 characters.
-        overrides: profiles by model name that stand before the built-in ones.
+        overrides: profiles by model name that replace built-in ones.
 
     Raises:
-        ValueError: if the name is empty or too long.
+        ValueError: the name is empty or too long.
     """
     return overrides.get(name) or MODELS.get(name) or _derived(name)
 
 
 def _derived(name: str) -> Profile:
-    if not 1 <= len(name) <= MAX_NAME_LENGTH:
-        raise ValueError(f"name is {name!r}, but must have 1 to {MAX_NAME_LENGTH} characters")
+    if not 1 <= len(name) <= MAX_MODEL_NAME_LENGTH:
+        raise ValueError(f"name is {name!r}, but must have 1 to {MAX_MODEL_NAME_LENGTH} characters")
     digest = hashlib.blake2b(name.encode(), key=b"sim_pipeline profile", digest_size=24).digest()
     size, ttft, rho = (int.from_bytes(digest[i : i + 8], "big") / 2**64 for i in (0, 8, 16))
-    # A larger model is slower and serves fewer: both run over the table's range together.
+    # A larger model is slower and serves fewer requests: size sets both within the range of MODELS.
     return Profile(
         name,
         ttft_ref=round(0.30 * (1.00 / 0.30) ** ttft, 3),

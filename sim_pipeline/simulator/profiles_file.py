@@ -1,49 +1,42 @@
-"""MODEL_PROFILES_FILE: a user's own models, workload and incidents, from a TOML or YAML file.
+"""MODEL_PROFILES_FILE: the user's own models, workload and incidents, from a TOML or YAML file.
 
 ```toml
-[workload]                         # what is left out stays as it is built in
+[workload]                         # fields that are left out keep their defaults
 arrival_cv = 1.5
 output_lengths = { log_median = 5.5 }
 
 [models."Llama-3.1-70B"]           # changes a built-in model: any fields
 rho = 0.6
 
-[models.ours]                      # adds a model: these five fields and any others
+[models.ours]                      # adds a model: needs at least these five fields
 ttft_ref = 0.5
 tps_ref = 90
 cap = 12
 rho = 0.4
 batch_limit = 128
 
-[[incidents]]                      # on given dates, on top of the random ones
+[[incidents]]                      # on given dates, in addition to the random ones
 model = "ours"
 start = 2026-03-02T09:00:00Z
 end = 2026-03-02T11:30:00Z
 capacity_factor = 0.4
 ```
 
-The fields are those of `Workload`, `TokenLengths`, `Profile` and `Incident`, with their units.
+The fields, their units and ranges are those of `Workload`, `TokenLengths`, `Profile` and
+`Incident`.
 """
 
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Any, get_type_hints
 
 import yaml
-from pydantic import (
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
-from pydantic_core import ErrorDetails
+from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
-from sim_pipeline.simulator.arguments import Range
+from sim_pipeline.simulator.arguments import Range, field_ranges
 from sim_pipeline.simulator.lengths import TokenLengths
 from sim_pipeline.simulator.profiles import (
     MODELS,
@@ -53,111 +46,35 @@ from sim_pipeline.simulator.profiles import (
     profile_for,
 )
 
-NEEDED = frozenset({"ttft_ref", "tps_ref", "cap", "rho", "batch_limit"})
-"""What a model that is not built in cannot do without."""
+REQUIRED_FIELDS = frozenset(
+    field.name for field in fields(Profile) if field.default is MISSING and field.name != "name"
+)
+"""The fields that a model needs if it is not built in."""
+
+_INCIDENT_FIELDS = ("model", "start", "end", "capacity_factor")
+_TYPE_NAMES: dict[type, str] = {str: "a string", bool: "true or false"}
+# Both formats have a type for times; a string with an offset is accepted as well.
+_TIME = TypeAdapter(AwareDatetime)
 
 
 class ProfilesFileError(ValueError):
-    """The file cannot be read, or holds what is not allowed; the message names all of it."""
-
-
-class _Table(BaseModel):
-    """A table of the file: known fields only, the numbers in the simulator's own ranges."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-    ranges: ClassVar[Mapping[str, Range]] = {}
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _in_range(cls, value: object, info: ValidationInfo) -> object:
-        allowed = cls.ranges.get(info.field_name or "")
-        if allowed is not None and not allowed.allows(value):
-            raise ValueError(f"must be {allowed}")
-        return value
-
-    def given(self) -> dict[str, Any]:
-        """Return the plain fields that the file gives."""
-        return self.model_dump(exclude_unset=True, exclude={"input_lengths", "output_lengths"})
-
-
-class _Lengths(_Table):
-    ranges = TokenLengths.RANGES
-
-    log_median: float = 0.0
-    log_sd: float = 0.0
-    minimum: int = 0
-    maximum: int = 0
-
-
-class _Workload(_Table):
-    ranges = Workload.RANGES
-
-    input_lengths: _Lengths = _Lengths()
-    output_lengths: _Lengths = _Lengths()
-    arrival_cv: float = 0.0
-    peak_hour: float = 0.0
-    daily_amplitude: float = 0.0
-    half_daily_amplitude: float = 0.0
-    weekend_factor: float = 0.0
-    drift_sd: float = 0.0
-
-
-class _Model(_Table):
-    ranges = Profile.RANGES
-
-    ttft_ref: float = 0.0
-    tps_ref: float = 0.0
-    cap: float = 0.0
-    rho: float = 0.0
-    batch_limit: int = 0
-    source: str = ""
-    random_incidents: bool = True
-    prefill_share: float = 0.0
-    ttft_jitter: float = 0.0
-    itl_jitter: float = 0.0
-    failure_rate: float = 0.0
-    slow_share: float = 0.0
-    slow_median: float = 0.0
-    slow_log_sd: float = 0.0
-
-
-class _Incident(_Table):
-    ranges: ClassVar[Mapping[str, Range]] = {
-        "capacity_factor": Incident.RANGES["capacity_factor"],
-    }
-
-    model: str
-    # Both formats have a type for instants; a string with an offset will do as well.
-    start: Annotated[AwareDatetime, Field(strict=False)]
-    end: Annotated[AwareDatetime, Field(strict=False)]
-    capacity_factor: float
-
-
-class _File(_Table):
-    """The file's first level. What is inside is validated table by table, to find all faults."""
-
-    workload: dict[str, Any] = {}
-    models: dict[str, dict[str, Any]] = {}
-    incidents: list[dict[str, Any]] = []
-
-
-Table = TypeVar("Table", bound=_Table)
+    """The file cannot be read or has invalid content; the message names every problem."""
 
 
 def read_profiles(path: Path | None, models: Sequence[str]) -> dict[str, Profile]:
     """Return the profile of each of ``models``, by name.
 
-    It is the file's, else the built-in one, else derived from the name; the file's workload holds
-    for all of them.
+    A profile comes from the file, else from the built-in models, else from the model's name. The
+    file's workload applies to all of them.
 
     Args:
-        path: a file that ends in .toml, .yaml or .yml; None stands for an empty one.
-        models: names of the models to simulate. The file may know more.
+        path: a file that ends in .toml, .yaml or .yml; None means an empty file.
+        models: names of the models to simulate. The file may define more.
 
     Raises:
-        ProfilesFileError: if the file cannot be read or has a bad field. The message names the
-            file and every bad field, its value and what is allowed.
-        ValueError: if a name of ``models`` is not 1 to 50 characters long.
+        ProfilesFileError: the file cannot be read or has an invalid field. The message names the
+            file and every invalid field, its value and what is allowed.
+        ValueError: a name in ``models`` is not 1 to 50 characters long.
     """
     if path is None:
         return {name: profile_for(name) for name in models}
@@ -170,15 +87,15 @@ def profiles_from(
     """Return the profile of each of ``models``, by name, as `read_profiles` does.
 
     Args:
-        content: what a file would hold, parsed.
-        models: names of the models to simulate. The content may know more.
-        where: what to call it in errors.
-        source: what the profiles that it changes have as their source; by default ``where``.
+        content: the parsed content of a profiles file.
+        models: names of the models to simulate. The content may define more.
+        where: name of the content in error messages.
+        source: `Profile.source` of the profiles that the content changes; ``where`` by default.
 
     Raises:
-        ProfilesFileError: if it has a bad field. The message names every one, its value and what
-            is allowed.
-        ValueError: if a name of ``models`` is not 1 to 50 characters long.
+        ProfilesFileError: the content has an invalid field. The message names every invalid field,
+            its value and what is allowed.
+        ValueError: a name in ``models`` is not 1 to 50 characters long.
     """
     reader = _Reader(source or where)
     profiles = reader.read(content, models)
@@ -198,25 +115,11 @@ def _parse(path: Path) -> object:
     return {} if content is None else content
 
 
-def _said(fault: ErrorDetails) -> str:
-    """Say what is wrong with a field."""
-    match fault["type"]:
-        case "missing":
-            return "is missing"
-        case "extra_forbidden":
-            return "is not a field of this table"
-        case "timezone_aware":
-            return f"is {fault['input']}: must have an offset from UTC, or Z"
-        case _:
-            allowed = fault.get("ctx", {}).get("error", fault["msg"])
-            return f"is {fault['input']!r}: {allowed}"
-
-
 class _Reader:
-    """Reads a file's content and gathers what is wrong with it, so that all can be named at once.
+    """Reads the content of a file and collects its problems, so that one error can name them all.
 
     Args:
-        source: what the profiles of the file have as their source.
+        source: `Profile.source` of the profiles that the file changes.
     """
 
     def __init__(self, source: str) -> None:
@@ -224,92 +127,150 @@ class _Reader:
         self._source = source
 
     def read(self, content: object, models: Sequence[str]) -> dict[str, Profile]:
-        """Return the profiles of ``models``; without those that have problems."""
-        file = self._file(content)
-        workload = self._workload(file.workload)
-        known = dict.fromkeys([*models, *file.models])
-        incidents = self._incidents(file.incidents, {*known, *MODELS})
+        """Return the profiles of ``models``, without those that have problems."""
+        file = self._table(content, "the file") or {}
+        self._check_names(file, ("workload", "models", "incidents"))
+        workload = self._workload(file.get("workload", {}))
+        tables = self._table(file.get("models", {}), "models") or {}
+        known = dict.fromkeys([*models, *tables])
+        incidents = self._incidents(file.get("incidents", []), {*known, *MODELS})
         profiles = {
-            name: self._profile(name, file.models.get(name), workload, incidents.get(name, ()))
-            for name in known
+            name: self._profile(name, tables, workload, incidents.get(name, ())) for name in known
         }
         return {name: profile for name in models if (profile := profiles[name])}
 
-    def _file(self, content: object) -> _File:
+    def _table(self, content: object, where: str) -> dict[str, Any] | None:
+        """Return the content if it is a table; otherwise note a problem and return None."""
         if not isinstance(content, dict):
-            return self._table(_File, content, "") or _File()
-        # Table by table: one that is wrong as a whole shall not hide the others.
-        parts = ({name: value} for name, value in content.items())
-        sound = [part for part in parts if self._table(_File, part, "")]
-        return _File.model_validate({name: part[name] for part in sound for name in part})
-
-    def _table(self, kind: type[Table], content: object, where: str) -> Table | None:
-        try:
-            return kind.model_validate(content)
-        except ValidationError as error:
-            for fault in error.errors():
-                name = ".".join(str(part) for part in (where, *fault["loc"]) if part != "")
-                self.problems.append(f"{name or 'the file'} {_said(fault)}")
+            self.problems.append(f"{where} is {content!r}: must be a table of names and values")
             return None
+        self.problems += [
+            f"{where}.{name}: the name must be a string; put it in quotes"
+            for name in content
+            if not isinstance(name, str)
+        ]
+        return {name: value for name, value in content.items() if isinstance(name, str)}
 
-    def _workload(self, content: Mapping[str, Any]) -> Workload:
-        usual = Workload()
-        table = self._table(_Workload, content, "workload")
+    def _check_names(
+        self, table: Mapping[str, Any], known: Collection[str], prefix: str = ""
+    ) -> None:
+        self.problems += [
+            f"{prefix}{name} is not a field of this table" for name in table if name not in known
+        ]
+
+    def _fields(self, kind: type, content: object, where: str) -> dict[str, Any] | None:
+        """Return a table's values for the plain fields of a dataclass; None if there is a problem.
+
+        Plain fields are numbers with a range, texts and flags.
+        """
+        count = len(self.problems)
+        table = self._table(content, where)
         if table is None:
+            return None
+        allowed: dict[str, Range | str] = {
+            name: _TYPE_NAMES[hint]
+            for name, hint in get_type_hints(kind).items()
+            if hint in _TYPE_NAMES and name != "name"
+        }
+        allowed |= field_ranges(kind)
+        self._check_names(table, allowed, f"{where}.")
+        self.problems += [
+            f"{where}.{name} is {table[name]!r}: must be {values}"
+            for name, values in allowed.items()
+            if name in table and not _allows(values, table[name])
+        ]
+        return table if len(self.problems) == count else None
+
+    def _workload(self, content: object) -> Workload:
+        usual = Workload()
+        table = self._table(content, "workload") or {}
+        lengths = {
+            name: self._fields(TokenLengths, table[name], f"workload.{name}")
+            for name in ("input_lengths", "output_lengths")
+            if name in table
+        }
+        plain = {name: value for name, value in table.items() if name not in lengths}
+        given = self._fields(Workload, plain, "workload")
+        if given is None or None in lengths.values():
             return usual
         try:
-            return replace(
-                usual,
-                input_lengths=replace(usual.input_lengths, **table.input_lengths.given()),
-                output_lengths=replace(usual.output_lengths, **table.output_lengths.given()),
-                **table.given(),
-            )
+            changed = {
+                name: replace(getattr(usual, name), **changes or {})
+                for name, changes in lengths.items()
+            }
+            return replace(usual, **given, **changed)
         except ValueError as error:
             self.problems.append(f"workload: {error}")
             return usual
 
     def _incidents(
-        self, contents: Sequence[Mapping[str, Any]], known: Collection[str]
+        self, contents: object, known: Collection[str]
     ) -> dict[str, tuple[Incident, ...]]:
+        if not isinstance(contents, list):
+            self.problems.append(f"incidents is {contents!r}: must be a list of tables")
+            return {}
         incidents: dict[str, tuple[Incident, ...]] = {}
         for number, content in enumerate(contents):
             where = f"incidents.{number}"
-            table = self._table(_Incident, content, where)
-            if table is None:
-                continue
-            if table.model not in known:
-                self.problems.append(
-                    f"{where}.model is {table.model!r}: must be one of {', '.join(sorted(known))}"
-                )
-                continue
-            try:
-                incident = Incident(
-                    table.start.timestamp(), table.end.timestamp(), table.capacity_factor
-                )
-            except ValueError:
-                self.problems.append(
-                    f"{where}.end is {table.end}: must be after start, {table.start}"
-                )
-                continue
-            incidents[table.model] = (*incidents.get(table.model, ()), incident)
+            table = self._table(content, where)
+            if table is not None and (incident := self._incident(table, where, known)):
+                model = table["model"]
+                incidents[model] = (*incidents.get(model, ()), incident)
         return incidents
+
+    def _incident(
+        self, table: Mapping[str, Any], where: str, known: Collection[str]
+    ) -> Incident | None:
+        count = len(self.problems)
+        self._check_names(table, _INCIDENT_FIELDS, f"{where}.")
+        self.problems += [
+            f"{where}.{name} is missing" for name in _INCIDENT_FIELDS if name not in table
+        ]
+        model, factor = table.get("model"), table.get("capacity_factor")
+        if "model" in table and not (isinstance(model, str) and model in known):
+            self.problems.append(
+                f"{where}.model is {model!r}: must be one of {', '.join(sorted(known))}"
+            )
+        allowed = field_ranges(Incident)["capacity_factor"]
+        if "capacity_factor" in table and not allowed.allows(factor):
+            self.problems.append(f"{where}.capacity_factor is {factor!r}: must be {allowed}")
+        times = [
+            self._time(table[name], f"{where}.{name}") for name in ("start", "end") if name in table
+        ]
+        if len(self.problems) > count:
+            return None
+        start, end = (time for time in times if time)
+        if end <= start:
+            self.problems.append(f"{where}.end is {end}: must be after start, {start}")
+            return None
+        return Incident(start.timestamp(), end.timestamp(), table["capacity_factor"])
+
+    def _time(self, value: object, where: str) -> datetime | None:
+        try:
+            return _TIME.validate_python(value)
+        except ValidationError:
+            self.problems.append(
+                f"{where} is {value}: must be a time with an offset from UTC, or Z, such as"
+                " 2026-03-02T09:00:00Z"
+            )
+            return None
 
     def _profile(
         self,
         name: str,
-        content: Mapping[str, Any] | None,
+        tables: Mapping[str, object],
         workload: Workload,
         incidents: tuple[Incident, ...],
     ) -> Profile | None:
         where = f"models.{name}"
-        base = profile_for(name) if content is None else MODELS.get(name)
+        base = MODELS.get(name) if name in tables else profile_for(name)
         given: dict[str, Any] = {}
-        if content is not None:
-            table = self._table(_Model, content, where)
+        if name in tables:
+            table = self._fields(Profile, tables[name], where)
             if table is None:
                 return None
-            given = {"source": self._source, **table.given()}
-        missing = sorted(NEEDED - given.keys()) if base is None else []
+            given = {"source": self._source, **table}
+        missing = sorted(REQUIRED_FIELDS - given.keys()) if base is None else []
         if missing:
             self.problems.append(f"{where} needs {', '.join(missing)}: it is not built in")
             return None
@@ -319,3 +280,9 @@ class _Reader:
         except ValueError as error:
             self.problems.append(f"{where}: {error}")
             return None
+
+
+def _allows(allowed: Range | str, value: object) -> bool:
+    if isinstance(allowed, Range):
+        return allowed.allows(value)
+    return _TYPE_NAMES.get(type(value)) == allowed

@@ -1,7 +1,7 @@
-"""The requests of a slice: one that is observed, and the history that it meets.
+"""The requests of a slice: an observed request, and the history of requests before it.
 
-Everything is vectorised over slices (rows). A slice's history is the requests that arrived before
-the observed one, in column 0 the latest: time runs backwards along a row.
+All functions are vectorised over slices (rows). Column 0 of a history is the latest request: time
+runs backwards along a row.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from sim_pipeline.simulator.profiles import Profile
 MIN_HISTORY = 64
 MAX_HISTORY = 1 << 15
 RELAXATION_TIMES = 8.0
-"""How many relaxation times of its queue a history covers: see `history_length`."""
+"""Relaxation times of the queue that a history covers: see `history_length`."""
 SWEEPS = 3
 DAMPING = 0.75
 
@@ -25,20 +25,20 @@ Array = npt.NDArray[np.float64]
 
 
 def prefill_utilisation(profile: Profile, rho: Array) -> Array:
-    """Return the utilisation of prefill, seen as a server that decode slows down; rho's shape.
+    """Return the utilisation of prefill as a server slowed down by decode; same shape as ``rho``.
 
-    Decode holds rho (1 - f_p) of the GPU time; prefill's rho f_p has what is left of it.
+    Decode uses rho (1 - f_p) of the GPU time. Prefill needs rho f_p, and gets the remaining time.
     """
     return rho * profile.prefill_share / (1.0 - rho * (1.0 - profile.prefill_share))
 
 
 def history_length(profile: Profile, rho: Array) -> npt.NDArray[np.int64]:
-    """Return how many requests of history a slice at utilisation ``rho`` needs; rho's shape.
+    """Return the number of history requests needed at utilisation ``rho``; same shape as ``rho``.
 
-    A GI/G/1 queue forgets that it began empty within a few relaxation times of
-    (ca^2 + r^2 cs^2) / (1 - r)^2 arrivals, with r its utilisation, ca and cs the coefficients of
-    variation of inter-arrival and service times. The answer is `RELAXATION_TIMES` of them, rounded
-    up to a power of two; docs/simulator.md shows the measurement.
+    A GI/G/1 queue forgets that it began empty within a few relaxation times. A relaxation time is
+    (ca^2 + r^2 cs^2) / (1 - r)^2 arrivals, where r is the utilisation, and ca and cs are the
+    coefficients of variation of inter-arrival and service times. The result is `RELAXATION_TIMES`
+    of them, rounded up to a power of two; docs/simulator.md shows the measurement.
     """
     r = prefill_utilisation(profile, rho)
     spread = profile.workload.arrival_cv**2 + r**2 * profile.workload.input_lengths.squared_cv
@@ -49,25 +49,25 @@ def history_length(profile: Profile, rho: Array) -> npt.NDArray[np.int64]:
 def waits_looking_back(services: Array, gaps: Array) -> tuple[Array, Array]:
     """Return the queue waits of a history and of the request that follows it.
 
-    Lindley's recursion W = max(0, W' + s' - gap), solved in closed form: with x the running sum of
-    (s' - gap), W is x minus its running minimum. Along reversed time that is the running maximum
-    from the far end, minus x. The oldest request finds an empty queue.
+    This solves Lindley's recursion W = max(0, W' + s' - gap) in closed form: if x is the running
+    sum of (s' - gap), W is x minus its running minimum. In reversed time, that is the running
+    maximum from the far end, minus x. The oldest request finds an empty queue.
 
     Args:
         services: s of each request of the history [s], shape (rows, history), the latest first.
-        gaps: time from each of these requests to the next one [s], the same shape.
+        gaps: time from each of these requests to the next one [s], same shape.
 
     Returns:
-        waits of the history, shape (rows, history), the latest first; waits of the request that
-        comes after it, shape (rows,). Both in seconds.
+        The waits of the history [s], shape (rows, history), the latest first; and the waits of the
+        request that follows it [s], shape (rows,).
 
     Raises:
-        ValueError: if the arguments do not have one and the same two-dimensional shape.
+        ValueError: the arguments are not two-dimensional or differ in shape.
     """
     if services.ndim != 2 or services.shape != gaps.shape:  # noqa: PLR2004
         raise ValueError(
             f"services has shape {services.shape} and gaps {gaps.shape}, but both must have the "
-            "same (rows, history)"
+            "same shape (rows, history)"
         )
     x = np.cumsum(services - gaps, axis=1)
     highest = np.maximum.accumulate(x[:, ::-1], axis=1)[:, ::-1]
@@ -76,17 +76,17 @@ def waits_looking_back(services: Array, gaps: Array) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class Requests:
-    """The observed requests of a block of slices, and what arrived in the slices; shape (rows,).
+    """The observed requests and completed requests of a block of slices; arrays of shape (rows,).
 
     Attributes:
         n_in: prompt tokens.
         n_out: output tokens, >= 2.
         wait: time in the prefill queue [s].
-        concurrency: other requests in the batch, or waiting for it, when its prefill is done.
-            Settled by a damped iteration, so no integer.
+        concurrency: other requests in the batch, or waiting for it, when prefill is done. Not an
+            integer, because a damped iteration computes it.
         ttft: time to first token [s].
         itl: inter-token latency [s].
-        completed: requests of the slice that are completed.
+        completed: completed requests of the slice.
     """
 
     n_in: Array
@@ -106,19 +106,19 @@ def observe(
     capacity: Array,
     expected: Array,
 ) -> Requests:
-    """Turn random numbers into the observed request of each slice. Overwrites ``draws``.
+    """Compute the observed request of each slice from random numbers. Overwrites ``draws``.
 
     Args:
         profile: the endpoint.
-        draws: random numbers of the slices, with a history of the length they need.
-        rho: utilisation that the observed request meets, shape (rows,), in (0, 0.9].
-        capacity: share of the capacity that is left at that time, shape (rows,).
+        draws: random numbers of the slices, with a history of sufficient length.
+        rho: utilisation when the observed request arrives, shape (rows,), in (0, 0.9].
+        capacity: share of the capacity left at that time, shape (rows,).
         expected: mean number of completed requests in the slice, shape (rows,).
     """
     workload = profile.workload
     normals, uniforms = draws.normals, draws.uniforms
     rate = rho * capacity * profile.cap
-    # Gaps in units of their mean: ages then count arrivals, whatever the load.
+    # Gaps are in units of their mean, so that ages count arrivals at any load.
     shape = workload.arrival_cv**-2
     gaps = np.multiply(draws.gaps, 1.0 / shape, out=draws.gaps)
     ages = np.cumsum(gaps, axis=1)
@@ -128,7 +128,7 @@ def observe(
         ages, expected - residual, normals[:, Normal.OLDER_ARRIVALS], workload.arrival_cv
     )
 
-    # Seconds of prefill for one prompt token, while decode holds its share of the GPU.
+    # Prefill time of one prompt token [s], while decode uses its share of the GPU.
     prefill = profile.prefill_cost / (capacity * (1.0 - rho * (1.0 - profile.prefill_share)))
     services = workload.input_lengths.from_normal(draws.prompts)
     services *= prefill[:, np.newaxis]
@@ -136,11 +136,12 @@ def observe(
     gaps *= seconds
     waits, wait = waits_looking_back(services, gaps)
 
-    # How long each request of the history has decoded, over its steps: it still does if the ITL
-    # exceeds that. The batch is seen at an arbitrary instant, `residual` after the latest of them,
-    # not at an arrival: arrivals come in bursts and would count each other, while the law is one of
-    # averages over time. Seen by one with an average prefill after the same wait, every request of
-    # the history has begun to decode: prefill is first come, first served.
+    # Time that each request of the history has decoded, divided by its steps: the request is still
+    # decoding if the ITL exceeds this. The batch is observed at an arbitrary instant, `residual`
+    # after the latest request of the history, not at an arrival: arrivals come in bursts and would
+    # count each other, while the law is about averages over time. The observer waits like the
+    # observed request and has an average prefill. Every request of the history has begun to decode
+    # by then, because prefill is first come, first served.
     shift = (residual - first_gap) / rate + wait
     decoding = np.multiply(ages, seconds, out=ages)
     decoding += shift[:, np.newaxis]
@@ -164,17 +165,17 @@ def observe(
 
     n_in = workload.input_lengths.from_normal(normals[:, Normal.PROMPT].copy())
     n_out = workload.output_lengths.from_normal(normals[:, Normal.OUTPUT].copy())
-    # What exceeds the batch waits until so many have left it as stand before this one.
+    # A request beyond the batch limit waits until enough requests have left the batch.
     batch = profile.batch_limit * capacity
     departures = batch / (profile.mean_steps * (profile.itl_base + step_cost * batch))
     slot_wait = np.maximum(concurrency + 1.0 - batch, 0.0) / departures
-    # The slow path is the request's own (a cold cache, a detour); the waits are everyone's.
+    # The slow path (a cold cache, a detour) multiplies the request's own time, not its waits.
     slow = profile.slow_median * np.exp(profile.slow_log_sd * normals[:, Normal.SLOW_PATH])
     slow = np.where(uniforms[:, Uniform.SLOW] < profile.slow_share, slow, 1.0)
     ttft = (profile.ttft_base + n_in * prefill) * slow
     ttft *= np.exp(profile.ttft_jitter * normals[:, Normal.TTFT_JITTER])
     ttft += wait + slot_wait
-    # Jitter of mean 1: the mean of ITL is the law's.
+    # The jitter has mean 1, so that the mean ITL follows the law.
     jitter = np.exp(
         profile.itl_jitter * normals[:, Normal.ITL_JITTER] - 0.5 * profile.itl_jitter**2
     )
@@ -191,18 +192,19 @@ def observe(
 
 
 def _count(ages: Array, span: Array, z: Array, cv: float) -> Array:
-    """Count the arrivals within ``span`` before a slice's end, in units of the mean gap.
+    """Count the arrivals within ``span`` before a slice's end; times are in units of the mean gap.
 
-    The slice's end is an arbitrary instant, so the renewal process is stationary when the gap that
-    covers it is length-biased, Gamma(1 + 1/cv^2), and cut by a uniform: that has been subtracted
-    from ``span``. Before it come the history's own gaps. Where these do not reach back to the
-    slice's beginning, the count goes on from the oldest by the law of the Gamma renewal process,
-    P(N >= n) = P(Gamma(n a) <= a x) with a = 1/cv^2, and Gamma(k) taken as k + z sqrt(k): solving
-    for n gives the count the renewal process's own mean x + (cv^2 - 1) / 2 and variance cv^2 x.
+    The slice's end is an arbitrary instant. The renewal process is then stationary if the gap that
+    spans the end is length-biased, Gamma(1 + 1/cv^2), and cut by a uniform; ``span`` has this
+    part already subtracted. Before it come the gaps of the history. If the history is shorter than
+    the slice, the count continues from the oldest request by the law of the Gamma renewal process:
+    P(N >= n) = P(Gamma(n a) <= a x), where a = 1/cv^2 and Gamma(k) is approximated by
+    k + z sqrt(k). Solved for n, this gives the renewal process's mean x + (cv^2 - 1) / 2 and
+    variance cv^2 x.
 
     Args:
-        ages: ages of the history, the observed request being 0, shape (rows, history).
-        span: length of the slice less the covering gap's part in it, shape (rows,).
+        ages: ages of the history relative to the observed request, shape (rows, history).
+        span: length of the slice, less its part of the gap that spans its end, shape (rows,).
         z: standard normals, shape (rows,).
         cv: coefficient of variation of the gaps.
     """
@@ -210,7 +212,7 @@ def _count(ages: Array, span: Array, z: Array, cv: float) -> Array:
     shape = cv**-2
     beyond = np.maximum(span - ages[:, -1], 0.0) * shape
     root = 0.5 * (np.sqrt(z**2 + 4.0 * beyond) - z)
-    # The first is the observed request itself, of age 0.
+    # The first term is the observed request itself, of age 0.
     count: Array = (span >= 0.0) + listed + np.where(beyond > 0.0, np.floor(root**2 / shape), 0.0)
     return count
 
@@ -225,22 +227,22 @@ def _concurrency(
     rho: Array,
     step_cost: Array,
 ) -> Array:
-    """Settle how many requests share the batch with the observed one, shape (rows,).
+    """Return the number of requests that share the batch with the observed one, shape (rows,).
 
-    The ITL of the requests around depends on their number, and their number on the ITL. From
-    the mean c = rate * E[steps] * itl0 / (1 - rho), each sweep counts the requests that are still
-    decoding at the ITL that c gives, and goes three quarters of the way there: with these three
-    sweeps the spread of c is that of a processor-sharing queue run event by event.
+    The ITL depends on the number of requests, and the number on the ITL. The iteration starts from
+    the mean c = rate * E[steps] * itl0 / (1 - rho). Each sweep counts the requests that are still
+    decoding at the ITL of c, and moves c three quarters of the way to this count. With three
+    sweeps, the spread of c matches that of an event-driven processor-sharing queue.
 
-    Those too old for the history are not listed but counted by their limit law: a sum of many
-    small chances, normal with mean rate * integral of F(u) du and variance mean + rate (cv^2 - 1)
-    * integral of F(u)^2 du over ages u beyond the history, F(u) = P(decode lasts longer than u)
-    (Krichagina and Puhalskii 1997 for the G/GI/infinity queue).
+    Requests older than the history are counted by their limit law. The count is normal with mean
+    rate * integral of F(u) du and variance mean + rate (cv^2 - 1) * integral of F(u)^2 du, over
+    ages u beyond the history; F(u) = P(decode lasts longer than u) (Krichagina and Puhalskii 1997
+    for the G/GI/infinity queue).
 
     Args:
-        decoding: time since each request of the history began to decode, over its steps [s],
+        decoding: time since each request of the history began to decode, divided by its steps [s],
             shape (rows, history).
-        horizon: decode time of the oldest in the history [s], shape (rows,).
+        horizon: decode time of the oldest request of the history [s], shape (rows,).
         z: standard normals, shape (rows,).
         profile: the endpoint.
         rate: arrivals [1/s], shape (rows,).
@@ -265,7 +267,10 @@ def _concurrency(
 
 @lru_cache(maxsize=64)
 def _tail_integrals(lengths: TokenLengths) -> tuple[Array, Array]:
-    """Return the integrals of F and F^2 from n to infinity, n = 0, 1, ...; F(u) = P(steps > u)."""
+    """Return the integrals of F and F^2 from n to infinity for n = 0, 1, ...
+
+    F(u) = P(steps > u). Both have shape (maximum + 1,).
+    """
     tail = lengths.survival[1:]
     return _suffix_sums(tail), _suffix_sums(tail**2)
 

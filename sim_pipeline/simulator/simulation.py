@@ -1,4 +1,4 @@
-"""Simulate windows: the four metrics of one model, for any set of windows at once."""
+"""The simulation of windows: the four metrics of one model, for any set of windows."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -16,12 +16,12 @@ from sim_pipeline.simulator.requests import Requests, history_length, observe
 from sim_pipeline.simulator.streams import SLICES_PER_STREAM, WindowStreams, stream_key
 
 BLOCK_VALUES = 1 << 17
-"""How many values an array of a block holds at most: 1 MiB, near the core. No result depends on
-it, except that one stream's slices with their history are never split."""
+"""Largest number of values in an array of a block: 1 MiB, which fits a core's cache. No result
+depends on it. An array is larger if the slices of one stream need it: they are never split."""
 MIN_INSTANTS = 4
 INSTANT_SPACING = 600.0
-"""The load of a slice is evaluated at `MIN_INSTANTS` instants at least, `INSTANT_SPACING` seconds
-apart at most."""
+"""The load of a slice is evaluated at `MIN_INSTANTS` or more instants, at most `INSTANT_SPACING`
+seconds apart."""
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -31,9 +31,9 @@ Integers = npt.NDArray[np.int64]
 class Simulation:
     """The metrics of a model in windows.
 
-    Column i of the first four belongs to slice i of the window: to one request observed in it, and
-    for rps to all of them. e2e_latency = ttft + (n_out - 1) / tps with n_out >= 2 the request's
-    output tokens.
+    Column i of the first four belongs to slice i of the window. ttft, tps and e2e_latency are of
+    one request observed in the slice, rps counts all its requests. e2e_latency = ttft +
+    (n_out - 1) / tps, where n_out >= 2 is the number of output tokens of the request.
 
     Attributes:
         ttft: time to first token [s], shape (n_windows, points).
@@ -64,22 +64,22 @@ def simulate(
 ) -> Simulation:
     """Simulate windows of one model.
 
-    A window's numbers depend on the profile, the window, interval, points and seed alone: not on
-    which other windows are simulated with it, nor on their order.
+    A window's numbers depend only on the profile, the window number, interval, points and seed.
+    They do not depend on the other windows of the call, or on their order.
 
     Args:
         profile: the model's endpoint.
         windows: window numbers k, shape (n_windows,): window k is [k, k + 1) * interval seconds
             since the Unix epoch, UTC, from 1970 to 2261. Any order, repeats allowed.
         interval: length of a window [s], in [1, 604800].
-        points: slices of a window, in [1, 10000].
+        points: slices per window, in [1, 10000].
         seed: the user's seed, >= 0.
 
     Returns:
-        The metrics, windows in the order given.
+        The metrics, in the order of ``windows``.
 
     Raises:
-        ValueError: if an argument is out of its range, naming it and what is allowed.
+        ValueError: an argument is out of range; the message names it and what is allowed.
     """
     check_run(interval=interval, points=points, seed=seed)
     numbers = check_windows(windows, interval)
@@ -95,7 +95,7 @@ def simulate(
     )
     streams = WindowStreams(stream_key("windows", seed=seed, model=profile.name, interval=interval))
     instants = max(MIN_INSTANTS, math.ceil(interval / points / INSTANT_SPACING))
-    # A whole window always fits: it has 40,000 instants at most.
+    # A whole window always fits: it has at most 40,000 instants.
     step = BLOCK_VALUES // (points * instants)
     for first in range(0, numbers.size, step):
         rows = slice(first, first + step)
@@ -114,15 +114,15 @@ def simulate(
 
 @dataclass(frozen=True)
 class _Batch:
-    """Streams that are drawn and computed together; their slices have histories of one length.
+    """Streams that are drawn and computed together: their slices have equally long histories.
 
     Attributes:
-        history: requests before the observed one.
+        history: number of requests before the observed one.
         window: the window of each stream, by position in the block, shape (streams,).
-        chunk: which slices of the window the stream is for, shape (streams,).
+        chunk: each stream's group of slices in its window, shape (streams,).
         start: the stream's first row in the batch, shape (streams,).
         stop: the first row after it, shape (streams,).
-        slices: number of each row's slice in the block, window * points + slice, shape (rows,).
+        slices: index of each row's slice in the block, window * points + slice, shape (rows,).
     """
 
     history: int
@@ -134,7 +134,12 @@ class _Batch:
 
 
 def _batches(histories: Integers, points: int) -> Iterator[_Batch]:
-    """Put the streams of a block together; ``histories`` has the shape (n_windows, chunks)."""
+    """Group the streams of a block by the length of their history.
+
+    Args:
+        histories: history length of each stream, shape (n_windows, chunks).
+        points: slices per window.
+    """
     first_slice = np.arange(0, points, SLICES_PER_STREAM)
     sizes = np.diff(np.append(first_slice, points))
     for history in np.unique(histories).tolist():
@@ -159,7 +164,7 @@ def _fill(
     streams: WindowStreams,
     seed: int,
 ) -> None:
-    """Simulate the windows ``numbers``, with so many ``instants`` a slice, into ``block``."""
+    """Simulate the windows ``numbers`` into ``block``, with ``instants`` load samples per slice."""
     points = block.ttft.shape[1]
     length = interval / points
     middles = (np.arange(points * instants) + 0.5) * (length / instants)
@@ -171,7 +176,7 @@ def _fill(
     chunks = np.arange(0, points, SLICES_PER_STREAM)
     histories = np.maximum.reduceat(history_length(profile, load.rho.max(axis=2)), chunks, axis=1)
     failures = np.add.reduceat(load.failure_rate.mean(axis=2) * length, chunks, axis=1)
-    # Views of the result, and a count, by number of the slice.
+    # Views of the result, and the counts, indexed by slice of the block.
     ttft, tps, e2e_latency = (
         values.reshape(-1) for values in (block.ttft, block.tps, block.e2e_latency)
     )
@@ -203,10 +208,9 @@ def _fill(
 def _observe(
     profile: Profile, draws: Draws, load: Load, slices: Integers, length: float
 ) -> Requests:
-    """Observe a request in each of ``slices``, at an instant of its own.
+    """Observe one request in each of ``slices``, at a random instant of the slice.
 
-    Requests are where they arrive: of a slice's instants one is taken with a chance in proportion
-    to its arrival rate.
+    The probability of an instant is proportional to its arrival rate.
     """
     arrived = np.cumsum(load.arrival_rate[slices], axis=1)
     target = draws.uniforms[:, Uniform.INSTANT] * arrived[:, -1]

@@ -1,1 +1,1 @@
-"""PostgreSQL: the tables, the bulk write, the reads and the deliveries ledger. Knows no Dagster."""
+"""PostgreSQL: the tables, the writer, the deliveries ledger, checks, retention. No Dagster."""

@@ -1,7 +1,7 @@
-"""A slice: some windows of some models, as arrays, as Arrow tables and as pandas frames.
+"""A batch of windows, as arrays and as Arrow tables, and the stored rows as a pandas frame.
 
-pandas and pyarrow take longer to import than a scheduled run takes to do its work, and such a run
-needs neither: they are imported where a frame or a table is asked for.
+pandas and pyarrow are imported inside functions: importing them takes longer than the work of a
+scheduled run, which needs neither.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.store.schema import simulation_results
+from sim_pipeline.timestamps import format_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,127 +27,115 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Slice:
-    """Some windows' rows, and the ledger entries that go with them.
+class WindowBatch:
+    """Windows that are written in one transaction: their rows and their ledger entries.
+
+    The attributes have the same length, one item for each window of a model.
 
     Attributes:
-        llm_names: a name a window.
-        timestamps: a label a window; aware.
-        message_ids: an id a window.
+        llm_names: the model of each window.
+        window_starts: aware, in any zone.
+        message_ids: the id of each window's message.
         values: shape (windows, 4, points), the second axis in the order of `METRICS`; seconds,
-            tokens/s or requests/s by metric.
+            tokens/s or requests/s, depending on the metric.
 
     Raises:
-        ValueError: the attributes do not speak of the same windows, or name one twice.
+        ValueError: the attributes differ in length, or the same window is in them twice.
     """
 
     llm_names: Sequence[str]
-    timestamps: Sequence[datetime]
+    window_starts: Sequence[datetime]
     message_ids: Sequence[UUID]
     values: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        """Refuse what would be stored wrongly or not at all."""
+        """Validate the attributes."""
         shape = self.values.shape
         if len(shape) != 3 or shape[1] != len(METRICS) or not shape[2]:  # noqa: PLR2004
             raise ValueError(
                 f"values has shape {shape}: allowed is (windows, {len(METRICS)}, points),"
-                " at least one point"
+                " with at least one point"
             )
-        if not shape[0] == len(self.llm_names) == len(self.timestamps) == len(self.message_ids):
+        if not shape[0] == len(self.llm_names) == len(self.window_starts) == len(self.message_ids):
             raise ValueError(
-                f"a slice of {len(self.llm_names)} names, {len(self.timestamps)} timestamps,"
-                f" {len(self.message_ids)} message ids and values of shape {shape}:"
-                " allowed is the same number of windows in each"
+                f"the batch has {len(self.llm_names)} names, {len(self.window_starts)} window"
+                f" starts, {len(self.message_ids)} message ids and values of shape {shape}:"
+                " each must be for the same number of windows"
             )
-        naive = next((label for label in self.timestamps if label.tzinfo is None), None)
+        naive = next((start for start in self.window_starts if start.tzinfo is None), None)
         if naive is not None:
-            raise ValueError(f"timestamp {naive} has no zone: allowed are aware ones")
+            raise ValueError(f"window start {naive} has no time zone: give it one, such as UTC")
         seen: set[tuple[str, datetime]] = set()
-        for window in zip(self.llm_names, self.timestamps, strict=True):
+        for window in zip(self.llm_names, self.window_starts, strict=True):
             if window in seen:
                 raise ValueError(
-                    f"{window[0]} {window[1].isoformat()} is in the slice more than once"
+                    f"{window[0]} {format_timestamp(window[1])} is in the batch more than once"
                 )
             seen.add(window)
 
     @property
     def windows(self) -> int:
-        """How many windows of a model the slice holds."""
+        """The number of windows, each of one model."""
         return len(self.llm_names)
 
-    @property
-    def results(self) -> pd.DataFrame:
-        """The rows: columns llm_name, metric, values, timestamp; four a window."""
-        return _frame(self.results_table())
-
-    @property
-    def deliveries(self) -> pd.DataFrame:
-        """The ledger entries: columns llm_name, timestamp, message_id; one a window."""
-        return _frame(self.deliveries_table())
-
     def results_table(self) -> pa.Table:
-        """Return the rows as an Arrow table; the values are not copied."""
-        import pyarrow as pa  # noqa: PLC0415 - see the top
+        """Return the rows as an Arrow table, four for each window; the values are not copied.
+
+        Columns: llm_name, metric, values (list of double), timestamp (UTC, microseconds).
+        """
+        import pyarrow as pa  # noqa: PLC0415 - see the module's docstring
 
         rows = self.windows * len(METRICS)
-        # Made as 64 bits, so that more values than a list of Arrow's can hold are refused.
+        # Computed in 64 bits, so that pyarrow refuses offsets that do not fit into its 32 bits.
         offsets = pa.array(np.arange(rows + 1, dtype=np.int64) * self.values.shape[2], pa.int32())
         flat = pa.array(np.ascontiguousarray(self.values, dtype=np.float64).reshape(-1))
-        of_window = np.repeat(np.arange(self.windows), len(METRICS))
+        of_window = pa.array(np.repeat(np.arange(self.windows), len(METRICS)))
         return pa.table(
             {
-                "llm_name": pa.array(self.llm_names, pa.string()).take(pa.array(of_window)),
+                "llm_name": pa.array(self.llm_names, pa.string()).take(of_window),
                 "metric": pa.array(list(METRICS) * self.windows, pa.string()),
                 "values": pa.ListArray.from_arrays(offsets, flat),
-                "timestamp": _labels(self.timestamps).take(pa.array(of_window)),
+                "timestamp": self._timestamps().take(of_window),
             }
         )
 
     def deliveries_table(self) -> pa.Table:
-        """Return the ledger entries as an Arrow table, ids as text."""
-        import pyarrow as pa  # noqa: PLC0415 - see the top
+        """Return the ledger entries as an Arrow table, one for each window.
+
+        Columns: llm_name, timestamp (UTC, microseconds), message_id (text).
+        """
+        import pyarrow as pa  # noqa: PLC0415 - see the module's docstring
 
         return pa.table(
             {
                 "llm_name": pa.array(self.llm_names, pa.string()),
-                "timestamp": _labels(self.timestamps),
-                "message_id": pa.array([str(one) for one in self.message_ids], pa.string()),
+                "timestamp": self._timestamps(),
+                "message_id": pa.array(map(str, self.message_ids), pa.string()),
             }
         )
 
+    def _timestamps(self) -> pa.Array:
+        import pyarrow as pa  # noqa: PLC0415 - see the module's docstring
 
-def _labels(timestamps: Sequence[datetime]) -> pa.Array:
-    import pyarrow as pa  # noqa: PLC0415 - see the top
-
-    return pa.array(timestamps, pa.timestamp("us", tz="UTC"))
-
-
-def _frame(table: pa.Table) -> pd.DataFrame:
-    import pandas as pd  # noqa: PLC0415 - see the top
-    import pyarrow as pa  # noqa: PLC0415
-
-    # Lists stay as they are in Arrow; without that, each would become an array object.
-    frame: pd.DataFrame = table.to_pandas(
-        types_mapper=lambda kind: pd.ArrowDtype(kind) if pa.types.is_list(kind) else None
-    )
-    return frame
+        return pa.array(self.window_starts, pa.timestamp("us", tz="UTC"))
 
 
 def read_frame(
     engine: sa.Engine, *, llm_names: Sequence[str], first_day: str, last_day: str
 ) -> pd.DataFrame:
-    """Return the stored rows of some models and days, a window's in the order of `METRICS`.
-
-    Columns llm_name, metric, values (list of float), timestamp (UTC).
+    """Return the stored rows of some models and days.
 
     Args:
         engine: of the results database.
         llm_names: the models.
         first_day: ISO 8601 date, UTC.
         last_day: ISO 8601 date, UTC, included.
+
+    Returns:
+        Columns llm_name, metric, values (list of float), timestamp (UTC), ordered by model, window
+        and metric; metrics in the order of `METRICS`.
     """
-    import pandas as pd  # noqa: PLC0415 - see the top
+    import pandas as pd  # noqa: PLC0415 - see the module's docstring
 
     rows = simulation_results.c
     query = (

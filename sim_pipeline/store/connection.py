@@ -1,6 +1,6 @@
-"""How the results database is reached: one description, two drivers.
+"""Connections to a PostgreSQL database: `Postgres` and the settings of every session.
 
-SQLAlchemy with psycopg2 serves the small questions; ADBC moves values in bulk, in and out.
+SQLAlchemy with psycopg2 is for queries and small writes, ADBC for bulk writes.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 if TYPE_CHECKING:
     from adbc_driver_postgresql import dbapi as adbc
 
-# A peer that vanished without a word is noticed after 30 + 3 * 10 s rather than after two hours.
+# A server that disappears silently is detected after 30 + 3 * 10 s instead of two hours.
 _LIVENESS = {
     "keepalives_idle": "30",
     "keepalives_interval": "10",
@@ -24,26 +24,26 @@ _LIVENESS = {
     "tcp_user_timeout": "60000",
 }
 
-# What a session relies on, whatever the defaults of the server, the database or the role are.
-# They go with the connection request, which costs no round trip; a pooler in between must pass on
-# the startup parameter `options`, or set them itself.
+# Settings that sessions rely on, whatever the defaults of the server, the database or the role are.
+# They are part of the connection request and cost no round trip. A pooler must pass on the startup
+# parameter `options`, or set them itself.
 SESSION_SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "TimeZone": "UTC",  # Dagster's tables have timestamps without a zone
         "DateStyle": "ISO",
         "IntervalStyle": "postgres",
-        "extra_float_digits": "1",  # a float as text, which messages are made of, is exact
-        "default_transaction_isolation": "read committed",  # others abort concurrent writers
-        "statement_timeout": "0",  # a write in bulk takes as long as it takes
-        "lock_timeout": "0",  # writers of the same windows queue up
-        "idle_in_transaction_session_timeout": "0",  # where one is needed it is set
+        "extra_float_digits": "1",  # floats as text are exact; messages are made from them
+        "default_transaction_isolation": "read committed",  # stricter ones abort concurrent writers
+        "statement_timeout": "0",  # a bulk write has no time limit
+        "lock_timeout": "0",  # writers of the same windows wait for each other
+        "idle_in_transaction_session_timeout": "0",  # set by the transactions that need it
         "standard_conforming_strings": "on",
     }
 )
 
 
 def session_parameters() -> dict[str, str]:
-    """Return libpq's connection parameters that make a session independent of its surroundings."""
+    """Return the libpq connection parameters that set `SESSION_SETTINGS` and the encoding."""
     options = (
         f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in SESSION_SETTINGS.items()
     )
@@ -75,7 +75,7 @@ class Postgres:
     connect_timeout: int = 10
 
     def __str__(self) -> str:
-        """Where it leads, as error messages name it: without the password."""
+        """Return the address for error messages, without the password."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"postgresql://{host}:{self.port}, database {self.database!r}"
 
@@ -93,9 +93,9 @@ class Postgres:
 
     @property
     def url(self) -> sa.URL:
-        """SQLAlchemy's address of the database; `str` of it shows the password, `repr` does not.
+        """The database's SQLAlchemy URL; its `repr` hides the password, its `str` does not.
 
-        The driver is named: the default changes with SQLAlchemy's version.
+        It names the driver, because the default driver changes with SQLAlchemy's version.
         """
         return sa.URL.create(
             "postgresql+psycopg2",
@@ -109,11 +109,11 @@ class Postgres:
 
     @cached_property
     def engine(self) -> sa.Engine:
-        """A pool of at most five connections, each tested before it is handed out."""
+        """A pool of at most five connections; each is tested before it is used."""
         return sa.create_engine(self.url, pool_size=2, max_overflow=3, pool_pre_ping=True)
 
     def reachable(self) -> bool:
-        """Tell whether the database can be connected to now."""
+        """Return whether the database accepts a connection now."""
         try:
             with self.engine.connect():
                 return True
@@ -121,16 +121,15 @@ class Postgres:
             return False
 
     def bulk_connection(self) -> "adbc.Connection":
-        """Open a connection that speaks Arrow, for reads and writes in bulk; the caller closes it.
+        """Open an ADBC connection, which reads and writes Arrow data; the caller closes it.
 
         Raises:
             adbc_driver_manager.OperationalError: the database can't be reached or refuses.
         """
-        # Imported here: with pyarrow and pandas it takes longer than a small run, which needs none.
+        # Imported here: the import, with pyarrow and pandas, takes longer than a small run.
         from adbc_driver_postgresql import dbapi as adbc  # noqa: PLC0415
 
-        # As parameters, not in front of an @ or a colon: this way a host may be an IPv6 address
-        # or the directory of a socket.
+        # As query parameters, because the host can be an IPv6 address or a socket directory.
         parameters = {
             "host": self.host,
             "port": str(self.port),

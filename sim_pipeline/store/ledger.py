@@ -1,9 +1,14 @@
-"""The deliveries ledger: which windows are stored, under which message_id, and which were sent."""
+"""The deliveries ledger: which windows are stored, under which message id, and which are published.
+
+Claims pending entries for the feed and marks them as published. The writer creates the entries
+(`writer.py`); which windows are missing is found in `completeness.py`.
+"""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -12,61 +17,37 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from sim_pipeline.metrics import METRICS
+from sim_pipeline.timestamps import format_timestamp
+from sim_pipeline.windows import EPOCH
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-_RECORDED = sa.text(
-    """
-    SELECT d."timestamp", d.message_id
-    FROM deliveries AS d
-    JOIN simulation_results AS r
-    ON r.llm_name = d.llm_name AND r.metric = ANY(:metrics) AND r."timestamp" = d."timestamp"
-    WHERE d.llm_name = :llm_name AND d."timestamp" >= :since AND d."timestamp" < :until
-    AND r.llm_name = :llm_name AND r."timestamp" >= :since AND r."timestamp" < :until
-    GROUP BY d."timestamp", d.message_id HAVING count(*) = :rows
-    """
-)
+def complete_windows_sql(llm_name: str) -> str:
+    """Return the query for a model's complete windows: four rows and a ledger entry.
 
-# Model by model: what is compared is then a model's windows, which fit in memory even at one a
-# second. An entry between the windows can only be sent, no run would write its rows; so it counts
-# only if they are there.
-_GAPS = sa.text(
+    Its columns are timestamp, message_id and published_at. It is for one model, so that PostgreSQL
+    groups the windows of one model at a time, which fit in memory even at one window a second.
+
+    Args:
+        llm_name: SQL expression for the model. The query also has the parameters since, until,
+            metrics and rows; the last two are `ALL_ROWS`.
     """
-    SELECT m.llm_name, g.earliest, g.latest, g.windows
-    FROM unnest(CAST(:llm_names AS text[])) AS m (llm_name)
-    CROSS JOIN LATERAL (
-        WITH complete AS (
-            SELECT "timestamp", d.published_at
-            FROM (
-                SELECT "timestamp" FROM simulation_results
-                WHERE llm_name = m.llm_name AND metric = ANY(:metrics)
-                AND "timestamp" >= :since AND "timestamp" < :until
-                GROUP BY "timestamp" HAVING count(*) = :rows
-            ) AS r
-            JOIN deliveries AS d USING ("timestamp")
-            WHERE d.llm_name = m.llm_name AND d."timestamp" >= :since AND d."timestamp" < :until
-        ), missing AS (
-            SELECT to_timestamp(k * :interval) AS "timestamp"
-            FROM generate_series(:first, CAST(:stop AS bigint) - 1) AS k
-            EXCEPT
-            SELECT "timestamp" FROM complete
-            UNION ALL
-            SELECT "timestamp" FROM complete WHERE published_at IS NULL
-        )
-        SELECT min("timestamp") AS earliest, max("timestamp") AS latest, count(*) AS windows
-        FROM missing AS w
-        WHERE NOT EXISTS (
-            SELECT FROM unnest(
-                CAST(:busy_names AS text[]),
-                CAST(:busy_since AS timestamptz[]),
-                CAST(:busy_until AS timestamptz[])
-            ) AS b (llm_name, since, until)
-            WHERE b.llm_name = m.llm_name AND w."timestamp" >= b.since AND w."timestamp" < b.until
-        )
-    ) AS g
-    WHERE g.windows > 0
+    return f"""
+        SELECT "timestamp", d.message_id, d.published_at
+        FROM (
+            SELECT "timestamp" FROM simulation_results
+            WHERE llm_name = {llm_name} AND metric = ANY(:metrics)
+            AND "timestamp" >= :since AND "timestamp" < :until
+            GROUP BY "timestamp" HAVING count(*) = :rows
+        ) AS r
+        JOIN deliveries AS d USING ("timestamp")
+        WHERE d.llm_name = {llm_name} AND d."timestamp" >= :since AND d."timestamp" < :until
     """
-)
+
+
+ALL_ROWS: Mapping[str, Any] = {"metrics": list(METRICS), "rows": len(METRICS)}
+"""Parameters of queries for windows that have all their rows."""
+
+_STORED = sa.text(f'SELECT "timestamp", message_id FROM ({complete_windows_sql(":llm_name")}) AS c')
 
 _LATEST = sa.text(
     """
@@ -86,8 +67,9 @@ _COUNT_PENDING = sa.text(
     """
 )
 
-# In key order, as every writer of these rows takes them: no two wait for each other in a circle.
-# A transaction's id stays with what it wrote (xmin) until that is written anew, locks or no locks.
+# Locks are taken in key order, as by every writer of these rows, so that no deadlock is possible.
+# xmin is the id of the transaction that wrote a row version. It stays until the row is written
+# again; locking the row does not change it.
 _REOPEN = sa.text(
     """
     WITH delivered AS (
@@ -99,22 +81,22 @@ _REOPEN = sa.text(
     ), reopened AS (
         UPDATE deliveries AS d SET published_at = NULL
         FROM delivered AS c WHERE d.llm_name = c.llm_name AND d."timestamp" = c."timestamp"
-        RETURNING CAST(d.xmin AS text) AS mark
+        RETURNING CAST(d.xmin AS text) AS transaction_id
     )
-    SELECT mark, count(*) AS entries FROM reopened GROUP BY mark
+    SELECT DISTINCT transaction_id FROM reopened
     """
 )
 
-# A claim is idle in its transaction while messages are published. If its machine is gone the
-# entries must not stay locked until TCP notices, hours later.
-_GIVE_UP_CLAIM = sa.text("SET LOCAL idle_in_transaction_session_timeout = '10min'")
+# A claim's transaction is idle while messages are published. If its machine disappears, the server
+# must not keep the locks until TCP notices, hours later.
+_LIMIT_IDLE_TIME = sa.text("SET LOCAL idle_in_transaction_session_timeout = '10min'")
 
-# In pages: behind entries that lack rows, and can't be sent, may be some that can. That they do is
-# not asked here, lest PostgreSQL asks it of every pending entry before it sorts them.
+# Read in pages: entries that lack rows cannot be sent, and entries after them may be complete. The
+# rows are not checked here: PostgreSQL would check those of every pending entry before it sorts.
 _CLAIM = sa.text(
     """
     SELECT llm_name, "timestamp", message_id,
-        CAST(xmin AS text) = ANY(CAST(:marks AS text[])) AS reopened
+        CAST(xmin AS text) = ANY(CAST(:reopen_transaction_ids AS text[])) AS reopened
     FROM deliveries
     WHERE published_at IS NULL AND llm_name = ANY(:llm_names)
     AND ("timestamp", llm_name) > (:after, :after_name) AND "timestamp" < :until
@@ -124,9 +106,9 @@ _CLAIM = sa.text(
     """
 )
 
-# A statement of its own, since only a new statement sees the rows that were committed together with
-# an entry that was claimed just then. As JSON, which is read ten times as fast as arrays are; that
-# it has no negative zero does not matter, no metric has one either.
+# A separate statement: only a new statement sees the rows that were committed together with an
+# entry just before it was claimed. The values come as JSON, which Python parses ten times faster
+# than arrays. JSON has no negative zero; no metric has one either.
 _CLAIMED_VALUES = sa.text(
     """
     SELECT CAST(json_agg(r."values" ORDER BY m.place) AS text)
@@ -152,12 +134,12 @@ _MARK_PUBLISHED = sa.text(
 
 @dataclass(frozen=True)
 class Span:
-    """Some models over a stretch of time.
+    """Some models over a time range.
 
     Attributes:
         llm_names: the models.
-        since: the first label that belongs to it.
-        until: the first label that no longer does.
+        since: the first window start in the range.
+        until: the end of the range, not included.
     """
 
     llm_names: tuple[str, ...]
@@ -165,98 +147,47 @@ class Span:
     until: datetime
 
 
-@dataclass(frozen=True)
-class MissingWindows:
-    """What is missing or undelivered.
+def range_parameters(windows: range, interval: timedelta) -> dict[str, Any]:
+    """Return the query parameters of a range of windows: first, stop, interval, since and until.
 
-    Attributes:
-        span: the smallest one around all of it.
-        windows: how many windows of a model it is.
+    Args:
+        windows: window numbers; a window starts at its number times the interval, from 1970.
+        interval: length of a window, whole seconds.
     """
-
-    span: Span
-    windows: int
+    return {
+        "first": windows.start,
+        "stop": windows.stop,
+        "interval": interval // timedelta(seconds=1),
+        "since": EPOCH + windows.start * interval,
+        "until": EPOCH + windows.stop * interval,
+    }
 
 
 def stored_message_ids(
     connection: sa.Connection, llm_name: str, since: datetime, until: datetime
 ) -> Mapping[datetime, UUID]:
-    """Return the message_id of each window of a model that is stored with all four rows.
+    """Return the message id of each complete window of a model, by window start in UTC.
 
     Args:
         connection: to the results database.
         llm_name: the model.
-        since: the first label asked for.
-        until: the first label no longer asked for.
+        since: the first window start in the range.
+        until: the end of the range, not included.
     """
     rows = connection.execute(
-        _RECORDED,
-        {
-            "llm_name": llm_name,
-            "since": since,
-            "until": until,
-            "metrics": list(METRICS),
-            "rows": len(METRICS),
-        },
+        _STORED, {"llm_name": llm_name, "since": since, "until": until, **ALL_ROWS}
     )
     return {row.timestamp.astimezone(UTC): row.message_id for row in rows}
 
 
 def latest_window_start(connection: sa.Connection, llm_names: Sequence[str]) -> datetime | None:
-    """Return the label of the latest window recorded of any of these models, or None."""
+    """Return the start of the latest window in the ledger of any of these models, or None."""
     found: datetime | None = connection.execute(_LATEST, {"llm_names": list(llm_names)}).scalar()
     return found.astimezone(UTC) if found else None
 
 
-def find_missing(
-    connection: sa.Connection,
-    llm_names: Sequence[str],
-    windows: range,
-    interval: timedelta,
-    busy: Sequence[Span] = (),
-) -> MissingWindows | None:
-    """Return what is missing or undelivered among some windows, or None.
-
-    A window counts as there when its four rows are stored and its ledger entry says published.
-    Entries of these models that lie between the windows (left by another interval) count too.
-
-    Args:
-        connection: to the results database.
-        llm_names: the models.
-        windows: window numbers; a window's label is its number times the interval, from 1970.
-        interval: length of a window, whole seconds.
-        busy: what an unfinished run is at; left out of the answer.
-    """
-    busy_rows = [(name, span.since, span.until) for span in busy for name in span.llm_names]
-    rows = connection.execute(
-        _GAPS,
-        {
-            "llm_names": list(llm_names),
-            "first": windows.start,
-            "stop": windows.stop,
-            "interval": interval // timedelta(seconds=1),
-            "since": _EPOCH + windows.start * interval,
-            "until": _EPOCH + windows.stop * interval,
-            "metrics": list(METRICS),
-            "rows": len(METRICS),
-            "busy_names": [name for name, _, _ in busy_rows],
-            "busy_since": [since for _, since, _ in busy_rows],
-            "busy_until": [until for _, _, until in busy_rows],
-        },
-    ).all()
-    if not rows:
-        return None
-    incomplete = {row.llm_name for row in rows}
-    span = Span(
-        llm_names=tuple(name for name in llm_names if name in incomplete),
-        since=min(row.earliest for row in rows).astimezone(UTC),
-        until=max(row.latest for row in rows).astimezone(UTC) + interval,
-    )
-    return MissingWindows(span, sum(row.windows for row in rows))
-
-
 def count_pending(connection: sa.Connection, span: Span) -> int:
-    """Return how many entries of a span are to be sent, those that others are at included."""
+    """Return the number of pending entries of a span, including those that others have claimed."""
     return int(
         connection.execute(
             _COUNT_PENDING,
@@ -265,62 +196,59 @@ def count_pending(connection: sa.Connection, span: Span) -> int:
     )
 
 
-@dataclass(frozen=True)
-class Reopened:
-    """Delivered entries that were made pending again.
-
-    Attributes:
-        entries: how many.
-        marks: by which `claim` recognises them, as long as nothing else has become of them.
-    """
-
-    entries: int
-    marks: tuple[str, ...]
-
-
-def reopen(connection: sa.Connection, span: Span) -> Reopened:
+def reopen(connection: sa.Connection, span: Span) -> Sequence[str]:
     """Make every delivered entry of a span pending again.
 
     Args:
         connection: to the results database, in a transaction that the caller commits.
-        span: models and labels.
+        span: models and time range.
+
+    Returns:
+        The ids of the transactions that reopened entries, by which `claim` recognises these
+        entries until they are written again: none or one.
     """
-    rows = connection.execute(
+    return connection.scalars(
         _REOPEN,
         {"llm_names": list(span.llm_names), "since": span.since, "until": span.until},
     ).all()
-    return Reopened(sum(row.entries for row in rows), tuple(row.mark for row in rows))
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A window that is to be sent.
+    """A window whose message is to be sent.
 
     Attributes:
         llm_name: the model.
-        timestamp: the window's label, UTC.
-        message_id: the id it is sent under.
+        window_start: UTC.
+        message_id: the id of the message.
         values: shape (4, points), in the order of `METRICS`.
-        reopened: whether it was delivered under this id before, and opened again by one of those
-            that the claim was told of.
+        reopened: whether the window was delivered under this id before and was reopened by one of
+            the transactions that `claim` was given.
     """
 
     llm_name: str
-    timestamp: datetime
+    window_start: datetime
     message_id: UUID
     values: NDArray[np.float64]
     reopened: bool
 
 
 class Claim:
-    """Pending entries, locked for as long as the transaction around them is open."""
+    """Pending entries, locked until the surrounding transaction ends.
+
+    Attributes:
+        pending: the entries, ordered by window start and model.
+    """
 
     def __init__(self, connection: sa.Connection, pending: Sequence[Pending]) -> None:
         self._connection = connection
         self.pending = pending
 
     def mark_published(self, message_ids: Collection[UUID]) -> None:
-        """Enter as delivered what the broker confirmed; committed with the claim.
+        """Mark entries as published; committed with the claim.
+
+        Args:
+            message_ids: of the messages that the broker confirmed.
 
         Raises:
             sqlalchemy.exc.OperationalError: the connection is lost; the entries stay pending.
@@ -331,26 +259,27 @@ class Claim:
             _MARK_PUBLISHED,
             {
                 "llm_names": [entry.llm_name for entry in confirmed],
-                "timestamps": [entry.timestamp for entry in confirmed],
+                "timestamps": [entry.window_start for entry in confirmed],
             },
         )
 
 
 @contextmanager
 def claim(
-    engine: sa.Engine, span: Span, limit: int, marks: Collection[str] = ()
+    engine: sa.Engine, span: Span, limit: int, reopen_transaction_ids: Collection[str] = ()
 ) -> Iterator[Claim]:
-    """Lock up to `limit` pending entries of a span, with the rows that are to be sent.
+    """Lock up to `limit` pending entries of a span and read their values.
 
-    Entries that another process has locked are passed over, and so are those that lack rows. What
-    was marked published is committed at the end, also when the body raises: a confirm that was
-    received stays received.
+    Entries that another process has locked are skipped, and so are entries that lack rows. Entries
+    that are marked as published are committed at the end, even if the body raises: the broker has
+    confirmed them.
 
     Args:
         engine: of the results database.
-        span: models and labels to look at.
-        limit: how many entries at the most, all held in memory with their values.
-        marks: of entries opened again that are to be told from the others.
+        span: models and time range.
+        limit: largest number of entries; all are held in memory with their values.
+        reopen_transaction_ids: from `reopen`; entries that these transactions reopened are
+            returned with `reopened` set.
 
     Raises:
         sqlalchemy.exc.OperationalError: the database can't be reached, or the connection is lost
@@ -358,19 +287,19 @@ def claim(
         ValueError: the four metrics of a window have different numbers of values.
     """
     with engine.connect() as connection:
-        pending = _claim(connection, span, limit, marks)
+        pending = _claim(connection, span, limit, reopen_transaction_ids)
         try:
             yield Claim(connection, pending)
         finally:
-            # Where the connection is lost, the error that says so is already on its way.
+            # If the connection is lost, an error that says so is already being raised.
             if not connection.invalidated:
                 connection.commit()
 
 
 def _claim(
-    connection: sa.Connection, span: Span, limit: int, marks: Collection[str]
+    connection: sa.Connection, span: Span, limit: int, reopen_transaction_ids: Collection[str]
 ) -> list[Pending]:
-    connection.execute(_GIVE_UP_CLAIM)
+    connection.execute(_LIMIT_IDLE_TIME)
     pending: list[Pending] = []
     after, after_name = span.since, ""
     while wanted := limit - len(pending):
@@ -382,7 +311,7 @@ def _claim(
                 "after_name": after_name,
                 "until": span.until,
                 "limit": wanted,
-                "marks": list(marks),
+                "reopen_transaction_ids": list(reopen_transaction_ids),
             },
         ).all()
         texts = connection.execute(
@@ -396,10 +325,10 @@ def _claim(
         for entry, text in zip(entries, texts, strict=True):
             rows = orjson.loads(text)
             if None not in rows:
-                label = entry.timestamp.astimezone(UTC)
-                values = _values(entry.llm_name, label, rows)
+                window_start = entry.timestamp.astimezone(UTC)
+                values = _values(entry.llm_name, window_start, rows)
                 pending.append(
-                    Pending(entry.llm_name, label, entry.message_id, values, entry.reopened)
+                    Pending(entry.llm_name, window_start, entry.message_id, values, entry.reopened)
                 )
         if len(entries) < wanted:
             break
@@ -407,12 +336,14 @@ def _claim(
     return pending
 
 
-def _values(llm_name: str, label: datetime, rows: list[list[float | str]]) -> NDArray[np.float64]:
+def _values(
+    llm_name: str, window_start: datetime, rows: list[list[float | str]]
+) -> NDArray[np.float64]:
     counts = [len(row) for row in rows]
     if len(set(counts)) > 1:
         raise ValueError(
-            f"{llm_name} {label.isoformat()}: {', '.join(METRICS)} have {counts} values:"
-            " allowed is the same number in each"
+            f"{llm_name} {format_timestamp(window_start)}: {', '.join(METRICS)} have {counts}"
+            " values: each must have the same number; materialize the window again with `force`"
         )
-    # NaN and the infinities, which JSON lacks, come as text: NumPy reads that, too.
+    # JSON has no NaN or infinity: PostgreSQL writes them as text, which NumPy parses.
     return np.array(rows, dtype=np.float64)

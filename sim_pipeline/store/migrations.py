@@ -1,4 +1,4 @@
-"""Bring the results database to the schema of this version."""
+"""Alembic's configuration, and the upgrade of the results database to this version's schema."""
 
 from alembic import command
 from alembic.config import Config
@@ -8,17 +8,22 @@ from sim_pipeline.store.connection import Postgres
 
 
 def alembic_config(postgres: Postgres) -> Config:
-    """Return what Alembic's commands need to work on this database."""
-    # pyproject.toml says how files of revisions are named. A wheel has none, and writes none.
+    """Return the configuration for Alembic's commands on this database."""
+    # pyproject.toml configures the names of new revision files. A wheel does not contain it, and
+    # creates no revisions.
     config = Config(toml_file=project_file("pyproject.toml"), attributes={"postgres": postgres})
-    # ConfigParser takes a single % for the start of a variable's name.
+    # ConfigParser reads a single % as the start of a variable's name.
     migrations = str(project_file("migrations"))
     config.set_main_option("script_location", migrations.replace("%", "%%"))
     return config
 
 
 def upgrade(postgres: Postgres, revision: str = "head") -> None:
-    """Run the migrations that are still to run; several processes may do so at once.
+    """Run the pending migrations; several processes may call this at the same time.
+
+    Args:
+        postgres: the results database.
+        revision: the revision to upgrade to.
 
     Raises:
         sqlalchemy.exc.OperationalError: the database can't be reached.

@@ -1,14 +1,7 @@
-"""The end of old results: rows and their ledger entries, which go together or not at all.
+"""Removal of old results: the rows of a window together with its ledger entry.
 
-The ledger is what recognises a stored window: without its entry a window counts as missing, and
-the next run over it would simulate it and send it again. So an entry is kept for as long as its
-rows are (it takes some hundred bytes, one a model and window), and is never removed by itself.
-
-What goes was delivered before a given moment; that it was simulated before then follows. A window
-that was never delivered stays, however old it is. One that was made or sent anew (a backfill over
-a range that had been removed, a run with `resend`) starts a new life: it is kept for as long again
-from its latest delivery. Such a backfill does send again what was removed, under the message ids
-that it had.
+A window is removed some time after its latest delivery. A window that was never delivered is kept.
+A backfill over removed windows stores and sends them again, under the same message ids.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,13 +13,13 @@ import sqlalchemy as sa
 
 from sim_pipeline.metrics import METRICS
 
-# Removed in one transaction. What holds its locks for milliseconds keeps nobody waiting.
-BATCH_WINDOWS = 1_000
+# Removed in one transaction, which then holds its locks for milliseconds only.
+_BATCH_WINDOWS = 1_000
 
 _NEXT_MODEL = sa.text("SELECT min(llm_name) FROM deliveries WHERE llm_name > :after")
 
-# Locked, and in key order, as every writer of these rows does it. What another one has locked is
-# about to be sent, or written; the next time will find it as it then is.
+# Entries are locked in key order, as by every writer of these rows. Entries that another process
+# has locked are being sent or written; they are skipped until the next call.
 _DELIVERED = sa.text(
     """
     SELECT "timestamp" FROM deliveries
@@ -38,7 +31,7 @@ _DELIVERED = sa.text(
     """
 )
 
-# Statements of their own, since only a new one sees the rows that were committed just before their
+# Separate statements: only a new statement sees the rows that were committed just before their
 # entry was locked.
 _REMOVE_ROWS = sa.text(
     """
@@ -59,10 +52,10 @@ _BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class RemovedResults:
-    """What is gone.
+    """The number of windows and rows that were removed.
 
     Attributes:
-        windows: windows of a model, and so ledger entries.
+        windows: windows, each of one model, and so ledger entries.
         rows: rows of results.
     """
 
@@ -71,17 +64,17 @@ class RemovedResults:
 
 
 def remove_delivered(
-    engine: sa.Engine, before: datetime, batch_windows: int = BATCH_WINDOWS
+    engine: sa.Engine, before: datetime, batch_windows: int = _BATCH_WINDOWS
 ) -> RemovedResults:
-    """Remove every window that was delivered before a moment: its rows and its ledger entry.
+    """Remove every window that was delivered before a given time: its rows and its ledger entry.
 
-    Each batch is a transaction of its own; what is removed when the process is killed stays
-    removed, and the next call goes on from there. Entries that are locked at the time are left.
+    Each batch is one transaction. If the process is killed, the next call continues after the last
+    batch. Entries that are locked at the time are skipped.
 
     Args:
         engine: of the results database.
-        before: the moment; a window whose label is not before it stays as well.
-        batch_windows: how many windows go in one transaction.
+        before: the time; a window that does not start before it is kept as well.
+        batch_windows: number of windows to remove in one transaction.
 
     Raises:
         sqlalchemy.exc.OperationalError: the database can't be reached, or the connection is lost.
@@ -109,7 +102,7 @@ def remove_delivered(
 
 
 def _models(engine: sa.Engine) -> Iterator[str]:
-    """Name each model in the ledger, also those that are no longer simulated."""
+    """Return each model in the ledger, including those that are no longer simulated."""
     name: str | None = ""
     while True:
         with engine.connect() as connection:
@@ -120,8 +113,8 @@ def _models(engine: sa.Engine) -> Iterator[str]:
 
 
 def _remove(connection: sa.Connection, llm_name: str, timestamps: Sequence[Any]) -> int:
-    """Remove some windows of a model; return how many rows that were."""
-    found = {"llm_name": llm_name, "timestamps": timestamps}
-    rows = connection.execute(_REMOVE_ROWS, {**found, "metrics": list(METRICS)}).rowcount
-    connection.execute(_REMOVE_ENTRIES, found)
+    """Remove some windows of a model and return the number of rows removed."""
+    windows = {"llm_name": llm_name, "timestamps": timestamps}
+    rows = connection.execute(_REMOVE_ROWS, {**windows, "metrics": list(METRICS)}).rowcount
+    connection.execute(_REMOVE_ENTRIES, windows)
     return rows

@@ -1,6 +1,6 @@
-"""The tables as SQLAlchemy knows them; Alembic's migrations are held to this module.
+"""The tables, for SQLAlchemy. A test compares them with the migrations.
 
-The view `metric_summary` stands in the migrations only: nothing in the pipeline reads it.
+The view `metric_summary` is in the migrations only: the pipeline does not read it.
 """
 
 from sqlalchemy import (
@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
-from sim_pipeline.metrics import METRICS
+from sim_pipeline.metrics import MAX_MODEL_NAME_LENGTH, METRICS
 
 metadata = MetaData(
     naming_convention={
@@ -34,7 +34,7 @@ simulation_results = Table(
     "simulation_results",
     metadata,
     Column("id", Integer, primary_key=True, comment="Number of the row"),
-    Column("llm_name", String(50), nullable=False, comment="The model"),
+    Column("llm_name", String(MAX_MODEL_NAME_LENGTH), nullable=False, comment="The model"),
     Column("metric", String(20), nullable=False, comment="TTFT, TPS, e2e_latency or RPS"),
     Column(
         "values",
@@ -55,7 +55,7 @@ simulation_results = Table(
 deliveries = Table(
     "deliveries",
     metadata,
-    Column("llm_name", String(50), primary_key=True, comment="The model"),
+    Column("llm_name", String(MAX_MODEL_NAME_LENGTH), primary_key=True, comment="The model"),
     Column(
         "timestamp", DateTime(timezone=True), primary_key=True, comment="Start of the window, UTC"
     ),
@@ -78,7 +78,7 @@ deliveries = Table(
         comment="When the broker confirmed the message; null: it is still to be sent",
     ),
 )
-# What is pending is a handful among millions: the feed and the schedule find it through this.
+# A few entries among millions are pending: the feed and the schedule find them through this index.
 Index(
     "ix_deliveries_pending",
     deliveries.c.timestamp,
@@ -97,7 +97,7 @@ model_comparison = Table(
     ),
     Column("hours", Integer, primary_key=True, comment="Length of the period: 24 or 168"),
     Column("metric", String(20), primary_key=True, comment="TTFT, TPS, e2e_latency or RPS"),
-    Column("llm_name", String(50), primary_key=True, comment="The model"),
+    Column("llm_name", String(MAX_MODEL_NAME_LENGTH), primary_key=True, comment="The model"),
     Column(
         "rank",
         Integer,

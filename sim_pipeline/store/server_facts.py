@@ -1,10 +1,8 @@
-"""Facts of a PostgreSQL server that the pipeline needs, read once at start.
+"""Requirements on a PostgreSQL server and database, checked at startup, each with its message.
 
-What belongs here: what a database must be like, and the sentence for each thing that it is not.
-That a session has the settings it asked for is asked as well: a pooler may have dropped them.
+The session settings are checked too, because a pooler can drop them.
 """
 
-from collections.abc import Mapping
 from typing import Final
 
 import sqlalchemy as sa
@@ -12,7 +10,7 @@ import sqlalchemy as sa
 from sim_pipeline.store.connection import SESSION_SETTINGS
 from sim_pipeline.store.schema import simulation_results
 
-MINIMUM_VERSION: Final = 15
+_MINIMUM_VERSION: Final = 15
 
 _FACTS: Final = sa.text(
     """
@@ -33,7 +31,7 @@ _SESSION: Final = sa.text(
     "SELECT name, current_setting(name) AS value FROM unnest(CAST(:names AS text[])) AS name"
 )
 
-# Where the sequence was restarted below rows that exist, its end is the first of these.
+# If the sequence was restarted below existing rows, the ids end at the first of these rows.
 _IDS_LEFT: Final = sa.text(
     f"""
     SELECT coalesce(
@@ -45,37 +43,37 @@ _IDS_LEFT: Final = sa.text(
     ) AS s
     """
 )
-# A quarter of all: nine models at a window a second draw these in half a year.
+# A quarter of all ids. Nine models with a window each second use that many in half a year.
 _WARN_BELOW: Final = 2**31 // 4
 
 
 def unmet_requirements(connection: sa.Connection, *, temporary_tables: bool = True) -> list[str]:
-    """Name each thing that a database lacks, with what is allowed; none if it is fit.
+    """Return a message for each requirement that a database does not meet; none if it is fit.
 
     Args:
         connection: to the database.
-        temporary_tables: whether the role must be allowed to make temporary tables, as the writer
-            of results does.
+        temporary_tables: whether the role must be allowed to create temporary tables, which the
+            writer of results needs.
     """
     facts = connection.execute(_FACTS).one()
     unmet = []
-    if facts.version < MINIMUM_VERSION:
-        unmet.append(f"its version is {facts.version_text}: allowed is {MINIMUM_VERSION} or newer")
+    if facts.version < _MINIMUM_VERSION:
+        unmet.append(f"its version is {facts.version_text}: allowed is {_MINIMUM_VERSION} or newer")
     if facts.server_encoding != "UTF8":
         unmet.append(
             f"its encoding is {facts.server_encoding}: allowed is UTF8, as in"
             " CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
         )
     if facts.standby:
-        unmet.append("it is a standby, which takes no data: allowed is the primary")
+        unmet.append("it is a standby, which is read-only: allowed is the primary")
     if facts.schema is None:
         unmet.append(
-            f"the search_path of role {facts.role!r} is {facts.search_path!r}, where no schema"
-            " exists: allowed is one that does, such as public"
+            f"the search_path of role {facts.role!r} is {facts.search_path!r}, which names no"
+            " existing schema: set it to an existing schema, such as public"
         )
     if temporary_tables and not facts.temp:
         unmet.append(
-            f"role {facts.role!r} may not make temporary tables: GRANT TEMPORARY ON DATABASE to it"
+            f"role {facts.role!r} may not create temporary tables: run GRANT TEMPORARY ON DATABASE"
         )
     if facts.transaction_timeout not in (None, "0"):
         unmet.append(
@@ -91,26 +89,23 @@ def _unmet_session_settings(connection: sa.Connection, client_encoding: str) -> 
     wrong = {
         name: found[name]
         for name, wanted in SESSION_SETTINGS.items()
-        # DateStyle is told with the order of day and month, which is no matter.
+        # DateStyle is reported with the order of day and month, which is irrelevant for ISO.
         if found[name].partition(",")[0] != wanted
     }
     if client_encoding != "UTF8":
         wrong["client_encoding"] = client_encoding
     if not wrong:
         return []
-    sentence = (
-        f"a session has {_listed(wrong)}, though another value was asked for in the startup"
-        " parameter `options`: a pooler in between must pass that on, or set the same"
+    settings = ", ".join(f"{name} = {value}" for name, value in wrong.items())
+    message = (
+        f"a session has {settings} instead of the value requested in the startup parameter"
+        " `options`: configure the pooler in between to pass `options` on, or to set the same value"
     )
-    return [sentence]
-
-
-def _listed(settings: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in settings.items())
+    return [message]
 
 
 def ids_running_out(connection: sa.Connection) -> str | None:
-    """Return a warning once few of the ids of `simulation_results` are left; None before.
+    """Return a warning if few ids of `simulation_results` are left, else None.
 
     Args:
         connection: to the results database, whose tables exist.
@@ -120,5 +115,5 @@ def ids_running_out(connection: sa.Connection) -> str | None:
         return None
     return (
         f"{simulation_results.name} has {left:,} ids left. After the last one no row can be stored:"
-        ' docs/operations.md, "When the ids run out", says what to do before'
+        ' follow docs/operations.md, "When the ids run out", before that'
     )

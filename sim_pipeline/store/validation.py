@@ -1,25 +1,25 @@
-"""What stands between store and feed: questions to the stored rows that a good feed answers "none".
+"""Checks of stored windows before they are published: complete rows, consistent values.
 
-Everything is asked of PostgreSQL, which looks at the rows where they are; a range of any length
-comes back as a handful of examples.
+PostgreSQL evaluates the checks. It returns the number of windows that fail and a few examples,
+whatever the length of the range.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from sim_pipeline.metrics import METRICS
-from sim_pipeline.store.ledger import Span
+from sim_pipeline.store.ledger import ALL_ROWS, Span, range_parameters
+from sim_pipeline.timestamps import format_timestamp
 
-# 1 + (e2e - TTFT) * TPS is the number of output tokens, which TPS carries to a few parts in 1e15;
-# what is lost in e2e - TTFT leaves room to spare.
-TOKEN_COUNT_TOLERANCE = 1e-6
+# Relative error allowed in 1 + (e2e - TTFT) * TPS, the number of output tokens. TPS is exact to a
+# few parts in 1e15, and the subtraction loses far less than this tolerance.
+_TOKEN_COUNT_TOLERANCE = 1e-6
 
 _EXAMPLES = 3
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _INCOMPLETE = sa.text(
     """
@@ -42,9 +42,8 @@ _INCOMPLETE = sa.text(
     """
 )
 
-# The reasons stand in the order in which they are asked, each where those before it do not hold:
-# PostgreSQL raises an error for a product that is too large or too small to be written, so the
-# last is only asked of values whose product can be.
+# CASE tests the reasons in order. The product of the last one is computed only for values that pass
+# the tests before it: PostgreSQL raises an error if a product overflows or underflows.
 _INCONSISTENT = sa.text(
     """
     WITH windows AS (
@@ -87,7 +86,7 @@ _INCONSISTENT = sa.text(
                     WHEN 4 THEN 'a TPS is not above 0'
                     WHEN 5 THEN 'an RPS is below 0'
                     WHEN 6 THEN 'an e2e_latency is not above its TTFT'
-                    WHEN 7 THEN '1 + (e2e_latency - TTFT) * TPS is not a number of tokens from 2 on'
+                    WHEN 7 THEN '1 + (e2e_latency - TTFT) * TPS is not a whole number >= 2'
                 END
                 FROM unnest(w.ttft, w.tps, w.e2e, w.rps) AS v (ttft, tps, e2e, rps)
             )
@@ -104,11 +103,11 @@ _INCONSISTENT = sa.text(
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """Windows that fail a question.
+    """The windows that fail a check.
 
     Attributes:
-        windows: how many windows of a model.
-        examples: the earliest few, in words.
+        windows: their number, each of one model.
+        examples: the first few, each with model, window start and reason.
     """
 
     windows: int
@@ -123,36 +122,31 @@ def incomplete_windows(
     Args:
         connection: to the results database.
         llm_names: the models.
-        windows: window numbers; a window's label is its number times the interval, from 1970.
+        windows: window numbers; a window starts at its number times the interval, from 1970.
         interval: length of a window, whole seconds.
     """
     rows = connection.execute(
         _INCOMPLETE,
         {
             "llm_names": list(llm_names),
-            "first": windows.start,
-            "stop": windows.stop,
-            "interval": interval // timedelta(seconds=1),
-            "since": _EPOCH + windows.start * interval,
-            "until": _EPOCH + windows.stop * interval,
-            "metrics": list(METRICS),
-            "rows": len(METRICS),
+            **range_parameters(windows, interval),
+            **ALL_ROWS,
             "examples": _EXAMPLES,
         },
     ).all()
-    return _finding(rows, lambda row: f"{row.found} rows of {len(METRICS)}")
+    return _result(rows, lambda row: f"{row.found} rows of {len(METRICS)}")
 
 
 def inconsistent_windows(connection: sa.Connection, span: Span) -> ValidationResult:
-    """Find the windows whose values can't be of the same requests.
+    """Find the windows whose four metrics do not fit together.
 
-    What is asked of every data point: all four values there, and finite; TTFT, TPS above 0; RPS
-    not below 0; e2e_latency above TTFT; 1 + (e2e_latency - TTFT) * TPS a whole number of tokens
-    from 2 on. Windows that lack rows are `incomplete_windows`' business.
+    Every data point must have all four values, finite; TTFT and TPS above 0; RPS not below 0;
+    e2e_latency above TTFT; and 1 + (e2e_latency - TTFT) * TPS a whole number of tokens, at least 2.
+    Windows that lack rows are skipped; `incomplete_windows` finds them.
 
     Args:
         connection: to the results database.
-        span: models and labels.
+        span: models and time range.
     """
     rows = connection.execute(
         _INCONSISTENT,
@@ -160,21 +154,16 @@ def inconsistent_windows(connection: sa.Connection, span: Span) -> ValidationRes
             "llm_names": list(span.llm_names),
             "since": span.since,
             "until": span.until,
-            "metrics": list(METRICS),
-            "rows": len(METRICS),
-            "tolerance": TOKEN_COUNT_TOLERANCE,
+            **ALL_ROWS,
+            "tolerance": _TOKEN_COUNT_TOLERANCE,
             "examples": _EXAMPLES,
         },
     ).all()
-    return _finding(rows, lambda row: row.reason)
+    return _result(rows, lambda row: row.reason)
 
 
-def _finding(rows: Sequence[sa.Row[Any]], reason: Callable[[sa.Row[Any]], str]) -> ValidationResult:
+def _result(rows: Sequence[sa.Row[Any]], reason: Callable[[sa.Row[Any]], str]) -> ValidationResult:
     return ValidationResult(
         rows[0].windows if rows else 0,
-        tuple(f"{row.llm_name} {_label(row.timestamp)}: {reason(row)}" for row in rows),
+        tuple(f"{row.llm_name} {format_timestamp(row.timestamp)}: {reason(row)}" for row in rows),
     )
-
-
-def _label(timestamp: datetime) -> str:
-    return timestamp.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""The write of a slice: its rows and its ledger entries in one transaction, or nothing of it."""
+"""Writes a batch of windows: its rows and its ledger entries in one transaction."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from sim_pipeline.metrics import METRICS
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from sim_pipeline.store.batches import Slice
+    from sim_pipeline.store.batches import WindowBatch
     from sim_pipeline.store.connection import Postgres
 
 _METRICS = ", ".join(f"'{metric}'" for metric in METRICS)
 
-# The session of a writer. Its plans must not hang on statistics, which for a table that is being
-# filled are always those of yesterday: every lookup goes through an index, one row at a time, and
-# costs the same whether the table holds nothing or years.
+# Sets up a writer's session. Plans must not depend on statistics, which lag behind while a table is
+# filled. With these settings every lookup uses an index, one row at a time, and its cost does not
+# depend on the size of the table.
 _SESSION = (
     "SET enable_seqscan = off",
     "SET enable_hashjoin = off",
     "SET enable_mergejoin = off",
-    # Up to PostgreSQL 17 what is off costs so much that any plan would seem worth compiling.
+    # Up to PostgreSQL 17, disabled plan types cost so much that every plan would be compiled.
     "SET jit = off",
-    # Room for stage_entered as a hash table: a condition of MERGE looks into it.
+    # Memory for the hash table of stage_entered, which a condition of MERGE reads.
     "SET work_mem = '64MB'",
-    # A writer whose machine is gone must not hold its locks until TCP notices, hours later.
+    # If a writer's machine disappears, the server must not keep its locks until TCP notices, hours
+    # later.
     "SET idle_in_transaction_session_timeout = '60s'",
     """
     CREATE TEMPORARY TABLE stage_results (
@@ -47,11 +48,10 @@ _SESSION = (
     """,
 )
 
-# The ledger comes first, in key order: its row locks, which an entry that is left as it is gets
-# too, are what two writers of the same windows meet at. They queue up there and nowhere else.
-# Rows come in a statement of their own, since only a new statement sees what the writer before
-# has committed meanwhile.
-_ENTER = """
+# The ledger is written first and in key order. Its row locks, which unchanged entries get too, are
+# the only place where writers of the same windows wait for each other. The rows are written by a
+# separate statement: only a new statement sees what the previous writer committed.
+_WRITE_LEDGER = """
 WITH entered AS (
     INSERT INTO deliveries AS d (llm_name, "timestamp", message_id)
     SELECT llm_name, "timestamp", message_id::uuid FROM stage_deliveries
@@ -76,7 +76,8 @@ SELECT EXISTS (
 )
 """
 
-# Not INSERT ... ON CONFLICT: that draws an id, of which there are 2**31, for every row it meets.
+# Not INSERT ... ON CONFLICT, which consumes a sequence value (there are 2**31) even for conflicting
+# rows.
 _MERGE = """
 MERGE INTO simulation_results AS r USING stage_results AS s
 ON r.llm_name = s.llm_name AND r.metric = s.metric AND r."timestamp" = s."timestamp"
@@ -95,18 +96,18 @@ WHEN MATCHED THEN UPDATE SET "values" = s."values"
 _RESULTS = "simulation_results"
 _STAGE = "stage_results"
 
-# Up to so many values, plain statements are as fast as a bulk load and spare its imports.
-FEW_VALUES = 5_000
+# Up to this many values, INSERTs are as fast as COPY, and save the import of its driver.
+MAX_INSERT_VALUES = 5_000
 _PAGE = 1_000
-# Of a bulk load, a MB: while the server takes in one batch, the driver encodes the next.
-_BATCH_VALUES = 100_000
+# One MB. While the server reads a chunk of a COPY, the driver encodes the next one.
+_CHUNK_VALUES = 100_000
 
 
 class _Session(ABC):
-    """A connection with the stages in it, whose transaction is open."""
+    """A connection that holds the stage tables, with an open transaction."""
 
     def __init__(self, connection: Any) -> None:
-        """Take over a connection of Python's database API and set it up."""
+        """Set up a DB-API connection, which is closed with the session."""
         self._connection = connection
         self._cursor = connection.cursor()
         try:
@@ -117,12 +118,12 @@ class _Session(ABC):
             raise
 
     @abstractmethod
-    def stage_deliveries(self, part: Slice) -> None:
-        """Put a slice's ledger entries into their stage."""
+    def stage_deliveries(self, batch: WindowBatch) -> None:
+        """Insert a batch's ledger entries into their stage table."""
 
     @abstractmethod
-    def put_results(self, part: Slice, table: str) -> None:
-        """Put a slice's rows into a table that holds none of them."""
+    def insert_results(self, batch: WindowBatch, table: str) -> None:
+        """Insert a batch's rows into a table that contains none of them."""
 
     def execute(self, statement: str) -> None:
         self._cursor.execute(statement)
@@ -139,24 +140,24 @@ class _Session(ABC):
         self._connection.close()
 
 
-class _Plain(_Session):
-    """By psycopg2: for few rows."""
+class _InsertSession(_Session):
+    """INSERTs by psycopg2, for few rows."""
 
     def __init__(self, postgres: Postgres) -> None:
         connection = postgres.engine.raw_connection()
-        # Not back into the pool: the session is set up for this writer alone.
+        # Not returned to the pool: its settings are for this writer only.
         connection.detach()
         super().__init__(connection)
 
-    def put_results(self, part: Slice, table: str) -> None:
+    def insert_results(self, batch: WindowBatch, table: str) -> None:
         execute_values(
             self._cursor,
             f'INSERT INTO {table} (llm_name, metric, "values", "timestamp") VALUES %s',
             [
-                # As text: the driver would write -0.0 as a number, which has no such zero.
-                (name, metric, f"{{{','.join(map(repr, row))}}}", label)
-                for name, label, rows in zip(
-                    part.llm_names, part.timestamps, part.values.tolist(), strict=True
+                # As text: the driver would write -0.0 as a numeric, which has no negative zero.
+                (name, metric, f"{{{','.join(map(repr, row))}}}", window_start)
+                for name, window_start, rows in zip(
+                    batch.llm_names, batch.window_starts, batch.values.tolist(), strict=True
                 )
                 for metric, row in zip(METRICS, rows, strict=True)
             ],
@@ -164,44 +165,44 @@ class _Plain(_Session):
             page_size=_PAGE,
         )
 
-    def stage_deliveries(self, part: Slice) -> None:
+    def stage_deliveries(self, batch: WindowBatch) -> None:
         execute_values(
             self._cursor,
             'INSERT INTO stage_deliveries (llm_name, "timestamp", message_id) VALUES %s',
             [
-                (name, label, str(message_id))
-                for name, label, message_id in zip(
-                    part.llm_names, part.timestamps, part.message_ids, strict=True
+                (name, window_start, str(message_id))
+                for name, window_start, message_id in zip(
+                    batch.llm_names, batch.window_starts, batch.message_ids, strict=True
                 )
             ],
             page_size=_PAGE,
         )
 
 
-class _Bulk(_Session):
-    """By ADBC, whose COPY takes Arrow's tables as they are: for many rows."""
+class _CopySession(_Session):
+    """COPY of Arrow tables by ADBC, for many rows."""
 
     def __init__(self, postgres: Postgres) -> None:
         super().__init__(postgres.bulk_connection())
 
-    def put_results(self, part: Slice, table: str) -> None:
-        import pyarrow as pa  # noqa: PLC0415 - as in `Slice`
+    def insert_results(self, batch: WindowBatch, table: str) -> None:
+        import pyarrow as pa  # noqa: PLC0415 - see `batches.py`
 
-        rows = part.results_table()
-        batches = rows.to_batches(max_chunksize=max(1, _BATCH_VALUES // part.values.shape[2]))
-        reader = pa.RecordBatchReader.from_batches(rows.schema, batches)
+        rows = batch.results_table()
+        chunks = rows.to_batches(max_chunksize=max(1, _CHUNK_VALUES // batch.values.shape[2]))
+        reader = pa.RecordBatchReader.from_batches(rows.schema, chunks)
         self._cursor.adbc_ingest(table, reader, mode="append", temporary=table == _STAGE)
 
-    def stage_deliveries(self, part: Slice) -> None:
+    def stage_deliveries(self, batch: WindowBatch) -> None:
         self._cursor.adbc_ingest(
-            "stage_deliveries", part.deliveries_table(), mode="append", temporary=True
+            "stage_deliveries", batch.deliveries_table(), mode="append", temporary=True
         )
 
 
-class SliceWriter:
-    """Writes slices, each in a transaction of its own.
+class BatchWriter:
+    """Writes batches, each in one transaction.
 
-    A connection is opened at the first write: what is simulated before may take its time.
+    It connects at the first write: no connection is idle while the first batch is simulated.
     """
 
     def __init__(self, postgres: Postgres) -> None:
@@ -220,32 +221,32 @@ class SliceWriter:
         while self._sessions:
             self._sessions.popitem()[1].close()
 
-    def write(self, part: Slice, *, force: bool = False) -> None:
-        """Store a slice: all of it, committed, or, on an error, nothing of it.
+    def write(self, batch: WindowBatch, *, force: bool = False) -> None:
+        """Store a batch and commit it; on an error, nothing of it is stored.
 
-        A window whose ledger entry is new or has another message_id is written and becomes
-        pending; one that is there under the same message_id gets only the rows it lacks. Rows
-        that are replaced keep their ids.
+        A window whose ledger entry is new or has another message id is written and becomes
+        pending. A window that is stored under the same message id gets only the rows it lacks.
+        Rows that are replaced keep their ids.
 
         Args:
-            part: what to store.
-            force: write every row, whatever stands there; the ledger is kept as above.
+            batch: the windows to store.
+            force: replace the rows that are already stored; the ledger is written as above.
 
         Raises:
-            psycopg2.Error: the database refused a small slice or can't be reached.
-            adbc_driver_manager.dbapi.Error: the same for a large one.
+            psycopg2.Error: the database refused a small batch or can't be reached.
+            adbc_driver_manager.dbapi.Error: the same for a large batch.
         """
-        kind = _Plain if part.values.size <= FEW_VALUES else _Bulk
+        kind = _InsertSession if batch.values.size <= MAX_INSERT_VALUES else _CopySession
         session = self._sessions.pop(kind, None) or kind(self._postgres)
         try:
-            session.stage_deliveries(part)
-            session.execute(_ENTER)
+            session.stage_deliveries(batch)
+            session.execute(_WRITE_LEDGER)
             if session.scalar(_ANY_PRESENT):
-                session.put_results(part, _STAGE)
+                session.insert_results(batch, _STAGE)
                 session.execute(_MERGE_ALL if force else _MERGE_NEEDED)
             else:
-                # Nearly always. It spares the server half of its work.
-                session.put_results(part, _RESULTS)
+                # The usual case. Without the stage table the server has half the work.
+                session.insert_results(batch, _RESULTS)
             session.commit()
         except BaseException:
             session.close()

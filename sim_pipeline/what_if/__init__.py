@@ -1,1 +1,1 @@
-"""What other inputs would give: simulated beside what the current ones give, and never stored."""
+"""What-if: the same windows simulated from other inputs, compared, and never stored."""

@@ -1,4 +1,4 @@
-"""The launch form of a what-if, and what it asks for once it has been found sound."""
+"""The launch form of a what-if, and its validation into a `Scenario`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +10,16 @@ import dagster as dg
 from pydantic import Field
 
 from sim_pipeline.feed.inputs import SimulationInputs
+from sim_pipeline.metrics import MAX_POINTS
 from sim_pipeline.simulator.arguments import RUN_RANGES
 from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline.simulator.profiles_file import ProfilesFileError, profiles_from, read_profiles
-from sim_pipeline.timestamps import ALLOWED, parse_optional_timestamp
+from sim_pipeline.timestamps import ALLOWED, format_timestamp, parse_optional_timestamp
 from sim_pipeline.windows import Cadence
 
 MAX_VALUES: Final = 1_000_000
-"""How many values of a metric a side of a what-if may have: windows of all models times points. A
-side then takes a minute or two of a slow core, and 32 MB."""
+"""Maximum number of values per metric and side of a what-if: windows of all models times points. At
+this size a side takes one to two minutes on a slow core, and 32 MB."""
 
 DEFAULT_LENGTH: Final = timedelta(hours=24)
 
@@ -26,65 +27,64 @@ BUILT_IN = "built in"
 
 
 class WhatIfError(ValueError):
-    """The form asks for what is not allowed; the message names each field, its value and why."""
+    """The form is invalid; the message lists each field with its value and what is allowed."""
 
 
 class WhatIf(dg.Config):
-    """What to change, and over which windows and models to see what comes of it.
+    """The inputs to change, and the windows and models to compare.
 
-    As it stands it changes nothing. Nothing is written but the metadata of the run.
+    The default form changes nothing. A run writes only its own metadata.
     """
 
-    seed: int | None = Field(
-        None, description="The seed, a whole number from 0. Default: RANDOM_SEED"
-    )
+    seed: int | None = Field(None, description="The seed, an integer >= 0. Default: RANDOM_SEED")
     points: int | None = Field(
-        None, description="Values per metric and window, 1 to 10000. Default: NUM_DATA_POINTS"
+        None,
+        description=f"Values per metric and window, 1 to {MAX_POINTS}. Default: NUM_DATA_POINTS",
     )
     profiles: dict[str, Any] = Field(
         {},
         description=(
-            "Models, workload and incidents in place of those of MODEL_PROFILES_FILE, in that"
-            " file's format, written here as YAML, such as {models: {GPT-4o: {rho: 0.6}}}."
-            " Default: those of the file"
+            "Models, workload and incidents that replace those of MODEL_PROFILES_FILE, as YAML in"
+            " that file's format, such as {models: {GPT-4o: {rho: 0.6}}}. Default: those of the"
+            " file"
         ),
     )
     profiles_file: str = Field(
         "",
         description=(
-            "The same from a TOML or YAML file: its absolute path on the machine that the run is"
-            " on (on Kubernetes the run's pod). Empty: as `profiles` says"
+            "The same as a TOML or YAML file: its absolute path on the machine of the run (on"
+            " Kubernetes the run's pod). Empty: `profiles` applies"
         ),
     )
     models: list[str] = Field(
-        [], description="The models to look at, of those in LLM_MODELS_STR. Default: all"
+        [], description="The models to compare, from LLM_MODELS_STR. Default: all"
     )
     since: str = Field(
         "",
         description=(
-            f"Only the windows that start then or later: {ALLOWED}. Empty: the 24 hours that end"
-            " with the last window, or as many windows as are allowed:"
-            f" {MAX_VALUES:,} values of a metric, all models together"
+            f"Only windows that start at or after this time: {ALLOWED}. Empty: the last 24 hours"
+            f" of windows, or as many as are allowed: {MAX_VALUES:,} values per metric, all"
+            " models together"
         ),
     )
     until: str = Field(
         "",
         description=(
-            "Only the windows that start before then, written likewise. Empty: to the latest one"
-            " that has ended"
+            "Only windows that start before this time, in the same format. Empty: up to the latest"
+            " window that has ended"
         ),
     )
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What numbers are made from, beside model and window.
+    """The inputs of a simulation, besides model and window.
 
     Attributes:
         seed: of the random numbers.
         points: values per metric and window.
         profiles: by model.
-        source: where the profiles come from, for people.
+        source: where the profiles come from, shown in the UI.
     """
 
     seed: int
@@ -95,43 +95,43 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is to be simulated.
+    """The simulations of a what-if: the same windows from two sets of inputs.
 
     Attributes:
         llm_names: the models.
-        windows: the numbers of the windows, the same for each model.
+        windows: the window numbers, the same for each model.
         cadence: what a window's number means.
-        now: the current inputs.
-        then: those of the what-if.
+        baseline: the current inputs.
+        candidate: the inputs of the what-if.
     """
 
     llm_names: tuple[str, ...]
     windows: range
     cadence: Cadence
-    now: Inputs
-    then: Inputs
+    baseline: Inputs
+    candidate: Inputs
 
 
 def read_form(
     form: WhatIf, simulation: SimulationInputs, llm_names: Sequence[str], began: datetime
 ) -> Scenario:
-    """Return what a form asks for.
+    """Validate a form.
 
     Args:
-        form: as it was filled in.
+        form: the form.
         simulation: the current inputs.
         llm_names: all models.
-        began: when the run began; a window that ends later is left out.
+        began: when the run started; windows that end later are left out.
 
     Raises:
-        WhatIfError: something is not allowed.
-        ProfilesFileError: the current profiles can't be read.
+        WhatIfError: the form is invalid.
+        ProfilesFileError: the current profiles cannot be read.
     """
     return _Reader(form, simulation, llm_names).read(began)
 
 
 class _Reader:
-    """Gathers what is wrong with a form, so that all can be named at once."""
+    """Collects all problems of a form, so that one error lists them."""
 
     def __init__(
         self, form: WhatIf, simulation: SimulationInputs, llm_names: Sequence[str]
@@ -144,31 +144,32 @@ class _Reader:
     def read(self, began: datetime) -> Scenario:
         llm_names = self._models()
         file = self._simulation.profiles_file
-        now = Inputs(
+        baseline = Inputs(
             self._simulation.seed,
             self._simulation.points,
             self._simulation.profiles(llm_names),
             str(file) if file else BUILT_IN,
         )
-        then = Inputs(
-            self._number("seed", self._form.seed, now.seed),
-            self._number("points", self._form.points, now.points),
-            *self._profiles(llm_names, now),
+        candidate = Inputs(
+            self._number("seed", self._form.seed, baseline.seed),
+            self._number("points", self._form.points, baseline.points),
+            *self._profiles(llm_names, baseline),
         )
-        since, until = self._moment("since"), self._moment("until")
+        since, until = self._timestamp("since"), self._timestamp("until")
         self._refuse_problems()
         cadence = self._simulation.cadence
-        allowed = MAX_VALUES // max(now.points, then.points)
+        allowed = MAX_VALUES // max(baseline.points, candidate.points)
         windows = self._windows(since, until, began, max(1, allowed // len(llm_names)))
         count = len(llm_names) * len(windows)
         if count > allowed:
             self._problems.append(
-                f"since, until and models ask for {len(windows):,} windows of"
-                f" {len(llm_names)} models, {count:,} together: at"
-                f" {max(now.points, then.points):,} points at most {allowed:,} are allowed"
+                f"since, until and models select {len(windows):,} windows of"
+                f" {len(llm_names)} models, {count:,} in total: at"
+                f" {max(baseline.points, candidate.points):,} points at most {allowed:,} are"
+                " allowed"
             )
         self._refuse_problems()
-        return Scenario(llm_names, windows, cadence, now, then)
+        return Scenario(llm_names, windows, cadence, baseline, candidate)
 
     def _refuse_problems(self) -> None:
         if self._problems:
@@ -178,7 +179,7 @@ class _Reader:
         unknown = [name for name in self._form.models if name not in self._all_names]
         if unknown:
             self._problems.append(
-                f"models names {', '.join(map(repr, unknown))}: allowed are"
+                f"models contains {', '.join(map(repr, unknown))}: allowed are"
                 f" {', '.join(self._all_names)}"
             )
         chosen = [name for name in self._all_names if name in self._form.models]
@@ -191,23 +192,25 @@ class _Reader:
             self._problems.append(f"{field} is {value}: must be {RUN_RANGES[field]}")
         return value
 
-    def _profiles(self, llm_names: Sequence[str], now: Inputs) -> tuple[Mapping[str, Profile], str]:
+    def _profiles(
+        self, llm_names: Sequence[str], baseline: Inputs
+    ) -> tuple[Mapping[str, Profile], str]:
         given, file = self._form.profiles, self._form.profiles_file
         try:
             match bool(given), bool(file):
                 case True, True:
                     self._problems.append(
-                        f"profiles and profiles_file, {file!r}, are both given: allowed is one"
+                        f"profiles and profiles_file ({file!r}) are both set: set only one"
                     )
                 case True, False:
-                    return profiles_from(given, llm_names, "profiles"), "given in the form"
+                    return profiles_from(given, llm_names, "profiles"), "from the form"
                 case False, True:
                     return read_profiles(Path(file), llm_names), file
         except ProfilesFileError as error:
             self._problems.append(f"profiles_file: {error}" if file else str(error))
-        return now.profiles, now.source
+        return baseline.profiles, baseline.source
 
-    def _moment(self, field: str) -> datetime | None:
+    def _timestamp(self, field: str) -> datetime | None:
         try:
             return parse_optional_timestamp(getattr(self._form, field))
         except ValueError as error:
@@ -217,7 +220,7 @@ class _Reader:
     def _windows(
         self, since: datetime | None, until: datetime | None, began: datetime, most: int
     ) -> range:
-        """Return the windows asked for that have ended; by default no more than `most`."""
+        """Return the selected windows that have ended; by default at most `most`."""
         cadence = self._simulation.cadence
         first, ended = cadence.first_window, cadence.window_at(began)
         stop = ended if until is None else cadence.windows_between(cadence.start, until).stop
@@ -229,14 +232,14 @@ class _Reader:
             start = cadence.windows_between(since, max(since, began)).start
         if ended <= first:
             self._problems.append(
-                f"no window has ended yet: the first does at"
-                f" {cadence.start_of(first + 1).isoformat()}"
+                f"no window has ended yet: the first one ends at"
+                f" {format_timestamp(cadence.start_of(first + 1))}"
             )
         elif start >= stop:
             self._problems.append(
-                f"no window that has ended starts from since, {self._form.since or 'not given'},"
-                f" on and before until, {self._form.until or 'not given'}: the first starts at"
-                f" {cadence.start_of(first).isoformat()}, the last one that has ended at"
-                f" {cadence.start_of(ended - 1).isoformat()}"
+                f"no window that has ended starts between since ({self._form.since or 'not set'})"
+                f" and until ({self._form.until or 'not set'}): the first one starts at"
+                f" {format_timestamp(cadence.start_of(first))}, the last one that has ended at"
+                f" {format_timestamp(cadence.start_of(ended - 1))}"
             )
         return range(start, stop)

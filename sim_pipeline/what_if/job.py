@@ -1,7 +1,7 @@
-"""The job that answers a what-if: what other inputs would give, over windows that have ended.
+"""The job `what_if`, which compares the same windows simulated from current and from other inputs.
 
-It reads nothing but its form, the settings and a profiles file, and writes nothing but the metadata
-of its run: no rows, no ledger entry, no message, no materialization.
+It reads only its form, the settings and a profiles file. It writes only the metadata of its run: no
+rows, no ledger entries, no messages, no materializations.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from sim_pipeline.dagster_instance.names import (
 from sim_pipeline.feed.inputs import SimulationInputs
 from sim_pipeline.metrics import METRICS, UNITS
 from sim_pipeline.simulator.profiles_file import ProfilesFileError
+from sim_pipeline.timestamps import format_timestamp
 from sim_pipeline.what_if.form import Scenario, WhatIf, WhatIfError, read_form
 from sim_pipeline.what_if.report import inputs_table, largest_change, metric_table
 from sim_pipeline.what_if.simulate import Outcome, simulate_scenario
@@ -27,17 +28,17 @@ OP_NAME = "simulate_what_if"
 
 
 def build_what_if_job(llm_names: Sequence[str], *, seed: int, points: int) -> dg.JobDefinition:
-    """Return the job; it runs in one process.
+    """Return the job. It runs in one process.
 
     Args:
         llm_names: all models.
-        seed: the current one, to start from in the launch form.
-        points: likewise.
+        seed: the current seed, prefilled in the launch form.
+        points: the current number of points, prefilled in the launch form.
     """
 
     @dg.op(
         name=OP_NAME,
-        description="Simulate the same windows from the current inputs and from others; compare",
+        description="Simulate the same windows from current and from other inputs, and compare",
     )
     def simulate_what_if(
         context: dg.OpExecutionContext,
@@ -56,13 +57,13 @@ def build_what_if_job(llm_names: Sequence[str], *, seed: int, points: int) -> dg
         name=WHAT_IF_JOB,
         executor_def=dg.in_process_executor,
         description=(
-            "What would another seed, number of points or set of model profiles give? Simulates the"
-            " same windows from these and from the current ones and compares p50 and p95. Writes"
-            " nothing but its run's metadata"
+            "Shows the effect of another seed, number of points or set of model profiles: simulates"
+            " the same windows from current and from these inputs, and compares p50 and p95. Writes"
+            " only its run's metadata"
         ),
-        # Ends within minutes, or does not; a person looks on.
+        # Takes minutes at most, and a user watches it: a retry would not help.
         tags={PRIORITY_TAG: "-1", MAX_RUNTIME_SECONDS_TAG: "3600", MAX_RETRIES_TAG: "0"},
-        # What the launchpad shows: the form alone, and not the settings of resources.
+        # The launchpad shows only the form, not the resources.
         config={
             "ops": {
                 OP_NAME: {
@@ -87,9 +88,11 @@ def build_what_if_job(llm_names: Sequence[str], *, seed: int, points: int) -> dg
 
 def _metadata(scenario: Scenario, outcome: Outcome) -> dict[str, dg.MetadataValue]:
     cadence, windows = scenario.cadence, scenario.windows
-    plot = changes_plot(scenario.llm_names, outcome.now.percentiles, outcome.then.percentiles)
+    plot = changes_plot(
+        scenario.llm_names, outcome.baseline.percentiles, outcome.candidate.percentiles
+    )
     return {
-        # In the run's log the first few are in sight.
+        # The run's log shows only the first few entries.
         "largest change": dg.MetadataValue.text(largest_change(scenario, outcome)),
         "plot": dg.MetadataValue.md(plot),
         **{
@@ -99,7 +102,7 @@ def _metadata(scenario: Scenario, outcome: Outcome) -> dict[str, dg.MetadataValu
             for metric in METRICS
         },
         "inputs": dg.MetadataValue.md(inputs_table(scenario, outcome)),
-        "since": dg.MetadataValue.text(cadence.start_of(windows.start).isoformat()),
-        "until": dg.MetadataValue.text(cadence.start_of(windows.stop).isoformat()),
-        "windows of each model": dg.MetadataValue.int(len(windows)),
+        "since": dg.MetadataValue.text(format_timestamp(cadence.start_of(windows.start))),
+        "until": dg.MetadataValue.text(format_timestamp(cadence.start_of(windows.stop))),
+        "windows per model": dg.MetadataValue.int(len(windows)),
     }

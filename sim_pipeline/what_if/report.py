@@ -1,4 +1,4 @@
-"""What came of a what-if, for people: Markdown tables."""
+"""The result of a what-if as Markdown tables."""
 
 import numpy as np
 
@@ -9,50 +9,50 @@ from sim_pipeline.what_if.simulate import PERCENTILES, Outcome
 
 
 def inputs_table(scenario: Scenario, outcome: Outcome) -> str:
-    """Return the inputs of both sides, with the digest of all that the numbers depend on."""
-    now, then = scenario.now, scenario.then
+    """Return the inputs of both sides, with the digest of everything the metrics depend on."""
+    baseline, candidate = scenario.baseline, scenario.candidate
     rows = (
-        ("seed", now.seed, then.seed),
-        ("points", now.points, then.points),
-        ("profiles", markdown.literal(now.source), markdown.literal(then.source)),
-        ("digest", outcome.now.digest, outcome.then.digest),
+        ("seed", baseline.seed, candidate.seed),
+        ("points", baseline.points, candidate.points),
+        ("profiles", markdown.literal(baseline.source), markdown.literal(candidate.source)),
+        ("digest", outcome.baseline.digest, outcome.candidate.digest),
     )
     return markdown.table(("input", "current", "what if"), "lll", rows)
 
 
 def metric_table(scenario: Scenario, outcome: Outcome, metric: str) -> str:
-    """Return p50 and p95 of each model by one metric: current, what if, and the change."""
+    """Return each model's p50 and p95 of a metric: current, what if, and the change."""
     place = METRICS.index(metric)
     heads = ["model"]
     for percentile in PERCENTILES:
         heads += [f"p{percentile} current", f"p{percentile} what if", "change"]
     rows = []
-    for llm_name, now, then, change in zip(
+    for llm_name, baseline, candidate, change in zip(
         scenario.llm_names,
-        outcome.now.percentiles[:, place],
-        outcome.then.percentiles[:, place],
+        outcome.baseline.percentiles[:, place],
+        outcome.candidate.percentiles[:, place],
         outcome.change[:, place],
         strict=True,
     ):
         row = [markdown.literal(llm_name)]
-        for before, after, share in zip(now, then, change, strict=True):
+        for before, after, share in zip(baseline, candidate, change, strict=True):
             row += [f"{before:.4g}", f"{after:.4g}", _percent(share)]
         rows.append(row)
     return markdown.table(heads, "lrrrrrr", rows)
 
 
 def largest_change(scenario: Scenario, outcome: Outcome) -> str:
-    """Say in one line which percentile of which model and metric changes most."""
-    if outcome.now.digest == outcome.then.digest:
+    """Return one line that names the percentile, model and metric with the largest change."""
+    if outcome.baseline.digest == outcome.candidate.digest:
         return "none, the inputs are the same"
-    # By its logarithm: to a half is as much as to the double.
+    # On a log scale: a half is as large a change as a double.
     sizes = np.abs(np.log1p(outcome.change))
     model, metric, percentile = np.unravel_index(np.argmax(sizes), sizes.shape)
     place = model, metric, percentile
     name = METRICS[metric]
     return (
         f"{scenario.llm_names[model]} {name} p{PERCENTILES[percentile]}:"
-        f" {outcome.now.percentiles[place]:.4g} to {outcome.then.percentiles[place]:.4g}"
+        f" {outcome.baseline.percentiles[place]:.4g} to {outcome.candidate.percentiles[place]:.4g}"
         f" {UNITS[name]}, {_percent(outcome.change[place])}"
     )
 

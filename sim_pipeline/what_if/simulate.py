@@ -1,6 +1,6 @@
-"""What comes of a what-if: percentiles of each model and metric, beside the current ones.
+"""The simulation of a what-if: percentiles of each model and metric for baseline and candidate.
 
-Both sides are simulated: nothing is read from the database.
+Both sides are simulated; the database is not read.
 """
 
 import hashlib
@@ -19,13 +19,13 @@ PERCENTILES = (50, 95)
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
-    """What inputs give.
+class SideResult:
+    """The result of one side of a what-if.
 
     Attributes:
-        percentiles: shape (models, 4, 2): metrics in the order of `METRICS`, percentiles in that
-            of `PERCENTILES`.
-        digest: of all that the numbers depend on: equal digests, equal numbers.
+        percentiles: in the metric's unit, shape (models, 4, 2): metrics in the order of `METRICS`,
+            percentiles in the order of `PERCENTILES`.
+        digest: digest of everything the metrics depend on; equal digests mean equal metrics.
     """
 
     percentiles: NDArray[np.float64]
@@ -34,20 +34,20 @@ class Side:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a scenario gives.
+    """The results of both sides of a what-if.
 
     Attributes:
-        now: of the current inputs.
-        then: of those of the what-if.
+        baseline: from the current inputs.
+        candidate: from the inputs of the what-if.
     """
 
-    now: Side
-    then: Side
+    baseline: SideResult
+    candidate: SideResult
 
     @property
     def change(self) -> NDArray[np.float64]:
-        """What becomes of each percentile, over what it is, less 1; shape (models, 4, 2)."""
-        return self.then.percentiles / self.now.percentiles - 1.0
+        """Relative change of each percentile: candidate / baseline - 1; shape (models, 4, 2)."""
+        return self.candidate.percentiles / self.baseline.percentiles - 1.0
 
 
 def simulate_scenario(scenario: Scenario) -> Outcome:
@@ -57,7 +57,7 @@ def simulate_scenario(scenario: Scenario) -> Outcome:
     progress = Progress("Simulated", "values", 2 * shape[0] * windows.size)
     done = made = 0
     sides = []
-    for inputs in (scenario.now, scenario.then):
+    for inputs in (scenario.baseline, scenario.candidate):
         percentiles = np.empty(shape)
         digest = hashlib.blake2b(digest_size=16)
         for place, llm_name in enumerate(scenario.llm_names):
@@ -76,6 +76,6 @@ def simulate_scenario(scenario: Scenario) -> Outcome:
             done += windows.size
             made += windows.size * inputs.points * len(METRICS)
             progress.report(done, made)
-        sides.append(Side(percentiles, digest.hexdigest()))
+        sides.append(SideResult(percentiles, digest.hexdigest()))
     progress.end(done, made)
     return Outcome(*sides)

@@ -1,4 +1,4 @@
-"""What is asked of a real webserver: why runs failed; and what is said where none is."""
+"""The client against a real web server, and its errors if no web server answers."""
 
 import os
 import socket
@@ -16,13 +16,13 @@ from sim_pipeline.backfill.dagster_client import (
     WebserverUnreachableError,
 )
 from sim_pipeline.local_servers.ports import free_port, listens
-from sim_pipeline_tests.support.waiting import wait_until
+from sim_pipeline_tests.support.assertions import wait_until
 
 BACKFILL = "abcdefgh"
 
 
 def connect() -> None:
-    raise OSError("nobody there")
+    raise OSError("connection refused")
 
 
 @dg.op
@@ -72,11 +72,11 @@ def run(instance: dg.DagsterInstance, **tags: str) -> str:
     return failing.execute_in_process(instance=instance, tags=tags, raise_on_error=False).run_id
 
 
-def test_a_failed_run_is_explained_by_what_its_step_raised(
+def test_failed_run_shows_error_of_its_step(
     webserver: DagsterClient, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # So that the log is read in several parts.
-    monkeypatch.setattr("sim_pipeline.backfill.dagster_client._EVENTS_AT_ONCE", 3)
+    # The client then reads the log in several parts.
+    monkeypatch.setattr("sim_pipeline.backfill.dagster_client._EVENTS_PER_QUERY", 3)
     first = run(instance)
     run(instance, **{"dagster/will_retry": "true"})
     run(instance, **{"dagster/backfill": "another"})
@@ -87,20 +87,22 @@ def test_a_failed_run_is_explained_by_what_its_step_raised(
     assert failed.url == f"{webserver.url}/runs/{first}"
 
 
-def test_what_it_refuses_is_told_in_its_words(webserver: DagsterClient) -> None:
+def test_refusal_has_dagsters_message(webserver: DagsterClient) -> None:
     with pytest.raises(WebserverError, match=f"answers: .*{BACKFILL}"):
         webserver.state(BACKFILL)
-    with pytest.raises(WebserverError, match="does not know metric_frames and benchmark_feed"):
+    with pytest.raises(
+        WebserverError, match="does not have the assets metric_frames and benchmark_feed"
+    ):
         webserver.materialized()
 
 
-def test_where_nothing_listens_it_says_what_to_do() -> None:
+def test_closed_port_is_named_with_advice() -> None:
     port = free_port()
     with pytest.raises(WebserverUnreachableError, match=rf"127\.0\.0\.1:{port}.*`make run`"):
         DagsterClient(f"http://127.0.0.1:{port}").state(BACKFILL)
 
 
-def test_where_something_else_listens_it_says_what_to_do() -> None:
+def test_other_server_is_named_with_advice() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def greet() -> None:

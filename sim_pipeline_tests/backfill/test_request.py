@@ -1,4 +1,4 @@
-"""FROM, TO and MODELS are read as ISO 8601, UTC; what can't be had is named, with what can."""
+"""The values of FROM, TO and MODELS: parsing, defaults and errors."""
 
 from datetime import UTC, date, datetime, timedelta
 
@@ -20,7 +20,7 @@ def read(
 
 
 @pytest.mark.parametrize(
-    ("text", "moment"),
+    ("text", "timestamp"),
     [
         ("2026-02-01", datetime(2026, 2, 1, tzinfo=UTC)),
         ("2026-02-01T06:30", datetime(2026, 2, 1, 6, 30, tzinfo=UTC)),
@@ -29,14 +29,14 @@ def read(
         ("2026-02-01T06:30:00+02:00", datetime(2026, 2, 1, 4, 30, tzinfo=UTC)),
     ],
 )
-def test_a_time_is_utc_unless_it_names_its_zone(text: str, moment: datetime) -> None:
+def test_time_without_zone_is_utc(text: str, timestamp: datetime) -> None:
     request = read(text, "2026-03-01")
-    assert request.since == moment
+    assert request.since == timestamp
     assert request.since.utcoffset() == timedelta(0)
-    assert read("2026-01-01", text).until == moment
+    assert read("2026-01-01", text).until == timestamp
 
 
-def test_without_dates_the_last_eight_days_are_meant() -> None:
+def test_default_range_is_last_eight_days() -> None:
     latest = NOW.replace(minute=0)
     assert read(None, None) == Request(KNOWN, latest - timedelta(days=8), latest)
     assert read("2026-11-01", None) == Request(KNOWN, datetime(2026, 11, 1, tzinfo=UTC), latest)
@@ -46,11 +46,11 @@ def test_without_dates_the_last_eight_days_are_meant() -> None:
 
 
 @pytest.mark.parametrize("models", ["", "  ", ","])
-def test_all_models_are_meant_where_none_is_named(models: str) -> None:
+def test_default_is_all_models(models: str) -> None:
     assert read("2026-01-01", "2026-01-02", models).llm_names == KNOWN
 
 
-def test_models_come_once_and_in_the_order_of_the_settings() -> None:
+def test_models_follow_order_of_settings() -> None:
     request = read("2026-01-01", "2026-01-02", "Mistral-Large, GPT-4o,GPT-4o")
     assert request.llm_names == ("GPT-4o", "Mistral-Large")
 
@@ -66,14 +66,14 @@ def test_models_come_once_and_in_the_order_of_the_settings() -> None:
         ("2026-01-03", "2026-01-02", "", ["TO='2026-01-02'", "after FROM"]),
         ("2025-12-31", "2026-01-02", "", ["FROM='2025-12-31'", "2026-01-01T00:00:00Z"]),
         ("2026-12-01", "2026-12-02", "", ["FROM='2026-12-01'", "2026-11-24T11:00:00Z"]),
-        # Of the hour under way, of less than an hour.
+        # The current hour, and a range of less than an hour.
         ("2026-11-24T11:00", "2026-11-24T12:00", "", ["no window that starts there has ended"]),
         ("2026-01-01T00:10", "2026-01-01T00:50", "", ["no window that starts there has ended"]),
         ("2026-01-01", "2026-01-02", "GPT-5,gpt-4o", ["'GPT-5', 'gpt-4o'", ", ".join(KNOWN)]),
         ("today", "now", "GPT-5", ["FROM='today'", "TO='now'", "'GPT-5'"]),
     ],
 )
-def test_what_is_wrong_is_named_with_what_is_allowed(
+def test_error_names_value_and_what_is_allowed(
     since: str, until: str, models: str, words: list[str]
 ) -> None:
     with pytest.raises(RequestError) as caught:
@@ -82,7 +82,7 @@ def test_what_is_wrong_is_named_with_what_is_allowed(
         assert word in str(caught.value)
 
 
-def test_windows_are_those_that_start_in_the_span_and_have_ended() -> None:
+def test_windows_ended_start_in_range() -> None:
     request = read("2026-11-24T08:30", "2027-01-01")
     windows = request.windows_ended(HOURLY, NOW)
     assert [HOURLY.start_of(window).hour for window in windows] == [9, 10]
@@ -96,7 +96,7 @@ def test_to_is_excluded() -> None:
     assert HOURLY.start_of(windows[-1]) == datetime(2026, 1, 1, 23, tzinfo=UTC)
 
 
-def test_days_are_counted_with_their_windows() -> None:
+def test_days_of_counts_windows_per_day() -> None:
     windows = read("2026-01-01T22:00", "2026-01-03T01:00").windows_ended(HOURLY, NOW)
     assert list(days_of(windows, HOURLY)) == [
         (date(2026, 1, 1), 2),
@@ -105,14 +105,14 @@ def test_days_are_counted_with_their_windows() -> None:
     ]
 
 
-def test_a_day_without_a_window_is_left_out() -> None:
+def test_days_of_skips_days_without_window() -> None:
     weekly = Cadence(7 * 24 * 3600, START)
     windows = read("2026-01-01", "2026-02-01", cadence=weekly).windows_ended(weekly, NOW)
     assert [count for _, count in days_of(windows, weekly)] == [1] * 5
     assert [day for day, _ in days_of(windows, weekly)][:2] == [date(2026, 1, 1), date(2026, 1, 8)]
 
 
-def test_the_same_words_give_the_same_name_and_others_another() -> None:
+def test_equal_requests_have_equal_names() -> None:
     name = read("2026-01-01", "2026-01-02", "GPT-4o,Mistral-Large").name
     assert name == read("2026-01-01T00:00Z", "2026-01-02", "Mistral-Large, GPT-4o").name
     assert name != read("2026-01-01", "2026-01-02", "GPT-4o").name

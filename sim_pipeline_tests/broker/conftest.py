@@ -1,4 +1,4 @@
-"""A queue of its own for each test, a proxy before the node, and the way through it."""
+"""Fixtures: a queue for each test, a proxy in front of RabbitMQ, and a configuration for it."""
 
 from collections.abc import Iterator
 from uuid import uuid4
@@ -14,7 +14,7 @@ from sim_pipeline_tests.support.tcp_proxy import TcpProxy
 
 @pytest.fixture
 def queue(rabbitmq_server: LocalRabbitMQ) -> Iterator[Queue]:
-    """A name for a queue that does not exist yet."""
+    """A queue that is not declared yet; deleted after the test."""
     connection = pika.BlockingConnection(rabbitmq_server.connection_parameters())
     queue = Queue(connection, f"test-{uuid4()}")
     yield queue
@@ -24,14 +24,14 @@ def queue(rabbitmq_server: LocalRabbitMQ) -> Iterator[Queue]:
 
 @pytest.fixture
 def proxy(rabbitmq_server: LocalRabbitMQ) -> Iterator[TcpProxy]:
-    """Stands between the publisher and the node."""
+    """A proxy between the publisher and RabbitMQ."""
     with TcpProxy((rabbitmq_server.host, rabbitmq_server.port)) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def config(rabbitmq_server: LocalRabbitMQ, proxy: TcpProxy, queue: Queue) -> BrokerConfig:
-    """Leads to the queue of the test through its proxy, and hurries."""
+    """Uses the queue of the test through the proxy, with short pauses."""
     return BrokerConfig(
         host=proxy.host,
         port=proxy.port,

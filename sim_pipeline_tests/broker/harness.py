@@ -1,4 +1,4 @@
-"""What the tests of the broker share: messages, their queue, and a wait for conditions."""
+"""Helpers for tests that use RabbitMQ: messages, queues, and the expected error."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import pika
+import pytest
 from pika.exceptions import ChannelClosedByBroker
 
 from sim_pipeline.broker.config import BrokerConfig
+from sim_pipeline.broker.errors import BrokerError, BrokerErrorKind
 from sim_pipeline.broker.message import OutgoingMessage
 from sim_pipeline.broker.publisher import Publisher
 
@@ -21,26 +23,26 @@ BODY = b'[{"llm_name":"GPT-4o","metric":"TTFT","values":[0.5]}]'
 
 @dataclass(frozen=True)
 class Received:
-    """A message as it came out of the queue."""
+    """A message taken from the queue."""
 
     properties: pika.BasicProperties
     body: bytes
 
     @property
     def message_id(self) -> UUID:
-        """Its property message_id."""
+        """The property `message_id`."""
         return UUID(self.properties.message_id)
 
 
 class Queue:
-    """The queue of a test, seen over a connection of the test's own."""
+    """The queue of a test, accessed over a connection of the test."""
 
     def __init__(self, connection: pika.BlockingConnection, name: str) -> None:
         self.name = name
         self._connection = connection
 
     def declare(self, *, durable: bool = True, exclusive: bool = False, **arguments: Any) -> None:
-        """Declare it, with arguments such as `x_max_length=3`."""
+        """Declare the queue, with arguments such as `x_max_length=3`."""
         with self._connection.channel() as channel:
             channel.queue_declare(
                 self.name,
@@ -50,12 +52,12 @@ class Queue:
             )
 
     def delete(self) -> None:
-        """Delete it, whatever it holds."""
+        """Delete the queue and its messages."""
         with self._connection.channel() as channel:
             channel.queue_delete(self.name)
 
     def count(self) -> int:
-        """Messages ready in it; 0 if it does not exist."""
+        """Return the number of ready messages; 0 if the queue does not exist."""
         try:
             with self._connection.channel() as channel:
                 return int(channel.queue_declare(self.name, passive=True).method.message_count)
@@ -63,7 +65,7 @@ class Queue:
             return 0
 
     def drain(self) -> list[Received]:
-        """Take all messages out of it."""
+        """Take all messages from the queue."""
         received: list[Received] = []
         with self._connection.channel() as channel:
             while True:
@@ -87,7 +89,17 @@ def publish(config: BrokerConfig, sent: Iterable[OutgoingMessage]) -> None:
 
 
 @contextmanager
+def raises(
+    kind: BrokerErrorKind, match: str | None = None
+) -> Iterator[pytest.ExceptionInfo[BrokerError]]:
+    """Expect a `BrokerError` of this kind in the block."""
+    with pytest.raises(BrokerError, match=match) as info:
+        yield info
+    assert info.value.kind is kind
+
+
+@contextmanager
 def in_background(task: Callable[[], T]) -> Iterator[Callable[[], T]]:
-    """Run the task in a thread while the block runs; what it gives calls for the task's result."""
+    """Run the task in a thread during the block; yield a function that returns its result."""
     with ThreadPoolExecutor(1) as pool:
         yield pool.submit(task).result

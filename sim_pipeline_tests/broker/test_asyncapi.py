@@ -1,6 +1,7 @@
-"""The AsyncAPI document: valid by AsyncAPI's own schema, in step, and true of what is published."""
+"""docs/asyncapi.yaml: valid AsyncAPI that matches the contract, the settings and real messages."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,21 +9,22 @@ import jsonschema
 import pytest
 import yaml
 
-from sim_pipeline.broker.asyncapi import document, document_file
 from sim_pipeline.broker.config import BrokerConfig
+from sim_pipeline.broker.contract import message_schema
+from sim_pipeline.broker.message import encode
 from sim_pipeline.config import Settings, variable_name
 from sim_pipeline_tests.broker.harness import Queue, messages, publish
 from sim_pipeline_tests.broker.test_contract import INVALID, VALID
 from sim_pipeline_tests.docs import npm
 
-DOCUMENT_FILE = Path(__file__).parents[2] / "docs" / "asyncapi.yaml"
+FILE = Path(__file__).parents[2] / "docs" / "asyncapi.yaml"
 ASYNCAPI_SCHEMA = Path(npm.__file__).parent / "asyncapi_schema"
 
-DOCUMENT = document()
+DOCUMENT = yaml.safe_load(FILE.read_text(encoding="utf-8"))
 
 
 def validator(schema: dict[str, Any]) -> jsonschema.Draft7Validator:
-    """Of a schema in the document, whose references lead into the document."""
+    """Return the validator of a schema in the document, which may refer to other parts of it."""
     return jsonschema.Draft7Validator(
         schema | {"components": DOCUMENT["components"]},
         format_checker=jsonschema.Draft7Validator.FORMAT_CHECKER,
@@ -34,14 +36,24 @@ PAYLOAD = validator(MESSAGE["payload"])
 PROPERTIES = validator(MESSAGE["headers"])
 
 
-def test_file_is_in_step_with_the_model() -> None:
-    assert DOCUMENT_FILE.read_text(encoding="utf-8") == document_file(), (
-        f"run: python -m sim_pipeline.broker.asyncapi > docs/{DOCUMENT_FILE.name}"
-    )
-    assert yaml.safe_load(document_file()) == DOCUMENT
+def test_payload_is_the_schema_of_the_contract() -> None:
+    """AsyncAPI's dialect is draft 7: `items` for `prefixItems`, and nothing beside a `$ref`."""
+    contract = message_schema()
+    items = [
+        {
+            "allOf": [
+                {"$ref": item["$ref"].replace("#/$defs/", "#/components/schemas/")},
+                {"properties": item["properties"]},
+            ]
+        }
+        for item in contract.pop("prefixItems")
+    ]
+
+    assert DOCUMENT["components"]["schemas"] == contract.pop("$defs")
+    assert MESSAGE["payload"] == contract | {"items": items, "additionalItems": False}
 
 
-def test_document_is_valid_by_asyncapis_own_schema(tmp_path: Path) -> None:
+def test_document_is_valid_asyncapi(tmp_path: Path) -> None:
     packages = npm.install(ASYNCAPI_SCHEMA, tmp_path)
     schema = json.loads(
         (packages / "@asyncapi" / "specs" / "schemas" / "3.0.0.json").read_text(encoding="utf-8")
@@ -50,7 +62,7 @@ def test_document_is_valid_by_asyncapis_own_schema(tmp_path: Path) -> None:
     jsonschema.Draft7Validator(schema).validate(DOCUMENT)
 
 
-def test_every_reference_leads_somewhere() -> None:
+def test_references_can_be_resolved() -> None:
     references = _references(DOCUMENT)
     assert len(references) > 5
     for reference in references:
@@ -59,31 +71,36 @@ def test_every_reference_leads_somewhere() -> None:
             found = found[name]
 
 
-def test_payload_takes_a_message() -> None:
+def test_payload_accepts_a_message() -> None:
     PAYLOAD.validate(VALID)
 
 
 @pytest.mark.parametrize("message", INVALID.values(), ids=INVALID.keys())
-def test_payload_refuses_what_the_model_refuses(message: list[dict[str, Any]]) -> None:
+def test_payload_rejects_invalid_messages(message: list[dict[str, Any]]) -> None:
     assert not PAYLOAD.is_valid(message)
 
 
-def test_examples_keep_the_contract() -> None:
+def test_example_is_an_encoded_message() -> None:
     (example,) = MESSAGE["examples"]
-    PAYLOAD.validate(example["payload"])
     PROPERTIES.validate(example["headers"])
+    PAYLOAD.validate(example["payload"])
+    first = example["payload"][0]
+    body = encode(
+        first["llm_name"],
+        datetime.fromisoformat(first["timestamp"]),
+        [series["values"] for series in example["payload"]],
+    )
+    assert example["payload"] == json.loads(body)
 
 
-def test_published_messages_have_the_properties_and_the_bindings(
-    config: BrokerConfig, queue: Queue
-) -> None:
+def test_published_messages_match_the_document(config: BrokerConfig, queue: Queue) -> None:
     publish(config, messages(1))
 
     (received,) = queue.drain()
     properties = {
         name: value for name, value in vars(received.properties).items() if value is not None
     }
-    # The broker's own: a quorum queue counts deliveries there.
+    # Set by the broker: a quorum queue counts deliveries there.
     assert set(properties.pop("headers")) <= {"x-delivery-count"}
     PROPERTIES.validate(properties)
     assert set(properties) == set(MESSAGE["headers"]["required"])
@@ -93,7 +110,7 @@ def test_published_messages_have_the_properties_and_the_bindings(
     assert properties["delivery_mode"] == operation["bindings"]["amqp"]["deliveryMode"]
 
 
-def test_servers_and_queue_are_those_of_the_defaults() -> None:
+def test_servers_and_queue_match_the_settings() -> None:
     (channel,) = DOCUMENT["channels"].values()
     default = {name: field.default for name, field in Settings.model_fields.items()}
     variables = DOCUMENT["servers"]["plain"]["variables"]
@@ -114,7 +131,7 @@ def _references(value: Any) -> list[str]:
     if isinstance(value, dict):
         if "$ref" in value:
             return [value["$ref"]]
-        return [one for inner in value.values() for one in _references(inner)]
+        return [reference for inner in value.values() for reference in _references(inner)]
     if isinstance(value, list):
-        return [one for inner in value for one in _references(inner)]
+        return [reference for inner in value for reference in _references(inner)]
     return []

@@ -1,4 +1,4 @@
-"""The promise to consumers, and that the bytes keep it."""
+"""The contract with consumers, and whether encoded messages keep it."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,23 +37,23 @@ def changed(index: int, **values: object) -> list[dict[str, Any]]:
 INVALID = {
     "three metrics": VALID[:3],
     "five metrics": [*VALID, VALID[0]],
-    "another order": [VALID[1], VALID[0], *VALID[2:]],
-    "the same metric twice": changed(1, metric="TTFT"),
-    "an unknown metric": changed(0, metric="ttft"),
-    "another key": changed(2, unit="s"),
-    "a key missing": [{"metric": "TTFT"}, *VALID[1:]],
-    "no model": changed(0, llm_name=""),
-    "a long model": changed(0, llm_name="m" * 51),
-    "a bar in the model": changed(0, llm_name="a|b"),
+    "wrong order": [VALID[1], VALID[0], *VALID[2:]],
+    "duplicate metric": changed(1, metric="TTFT"),
+    "unknown metric": changed(0, metric="ttft"),
+    "extra key": changed(2, unit="s"),
+    "missing key": [{"metric": "TTFT"}, *VALID[1:]],
+    "empty model": changed(0, llm_name=""),
+    "long model": changed(0, llm_name="m" * 51),
+    "vertical bar in model": changed(0, llm_name="a|b"),
     "no values": changed(3, values=[]),
-    "a text for a value": changed(3, values=["1"]),
-    "null for a value": changed(3, values=[None, 1.0]),
+    "text value": changed(3, values=["1"]),
+    "null value": changed(3, values=[None, 1.0]),
     "too many values": changed(3, values=[1.0] * 10_001),
     "no decimals": changed(0, timestamp="2024-09-27T11:29:13Z"),
-    "an offset": changed(0, timestamp="2024-09-27T11:29:13.291565+00:00"),
+    "UTC offset": changed(0, timestamp="2024-09-27T11:29:13.291565+00:00"),
 }
 
-# JSON Schema has no words for these.
+# JSON Schema cannot express these.
 INVALID_TOGETHER = {
     "two models": changed(1, llm_name="other"),
     "two windows": changed(1, timestamp="2024-09-27T11:29:14.291565Z"),
@@ -61,11 +61,11 @@ INVALID_TOGETHER = {
 }
 
 
-def test_schema_is_itself_valid() -> None:
+def test_schema_is_valid() -> None:
     jsonschema.Draft202012Validator.check_schema(message_schema())
 
 
-def test_schema_file_is_in_step_with_the_model() -> None:
+def test_schema_file_is_up_to_date() -> None:
     assert SCHEMA_FILE.read_text() == schema_file(), (
         f"run: python -m sim_pipeline.broker.contract > docs/{SCHEMA_FILE.name}"
     )
@@ -82,20 +82,20 @@ def test_encoded_messages_keep_the_contract(points: int) -> None:
 
 
 @pytest.mark.parametrize("message", INVALID.values(), ids=INVALID.keys())
-def test_schema_and_model_refuse_alike(message: list[dict[str, Any]]) -> None:
+def test_schema_and_model_reject_the_same(message: list[dict[str, Any]]) -> None:
     assert not VALIDATOR.is_valid(message)
     with pytest.raises(ValidationError):
         SimulationMessage.model_validate_json(orjson.dumps(message))
 
 
 @pytest.mark.parametrize("message", INVALID_TOGETHER.values(), ids=INVALID_TOGETHER.keys())
-def test_model_refuses_objects_that_do_not_belong_together(message: list[dict[str, Any]]) -> None:
+def test_model_rejects_objects_that_differ(message: list[dict[str, Any]]) -> None:
     with pytest.raises(ValidationError, match="differ in llm_name, timestamp or number of values"):
         SimulationMessage.model_validate_json(orjson.dumps(message))
 
 
 @pytest.mark.parametrize("value", [b"NaN", b"Infinity", b"1e999"])
-def test_model_refuses_what_is_not_a_finite_number(value: bytes) -> None:
+def test_model_rejects_non_finite_values(value: bytes) -> None:
     body = orjson.dumps(VALID).replace(b"2.5", value, 1)
 
     with pytest.raises(ValidationError):

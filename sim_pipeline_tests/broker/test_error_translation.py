@@ -1,4 +1,4 @@
-"""Why there is no way in: told in words that help, and tried again only where that can help."""
+"""Errors of connecting and publishing: their kind, message and retries."""
 
 import logging
 import socket
@@ -14,59 +14,52 @@ from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.broker.error_translation import (
     NOT_FOUND,
     PRECONDITION_FAILED,
-    queue_error,
     size_limit,
+    translate_queue_error,
 )
-from sim_pipeline.broker.errors import (
-    AccessRefusedError,
-    BrokerError,
-    BrokerUnreachableError,
-    LoginRefusedError,
-    QueueDownError,
-    QueueUnavailableError,
-)
+from sim_pipeline.broker.errors import BrokerErrorKind
 from sim_pipeline.local_servers.ports import free_port
 from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
-from sim_pipeline_tests.broker.harness import Queue, messages, publish
+from sim_pipeline_tests.broker.harness import Queue, messages, publish, raises
 from sim_pipeline_tests.support.tcp_proxy import Direction, TcpProxy
 
-WRONG_PASSWORD = "not-the-password"  # noqa: S105 - nor any other
+WRONG_PASSWORD = "not-the-password"  # noqa: S105 - not a real password
 
 
 @pytest.fixture(scope="module")
 def restricted(rabbitmq_server: LocalRabbitMQ) -> Iterator[str]:
-    """A user, and its password, with no permissions on the virtual host yet."""
+    """Name and password of a user without permissions on the virtual host."""
     rabbitmq_server.ctl("add_user", "restricted", "restricted")
     yield "restricted"
     rabbitmq_server.ctl("delete_user", "restricted")
 
 
-def refused_at_once(
-    config: BrokerConfig, proxy: TcpProxy, error: type[BrokerError], words: str
+def fails_without_retry(
+    config: BrokerConfig, proxy: TcpProxy, kind: BrokerErrorKind, words: str
 ) -> None:
-    with pytest.raises(error, match=words) as info:
+    with raises(kind, match=words) as info:
         publish(config, messages(1))
     assert not info.value.retryable
     assert info.value.confirmed == frozenset()
     assert proxy.accepted == 1
 
 
-def test_where_nothing_listens(
+def test_nothing_listens(
     config: BrokerConfig, proxy: TcpProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     proxy.refuse()
 
-    with pytest.raises(
-        BrokerUnreachableError, match=f"127.0.0.1:{proxy.port}.*nothing listens.*3 attempts"
+    with raises(
+        BrokerErrorKind.UNREACHABLE, match=f"127.0.0.1:{proxy.port}.*nothing listens.*3 attempts"
     ) as info:
         publish(config, messages(1))
 
     assert info.value.retryable
-    # One line for each attempt that is followed by another, and none of pika's.
+    # One line per retry, and none of pika's.
     assert [record.name for record in caplog.records] == ["sim_pipeline.broker.publisher"] * 2
 
 
-def test_a_broker_that_comes_back_in_time_is_reached(
+def test_broker_that_comes_back_is_reached(
     config: BrokerConfig, proxy: TcpProxy, queue: Queue
 ) -> None:
     proxy.refuse()
@@ -79,28 +72,28 @@ def test_a_broker_that_comes_back_in_time_is_reached(
     assert queue.count() == 1
 
 
-def test_a_peer_that_never_answers(config: BrokerConfig) -> None:
+def test_peer_never_answers(config: BrokerConfig) -> None:
     with socket.create_server(("127.0.0.1", free_port())) as silent:
         port = silent.getsockname()[1]
-        with pytest.raises(BrokerUnreachableError, match="no answer in time"):
+        with raises(BrokerErrorKind.UNREACHABLE, match="timed out; check"):
             publish(replace(config, port=port, stack_timeout=0.2, attempts=1), messages(1))
 
 
-def test_a_connection_that_takes_too_long_altogether(config: BrokerConfig) -> None:
+def test_connecting_takes_too_long(config: BrokerConfig) -> None:
     with socket.create_server(("127.0.0.1", free_port())) as silent:
         port = silent.getsockname()[1]
-        with pytest.raises(BrokerUnreachableError, match=r"no connection .* within 0\.2 s"):
+        with raises(BrokerErrorKind.UNREACHABLE, match=r"no connection .* within 0\.2 s"):
             publish(replace(config, port=port, connect_timeout=0.2, attempts=1), messages(1))
 
 
-def test_a_peer_that_hangs_up(config: BrokerConfig, proxy: TcpProxy) -> None:
+def test_peer_hangs_up(config: BrokerConfig, proxy: TcpProxy) -> None:
     proxy.reset_after(1, Direction.TO_SERVER)
 
-    with pytest.raises(BrokerUnreachableError, match="hung up on AMQP"):
+    with raises(BrokerErrorKind.UNREACHABLE, match="hung up on AMQP"):
         publish(replace(config, attempts=1), messages(1))
 
 
-def test_a_connection_lost_anywhere_on_the_way_in_is_tried_again(
+def test_connection_lost_while_connecting_is_retried(
     config: BrokerConfig, proxy: TcpProxy, queue: Queue, caplog: pytest.LogCaptureFixture
 ) -> None:
     queue.declare()
@@ -112,9 +105,9 @@ def test_a_connection_lost_anywhere_on_the_way_in_is_tried_again(
     proxy.tap = None
     steps = sizes.copy()
 
-    # After each step of the conversation, and in the midst of it: greeting, log-in, tuning, opening
-    # the connection, the channel, the queue, confirms. For some of them pika guesses at a wrong
-    # password or a forbidden virtual host.
+    # Cut in the middle and after each reply: greeting, login, tuning, opening the connection and
+    # the channel, queue, confirms. At some of them pika guesses that the password is wrong or the
+    # virtual host is forbidden.
     for number in range(6):
         for count in (sum(steps[:number]) + steps[number] // 2, sum(steps[: number + 1])):
             accepted = proxy.accepted
@@ -123,55 +116,58 @@ def test_a_connection_lost_anywhere_on_the_way_in_is_tried_again(
             assert proxy.accepted == accepted + 2, f"cut after {count} bytes of {steps}"
 
     assert queue.count() == 13
-    # Found out, not waited for.
+    # No attempt ended with a timeout.
     assert "within" not in caplog.text
 
 
-def test_a_name_without_an_address(config: BrokerConfig) -> None:
-    with pytest.raises(BrokerUnreachableError, match=r"nowhere\.invalid.*no address"):
+def test_host_name_without_address(config: BrokerConfig) -> None:
+    with raises(BrokerErrorKind.UNREACHABLE, match=r"nowhere\.invalid.*no address"):
         publish(replace(config, host="nowhere.invalid", attempts=1), messages(1))
 
 
-def test_a_wrong_password(config: BrokerConfig, proxy: TcpProxy) -> None:
-    refused_at_once(
+def test_wrong_password(config: BrokerConfig, proxy: TcpProxy) -> None:
+    fails_without_retry(
         replace(config, password=WRONG_PASSWORD),
         proxy,
-        LoginRefusedError,
+        BrokerErrorKind.LOGIN_REFUSED,
         f"refused to log in user '{config.user}'; check",
     )
 
 
 def test_no_log_holds_a_password(config: BrokerConfig, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    # Set by hand, it is not silenced.
+    # An explicit level is kept.
     caplog.set_level(logging.DEBUG, logger="pika")
 
     publish(config, messages(1))
-    with pytest.raises(LoginRefusedError) as info:
+    with raises(BrokerErrorKind.LOGIN_REFUSED) as info:
         publish(replace(config, password=WRONG_PASSWORD), messages(1))
 
-    said = caplog.text + "".join(traceback.format_exception(info.value))
-    assert "Connection.Start" in said
-    assert WRONG_PASSWORD not in said
-    assert config.password not in said
+    output = caplog.text + "".join(traceback.format_exception(info.value))
+    assert "Connection.Start" in output
+    assert WRONG_PASSWORD not in output
+    assert config.password not in output
 
 
-def test_an_unknown_virtual_host(config: BrokerConfig, proxy: TcpProxy) -> None:
-    refused_at_once(
-        replace(config, vhost="nowhere"), proxy, AccessRefusedError, "vhost nowhere not found"
+def test_unknown_virtual_host(config: BrokerConfig, proxy: TcpProxy) -> None:
+    fails_without_retry(
+        replace(config, vhost="nowhere"),
+        proxy,
+        BrokerErrorKind.ACCESS_REFUSED,
+        "vhost nowhere not found",
     )
 
 
-def test_a_user_without_permissions(config: BrokerConfig, proxy: TcpProxy, restricted: str) -> None:
-    refused_at_once(
+def test_user_without_permissions(config: BrokerConfig, proxy: TcpProxy, restricted: str) -> None:
+    fails_without_retry(
         replace(config, user=restricted, password=restricted),
         proxy,
-        AccessRefusedError,
+        BrokerErrorKind.ACCESS_REFUSED,
         f"refused user '{restricted}': .*access to vhost '/'",
     )
 
 
-def test_a_user_who_may_not_declare_needs_the_queue_to_exist(
+def test_user_who_may_not_declare_the_queue(
     config: BrokerConfig,
     proxy: TcpProxy,
     rabbitmq_server: LocalRabbitMQ,
@@ -181,10 +177,10 @@ def test_a_user_who_may_not_declare_needs_the_queue_to_exist(
     rabbitmq_server.ctl("set_permissions", restricted, "^$", ".*", ".*")
     theirs = replace(config, user=restricted, password=restricted)
 
-    refused_at_once(
+    fails_without_retry(
         theirs,
         proxy,
-        QueueUnavailableError,
+        BrokerErrorKind.QUEUE_UNAVAILABLE,
         f"'{queue.name}' does not exist.* user '{restricted}' may not declare it",
     )
 
@@ -193,46 +189,48 @@ def test_a_user_who_may_not_declare_needs_the_queue_to_exist(
     assert queue.count() == 1
 
 
-def test_a_user_who_may_not_publish(
+def test_user_who_may_not_publish(
     config: BrokerConfig, proxy: TcpProxy, rabbitmq_server: LocalRabbitMQ, restricted: str
 ) -> None:
     rabbitmq_server.ctl("set_permissions", restricted, ".*", "^$", ".*")
 
-    refused_at_once(
+    fails_without_retry(
         replace(config, user=restricted, password=restricted),
         proxy,
-        AccessRefusedError,
+        BrokerErrorKind.ACCESS_REFUSED,
         f"user '{restricted}' may not publish",
     )
 
 
 @pytest.fixture
 def vhost_limits(rabbitmq_server: LocalRabbitMQ) -> Iterator[Callable[[str], object]]:
-    """Sets limits of the virtual host, as JSON, for a test."""
+    """A function that sets limits of the virtual host, as JSON, until the test ends."""
     arguments = "-p", rabbitmq_server.vhost
     yield lambda limits: rabbitmq_server.ctl("set_vhost_limits", *arguments, limits)
     rabbitmq_server.ctl("clear_vhost_limits", *arguments)
 
 
 @pytest.mark.usefixtures("queue")
-def test_too_many_connections_pass(
+def test_connection_limit_is_retryable(
     config: BrokerConfig, vhost_limits: Callable[[str], object]
 ) -> None:
     vhost_limits('{"max-connections": 0}')
 
-    with pytest.raises(BrokerUnreachableError, match=r"connection limit \(0\) is reached"):
+    with raises(BrokerErrorKind.UNREACHABLE, match=r"connection limit \(0\) is reached"):
         publish(config, messages(1))
 
 
-def test_too_many_queues(
+def test_queue_limit(
     config: BrokerConfig, proxy: TcpProxy, vhost_limits: Callable[[str], object]
 ) -> None:
     vhost_limits('{"max-queues": 0}')
 
-    refused_at_once(config, proxy, QueueUnavailableError, "queue limit in vhost '/'.*is reached")
+    fails_without_retry(
+        config, proxy, BrokerErrorKind.QUEUE_UNAVAILABLE, "queue limit in vhost '/'.*is reached"
+    )
 
 
-# What RabbitMQ says of a queue whose node is down, which takes more than one node to see.
+# RabbitMQ's texts for a queue whose node is down. A real one would need several nodes.
 @pytest.mark.parametrize(
     "words",
     [
@@ -241,16 +239,16 @@ def test_too_many_queues(
         "NOT_FOUND - queue 'q' in vhost '/' has crashed and failed to restart",
     ],
 )
-def test_a_queue_that_is_down_will_be_back(config: BrokerConfig, words: str) -> None:
-    error = queue_error(config, ChannelClosedByBroker(NOT_FOUND, words))
+def test_queue_that_is_down_is_retryable(config: BrokerConfig, words: str) -> None:
+    error = translate_queue_error(config, ChannelClosedByBroker(NOT_FOUND, words))
 
-    assert isinstance(error, QueueDownError)
+    assert error.kind is BrokerErrorKind.QUEUE_DOWN
     assert error.retryable
     assert words in str(error)
 
 
 @pytest.mark.parametrize("words", ["configured max size", "max size"])
-def test_the_size_limit_is_read_from_both_wordings(words: str) -> None:
+def test_size_limit_is_read_from_both_texts(words: str) -> None:
     text = f"PRECONDITION_FAILED - message size 134217729 is larger than {words} 134217728"
 
     assert size_limit(ChannelClosedByBroker(PRECONDITION_FAILED, text)) == 134217728

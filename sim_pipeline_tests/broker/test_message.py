@@ -1,4 +1,4 @@
-"""What a message is, byte for byte."""
+"""The body and the id of a message."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from uuid import UUID
@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim_pipeline.broker.message import encode, format_timestamp, message_id
+from sim_pipeline.broker.message import encode, message_id
 from sim_pipeline.metrics import METRICS
+from sim_pipeline.timestamps import format_timestamp
 
 TIMESTAMP = datetime(2024, 9, 27, 11, 29, 13, 291565, tzinfo=UTC)
 
 
-def test_body_is_four_objects_with_their_keys_in_order() -> None:
+def test_body_is_four_objects_with_ordered_keys() -> None:
     body = encode("GPT-4o", TIMESTAMP, [[0.5, 1], [80.0, 79.25], [2.0, 3.0], [0.1, 1e-7]])
 
     assert body == (
@@ -30,7 +31,7 @@ def test_body_is_four_objects_with_their_keys_in_order() -> None:
     )
 
 
-def test_an_array_and_its_rows_as_lists_encode_alike() -> None:
+def test_arrays_and_lists_encode_alike() -> None:
     values = np.random.default_rng(0).lognormal(size=(4, 7))
 
     assert encode("m", TIMESTAMP, values) == encode("m", TIMESTAMP, values.tolist())
@@ -41,7 +42,7 @@ def test_an_array_and_its_rows_as_lists_encode_alike() -> None:
         st.tuples(*[st.floats(allow_nan=False, allow_infinity=False)] * len(METRICS)), min_size=1
     )
 )
-def test_every_double_comes_back_as_it_was(points: list[tuple[float, ...]]) -> None:
+def test_doubles_round_trip_exactly(points: list[tuple[float, ...]]) -> None:
     values = np.array(points).T
 
     decoded = [series["values"] for series in orjson.loads(encode("m", TIMESTAMP, values))]
@@ -50,7 +51,7 @@ def test_every_double_comes_back_as_it_was(points: list[tuple[float, ...]]) -> N
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_value_that_json_cannot_say_is_refused_by_name(value: float) -> None:
+def test_non_finite_value_is_rejected(value: float) -> None:
     values = np.ones((4, 5))
     values[2, 3] = value
 
@@ -63,8 +64,8 @@ def test_a_value_that_json_cannot_say_is_refused_by_name(value: float) -> None:
 @pytest.mark.parametrize(
     "values", [[[1.0]] * 3, [[1.0]] * 5, [[]] * 4, [[1.0], [1.0, 2.0], [1.0], [1.0]]]
 )
-def test_other_than_four_equal_rows_are_refused(values: list[list[float]]) -> None:
-    with pytest.raises(ValueError, match=r"m at 2024.* must be 4 rows of one length"):
+def test_wrong_shape_is_rejected(values: list[list[float]]) -> None:
+    with pytest.raises(ValueError, match=r"m at 2024.* must be 4 rows of equal length"):
         encode("m", TIMESTAMP, values)
 
 
@@ -80,7 +81,7 @@ def test_other_than_four_equal_rows_are_refused(values: list[list[float]]) -> No
     ],
 )
 def test_timestamps_have_six_decimals_and_z(timestamp: datetime, text: str) -> None:
-    assert format_timestamp(timestamp) == text
+    assert format_timestamp(timestamp, "microseconds") == text
 
 
 def test_a_naive_timestamp_is_refused() -> None:
@@ -89,23 +90,23 @@ def test_a_naive_timestamp_is_refused() -> None:
 
 
 def test_message_id_never_changes() -> None:
-    # Ids that are stored and sent must come out the same in every later version.
+    # Ids are stored and published, so every later version must compute the same ones.
     assert message_id("GPT-4o", TIMESTAMP, "f00d") == UUID("58dd6d4d-7a93-57cc-9f81-d4474b69d35d")
 
 
-def test_message_id_is_the_instants_not_the_zones() -> None:
+def test_message_id_ignores_the_time_zone() -> None:
     elsewhere = TIMESTAMP.astimezone(timezone(timedelta(hours=-7)))
 
     assert message_id("GPT-4o", elsewhere, "f00d") == message_id("GPT-4o", TIMESTAMP, "f00d")
 
 
-def test_message_ids_differ_with_each_part() -> None:
-    parts = {
+def test_message_id_depends_on_each_argument() -> None:
+    found = {
         message_id(model, timestamp, fingerprint)
         for model in ("a", "b")
         for timestamp in (TIMESTAMP, TIMESTAMP + timedelta(microseconds=1))
         for fingerprint in ("1", "2")
     }
 
-    assert len(parts) == 8
-    assert {one.version for one in parts} == {5}
+    assert len(found) == 8
+    assert {uuid.version for uuid in found} == {5}

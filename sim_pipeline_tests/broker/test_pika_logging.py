@@ -1,4 +1,4 @@
-"""When pika may speak."""
+"""When pika's log messages are silenced."""
 
 import logging
 import threading
@@ -18,7 +18,7 @@ def _level_restored() -> Iterator[None]:
     PIKA.setLevel(logging.NOTSET)
 
 
-def test_pika_is_quiet_within_the_block_and_as_before_after_it() -> None:
+def test_pika_is_quiet_only_within_the_block() -> None:
     with quiet_pika():
         assert not INNER.isEnabledFor(logging.ERROR)
         assert INNER.isEnabledFor(logging.CRITICAL)
@@ -26,13 +26,13 @@ def test_pika_is_quiet_within_the_block_and_as_before_after_it() -> None:
     assert PIKA.level == logging.NOTSET
 
 
-def test_an_error_ends_the_quiet() -> None:
+def test_exception_ends_the_silence() -> None:
     with pytest.raises(ZeroDivisionError), quiet_pika():
         raise ZeroDivisionError
     assert PIKA.level == logging.NOTSET
 
 
-def test_a_level_set_by_hand_stands() -> None:
+def test_explicit_level_is_kept() -> None:
     PIKA.setLevel(logging.DEBUG)
 
     with quiet_pika():
@@ -40,7 +40,7 @@ def test_a_level_set_by_hand_stands() -> None:
     assert PIKA.level == logging.DEBUG
 
 
-def test_it_is_quiet_until_the_last_of_several_threads_is_done() -> None:
+def test_pika_is_quiet_until_the_last_block_ends() -> None:
     inside, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:

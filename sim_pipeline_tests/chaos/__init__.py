@@ -1,1 +1,1 @@
-"""The whole feed under faults: real servers, real processes, killed and cut at random moments."""
+"""Fault rounds: the whole feed on real servers, with processes killed and connections cut."""

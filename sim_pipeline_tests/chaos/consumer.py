@@ -1,4 +1,4 @@
-"""The reader of the queue, by a client library that shares nothing with the publisher's."""
+"""A consumer of the queue, on another client library than the publisher's."""
 
 import threading
 from collections import Counter
@@ -8,19 +8,19 @@ from typing import Any, Self
 import amqp
 
 _PREFETCH = 200
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 
 
 class Consumer:
-    """Takes every message out of a queue, in a thread of its own, over broken connections too.
+    """Consumes a queue in its own thread, and reconnects when the connection breaks.
 
-    It drops repeated ids, as every consumer is told to, and counts them.
+    It drops repeated message ids, as the documentation tells every consumer to do, and counts them.
 
     Attributes:
-        bodies: body of each message_id, as it first came.
-        resent: messages that came again without the broker saying that it gave them out before:
-            these were published twice.
-        changed: message_ids that came again with another body.
+        bodies: the first body received for each message_id.
+        resent: repeated messages without the broker's `redelivered` flag, counted by message_id.
+            These were published twice.
+        changed: message_ids that were received again with a different body.
     """
 
     def __init__(self, *, port: int, user: str, password: str, queue: str) -> None:
@@ -55,29 +55,29 @@ class Consumer:
             try:
                 with amqp.Connection(**self._login) as connection:
                     self._drain(connection)
-            # The broker is away, or was while a message was acknowledged, or the queue has not
-            # been declared yet.
+            # The broker is down, the connection broke during an acknowledgement, or the queue is
+            # not declared yet.
             except (OSError, amqp.AMQPError):
-                self._ended.wait(_LOOK_SECONDS)
+                self._ended.wait(_POLL_SECONDS)
 
     def _drain(self, connection: Any) -> None:
         channel = connection.channel()
         channel.basic_qos(0, _PREFETCH, False)  # noqa: FBT003 - the library's own signature
-        channel.basic_consume(self._queue, callback=self._take)
+        channel.basic_consume(self._queue, callback=self._receive)
         while not self._ended.is_set():
             try:
-                connection.drain_events(timeout=_LOOK_SECONDS)
+                connection.drain_events(timeout=_POLL_SECONDS)
             except TimeoutError:
                 continue
 
-    def _take(self, message: Any) -> None:
-        name, body = str(message.properties["message_id"]), message.body
+    def _receive(self, message: Any) -> None:
+        message_id, body = str(message.properties["message_id"]), message.body
         body = body.encode() if isinstance(body, str) else bytes(body)
-        if name not in self.bodies:
-            self.bodies[name] = body
+        if message_id not in self.bodies:
+            self.bodies[message_id] = body
         else:
-            if body != self.bodies[name]:
-                self.changed.add(name)
+            if body != self.bodies[message_id]:
+                self.changed.add(message_id)
             if not message.delivery_info["redelivered"]:
-                self.resent[name] += 1
+                self.resent[message_id] += 1
         message.channel.basic_ack(message.delivery_tag)

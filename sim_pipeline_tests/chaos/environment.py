@@ -1,11 +1,10 @@
-"""A feed of its own: two servers, a proxy before each, the service's processes and a consumer."""
+"""The environment of a fault round: two servers behind proxies, the service, and a consumer."""
 
 import os
 import secrets
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -20,15 +19,15 @@ from sim_pipeline.config import Settings, variable_name
 from sim_pipeline.local_servers.base import LocalServer
 from sim_pipeline.local_servers.ports import free_port
 from sim_pipeline.local_servers.postgres import LocalPostgres
-from sim_pipeline.local_servers.processes import end, is_alive, processes_in
+from sim_pipeline.local_servers.processes import is_alive, processes_in, stop_processes
 from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
 from sim_pipeline_tests.chaos.consumer import Consumer
+from sim_pipeline_tests.support.assertions import wait_until
 from sim_pipeline_tests.support.tcp_proxy import TcpProxy
-from sim_pipeline_tests.support.waiting import wait_until
 
 MODELS = ("GPT-4o", "Llama-3.1-8B", "Mistral-Large")
-# A window a second, and as many values as make a tick's rows a COPY and its messages a few MB:
-# there has to be something to break off in the middle.
+# One window per second, with enough values that a tick's rows go through COPY and its messages are
+# a few MB: a fault must be able to interrupt both.
 INTERVAL_SECONDS = 1
 POINTS = 100
 
@@ -37,17 +36,18 @@ _KILL = ((signal.SIGKILL, 10.0),)
 _START_SECONDS = 180
 
 
-class Site:
-    """The feed, from its servers to its consumer; a context manager.
+class Environment:
+    """A feed from its servers to its consumer; a context manager.
 
     Attributes:
+        directory: holds the servers' data and the service's files.
         postgres: the server of both databases.
         rabbitmq: the broker.
-        to_postgres: the proxy that the service's connections to PostgreSQL go through.
-        to_rabbitmq: the same for RabbitMQ.
-        consumer: reads the queue, past the proxy.
-        began: the first window starts here.
-        restarts: how often the service was started again.
+        postgres_proxy: the proxy between the service and PostgreSQL.
+        rabbitmq_proxy: the proxy between the service and RabbitMQ.
+        consumer: reads the queue directly, without the proxy.
+        began: the start of the first window.
+        restarts: how often the service was restarted.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -67,8 +67,8 @@ class Site:
             user="simulation",
             password=secrets.token_urlsafe(),
         )
-        self.to_postgres = TcpProxy((self.postgres.host, self.postgres.port))
-        self.to_rabbitmq = TcpProxy((self.rabbitmq.host, self.rabbitmq.port))
+        self.postgres_proxy = TcpProxy((self.postgres.host, self.postgres.port))
+        self.rabbitmq_proxy = TcpProxy((self.rabbitmq.host, self.rabbitmq.port))
         self.consumer = Consumer(
             port=self.rabbitmq.port,
             user=self.rabbitmq.user,
@@ -87,8 +87,8 @@ class Site:
             running.enter_context(self.rabbitmq)
             for database in ("results", "dagster"):
                 self.postgres.ensure_database(database)
-            running.enter_context(self.to_postgres)
-            running.enter_context(self.to_rabbitmq)
+            running.enter_context(self.postgres_proxy)
+            running.enter_context(self.rabbitmq_proxy)
             self._write_env_file()
             running.enter_context(self.consumer)
             running.callback(self._stop_service)
@@ -106,20 +106,20 @@ class Site:
 
     @property
     def log_file(self) -> Path:
-        """What the service wrote to its console."""
+        """The console output of the service."""
         return self.directory / "service.log"
 
     def start_service(self) -> None:
-        """Start the service, as a user does, and wait until it says that it is ready."""
-        environment = dict(os.environ)
+        """Start the service as a user does, and wait until it prints "Ready."."""
+        variables = dict(os.environ)
         for field in Settings.model_fields:
-            environment.pop(variable_name(field), None)
+            variables.pop(variable_name(field), None)
         log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
             service = subprocess.Popen(
                 [sys.executable, "-m", "sim_pipeline", "run"],
                 cwd=self.directory,
-                env=environment,
+                env=variables,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -131,21 +131,21 @@ class Site:
         def ready() -> bool:
             with self.log_file.open("rb") as log:
                 log.seek(log_start)
-                said = log.read()
-            assert service.poll() is None, f"the service did not start: {said.decode()}"
-            return b"Ready." in said
+                output = log.read()
+            assert service.poll() is None, f"the service did not start: {output.decode()}"
+            return b"Ready." in output
 
         wait_until(ready, "the service to be ready", _START_SECONDS)
 
-    def keep_service(self) -> bool:
-        """Start the service again if it has ended, as its supervisor would; tell whether it had."""
+    def restart_service_if_ended(self) -> bool:
+        """Restart the service if it has ended, as systemd would; return whether it had."""
         if self._service is not None and self._service.poll() is None:
             return False
         self.start_service()
         return True
 
     def ticks(self, since: datetime) -> int:
-        """Count the schedule's ticks that were due since then and are over."""
+        """Count the finished ticks of the schedule since a time."""
         return self._count(
             """
             SELECT count(*) FROM job_ticks WHERE status <> 'STARTED' AND "timestamp" > :since
@@ -154,7 +154,7 @@ class Site:
         )
 
     def unfinished_runs(self) -> int:
-        """Count the runs that are queued, starting or under way."""
+        """Count the runs that are queued, starting or running."""
         return self._count(
             "SELECT count(*) FROM runs WHERE status NOT IN ('SUCCESS', 'FAILURE', 'CANCELED')"
         )
@@ -164,7 +164,7 @@ class Site:
             return int(connection.scalar(sa.text(statement), parameters))
 
     def kill(self, *names: str) -> None:
-        """SIGKILL those processes of the service whose command has one of these words in it."""
+        """SIGKILL the processes of the service whose command line contains one of these names."""
         self._kill(
             [
                 process
@@ -174,11 +174,11 @@ class Site:
         )
 
     def kill_service(self) -> None:
-        """SIGKILL the service, all its processes at once, as when its machine goes down."""
+        """SIGKILL all processes of the service at once, as when the machine crashes."""
         self._kill(self._service_processes())
 
     def workers(self) -> list[psutil.Process]:
-        """Return the processes that are at a run."""
+        """Return the processes that execute a run."""
         return [
             worker
             for process in self._service_processes()
@@ -188,11 +188,11 @@ class Site:
         ]
 
     def await_worker(self, seconds: float) -> None:
-        """Wait until a run begins."""
+        """Wait until a run's process exists."""
         wait_until(lambda: bool(self.workers()), "a run to begin", seconds)
 
     def await_started_run(self, seconds: float) -> None:
-        """Wait until a run is at its steps."""
+        """Wait until a run executes its steps."""
         wait_until(
             lambda: self._count("SELECT count(*) FROM runs WHERE status = 'STARTED'") > 0,
             "a run to start",
@@ -200,13 +200,13 @@ class Site:
         )
 
     def crash(self, server: LocalServer) -> None:
-        """SIGKILL all processes of a server."""
+        """SIGKILL all processes of a server, and release what it holds."""
         self._kill(processes_in(server.data_dir, {"postgres", "beam.smp"}))
         server.stop()
 
     def _kill(self, processes: Sequence[psutil.Process]) -> None:
-        # Those of the service are children of others, which reap them or are killed as well.
-        assert end(processes, _KILL)
+        # The service's processes have parents that reap them or are killed with them.
+        assert stop_processes(processes, _KILL)
 
     def _service_processes(self) -> list[psutil.Process]:
         service = self._service
@@ -231,12 +231,12 @@ class Site:
     def _write_env_file(self) -> None:
         variables = {
             "LOCAL_SERVICES": "false",
-            "POSTGRES_PORT": self.to_postgres.port,
+            "POSTGRES_PORT": self.postgres_proxy.port,
             "POSTGRES_USER": self.postgres.user,
             "POSTGRES_PASSWORD": self.postgres.password,
             "POSTGRES_DB": "results",
             "DAGSTER_POSTGRES_DB": "dagster",
-            "RABBITMQ_PORT": self.to_rabbitmq.port,
+            "RABBITMQ_PORT": self.rabbitmq_proxy.port,
             "RABBITMQ_USER": self.rabbitmq.user,
             "RABBITMQ_PASSWORD": self.rabbitmq.password,
             "RABBITMQ_QUEUE": _QUEUE,
@@ -256,8 +256,3 @@ def _command(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
-
-
-def pause(seconds: float) -> None:
-    """Let the feed go on for a while: as long as a round draws, or until the next look at it."""
-    time.sleep(seconds)

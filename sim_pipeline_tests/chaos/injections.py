@@ -1,61 +1,61 @@
-"""The faults: each strikes at a moment that its random numbers choose, and is healed when it ends.
+"""The fault injections. Each starts at a random moment and is healed when its function returns.
 
-A fault that a supervisor would answer by a restart (of the service, of a server) is healed by that
-restart.
+Where a supervisor such as systemd would restart the service or a server, that restart is the
+healing.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from random import Random
 from threading import Event
+from time import sleep
 from typing import Final
 
 import psutil
 
 from sim_pipeline.local_servers.base import LocalServer
-from sim_pipeline_tests.chaos.environment import Site, pause
+from sim_pipeline_tests.chaos.environment import Environment
 from sim_pipeline_tests.support.tcp_proxy import Direction, Tap, TcpProxy
 
-Fault = Callable[[Site, Random], None]
+Injection = Callable[[Environment, Random], None]
 
-# To the next tick, at the most, and some to spare for it to launch a run.
+# At most the time to the next tick, and a margin for launching its run.
 _TICK_SECONDS: Final = 90.0
-# A run of a tick takes so long, after its process has got ready, which takes longer.
+# The steps of a tick's run take this long. Its process needs longer before that, to get ready.
 _RUN_SECONDS: Final = 3.0
 _READY_SECONDS: Final = 10.0
-# What a tick's run gives the proxies to carry, roughly: the rows and then the messages of a minute.
+# Roughly the bytes of a tick's run: the rows and the messages of one minute.
 _BYTES_OF_ROWS: Final = range(900_000)
 _BYTES_OF_MESSAGES: Final = range(1_500_000)
-# Once a publisher has sent so much it is in the midst of its messages, and what the broker answers
-# from then on are confirms.
+# After this many bytes the publisher is sending messages, and the broker's answers are confirms.
 _BYTES_SENT: Final = 50_000
 _BYTES_OF_CONFIRMS: Final = range(100)
-# Lower and higher than what any disk has free.
-_USUAL_FREE, _ALARMING_FREE = "50MB", "1000000GB"
+# Disk limits below and above the free space of any disk.
+_LOW_DISK_LIMIT, _HIGH_DISK_LIMIT = "50MB", "1000000GB"
 
 
-def _in_a_run(site: Site, draw: Random) -> None:
-    """Wait for a run, and for a moment of it: while it gets ready, or while it works."""
-    site.await_worker(_TICK_SECONDS)
+def _await_random_moment_of_run(environment: Environment, draw: Random) -> None:
+    """Wait for a random moment of a run: while its process gets ready, or during its steps."""
+    environment.await_worker(_TICK_SECONDS)
     if draw.random() < 0.3:
-        pause(draw.uniform(0, _READY_SECONDS))
+        sleep(draw.uniform(0, _READY_SECONDS))
     else:
-        site.await_started_run(_TICK_SECONDS)
-        pause(draw.uniform(0, _RUN_SECONDS))
+        environment.await_started_run(_TICK_SECONDS)
+        sleep(draw.uniform(0, _RUN_SECONDS))
 
 
-def kill_run_worker(site: Site, draw: Random) -> None:
-    _in_a_run(site, draw)
-    _kill_workers(site)
+def kill_run_worker(environment: Environment, draw: Random) -> None:
+    _await_random_moment_of_run(environment, draw)
+    _kill_workers(environment)
 
 
-def _kill_workers(site: Site) -> None:
-    for worker in site.workers():
+def _kill_workers(environment: Environment) -> None:
+    for worker in environment.workers():
         with suppress(psutil.NoSuchProcess):
             worker.kill()
 
 
-def kill_run_worker_amid_confirms(site: Site, draw: Random) -> None:
+def kill_run_worker_amid_confirms(environment: Environment, draw: Random) -> None:
     left, confirming, killed = draw.randrange(3), Event(), Event()
 
     def hold_a_confirm(way: Direction, _: bytes) -> None:
@@ -66,23 +66,23 @@ def kill_run_worker_amid_confirms(site: Site, draw: Random) -> None:
                 confirming.set()
                 killed.wait(_RUN_SECONDS)
 
-    with _publishing(site, hold_a_confirm) as publishing:
+    with _publishing(environment, hold_a_confirm) as publishing:
         confirming.wait(_TICK_SECONDS)
-        _kill_workers(site)
+        _kill_workers(environment)
         killed.set()
 
 
-def reset_amid_confirms(site: Site, draw: Random) -> None:
-    with _publishing(site) as publishing:
+def reset_amid_confirms(environment: Environment, draw: Random) -> None:
+    with _publishing(environment) as publishing:
         publishing.wait(_TICK_SECONDS)
-        site.to_rabbitmq.reset_after(draw.choice(_BYTES_OF_CONFIRMS), Direction.TO_CLIENT)
-        pause(_RUN_SECONDS)
-    site.to_rabbitmq.heal()
+        environment.rabbitmq_proxy.reset_after(draw.choice(_BYTES_OF_CONFIRMS), Direction.TO_CLIENT)
+        sleep(_RUN_SECONDS)
+    environment.rabbitmq_proxy.heal()
 
 
 @contextmanager
-def _publishing(site: Site, then: Tap | None = None) -> Iterator[Event]:
-    """Tell, by an event, when a publisher is at its messages; look at what flows from then on."""
+def _publishing(environment: Environment, then: Tap | None = None) -> Iterator[Event]:
+    """Yield an event that is set once a publisher sends messages; call `then` for each chunk."""
     sent, begun = 0, Event()
 
     def count(way: Direction, data: bytes) -> None:
@@ -94,127 +94,133 @@ def _publishing(site: Site, then: Tap | None = None) -> Iterator[Event]:
         if then is not None:
             then(way, data)
 
-    site.to_rabbitmq.tap = count
+    environment.rabbitmq_proxy.tap = count
     try:
         yield begun
     finally:
-        site.to_rabbitmq.tap = None
+        environment.rabbitmq_proxy.tap = None
 
 
-def kill_daemon(site: Site, draw: Random) -> None:
-    _in_a_run(site, draw)
-    site.kill("sim_pipeline.dagster_instance.daemon")
+def kill_daemon(environment: Environment, draw: Random) -> None:
+    _await_random_moment_of_run(environment, draw)
+    environment.kill("sim_pipeline.dagster_instance.daemon")
 
 
-def kill_code_server(site: Site, draw: Random) -> None:
-    _in_a_run(site, draw)
-    site.kill("grpc")
+def kill_code_server(environment: Environment, draw: Random) -> None:
+    _await_random_moment_of_run(environment, draw)
+    environment.kill("grpc")
 
 
-def kill_service(site: Site, draw: Random) -> None:
-    _in_a_run(site, draw)
-    site.kill_service()
+def kill_service(environment: Environment, draw: Random) -> None:
+    _await_random_moment_of_run(environment, draw)
+    environment.kill_service()
 
 
-def _crash(site: Site, draw: Random, *servers: LocalServer) -> None:
-    _in_a_run(site, draw)
+def _crash(environment: Environment, draw: Random, *servers: LocalServer) -> None:
+    _await_random_moment_of_run(environment, draw)
     for server in servers:
-        site.crash(server)
-    pause(draw.uniform(0, 10))
+        environment.crash(server)
+    sleep(draw.uniform(0, 10))
     for server in servers:
         server.start()
 
 
-def kill_postgres(site: Site, draw: Random) -> None:
-    _crash(site, draw, site.postgres)
+def kill_postgres(environment: Environment, draw: Random) -> None:
+    _crash(environment, draw, environment.postgres)
 
 
-def kill_rabbitmq(site: Site, draw: Random) -> None:
-    _crash(site, draw, site.rabbitmq)
+def kill_rabbitmq(environment: Environment, draw: Random) -> None:
+    _crash(environment, draw, environment.rabbitmq)
 
 
-def kill_both_servers(site: Site, draw: Random) -> None:
-    _crash(site, draw, site.postgres, site.rabbitmq)
+def kill_both_servers(environment: Environment, draw: Random) -> None:
+    _crash(environment, draw, environment.postgres, environment.rabbitmq)
 
 
-def restart_both_servers(site: Site, draw: Random) -> None:
-    _in_a_run(site, draw)
-    for server in (site.postgres, site.rabbitmq):
+def restart_both_servers(environment: Environment, draw: Random) -> None:
+    _await_random_moment_of_run(environment, draw)
+    for server in (environment.postgres, environment.rabbitmq):
         server.stop()
         server.start()
 
 
-def _reset_after(site: Site, draw: Random, proxy: TcpProxy, way: Direction, counts: range) -> None:
+def _reset_after(
+    environment: Environment, draw: Random, proxy: TcpProxy, way: Direction, counts: range
+) -> None:
     proxy.reset_after(draw.choice(counts), way)
-    _in_a_run(site, draw)
-    pause(_RUN_SECONDS)
+    _await_random_moment_of_run(environment, draw)
+    sleep(_RUN_SECONDS)
     proxy.heal()
 
 
-def reset_amid_copy(site: Site, draw: Random) -> None:
-    _reset_after(site, draw, site.to_postgres, Direction.TO_SERVER, _BYTES_OF_ROWS)
+def reset_amid_copy(environment: Environment, draw: Random) -> None:
+    _reset_after(environment, draw, environment.postgres_proxy, Direction.TO_SERVER, _BYTES_OF_ROWS)
 
 
-def reset_amid_claim(site: Site, draw: Random) -> None:
-    _reset_after(site, draw, site.to_postgres, Direction.TO_CLIENT, _BYTES_OF_MESSAGES)
+def reset_amid_claim(environment: Environment, draw: Random) -> None:
+    _reset_after(
+        environment, draw, environment.postgres_proxy, Direction.TO_CLIENT, _BYTES_OF_MESSAGES
+    )
 
 
-def reset_amid_publish(site: Site, draw: Random) -> None:
-    _reset_after(site, draw, site.to_rabbitmq, Direction.TO_SERVER, _BYTES_OF_MESSAGES)
+def reset_amid_publish(environment: Environment, draw: Random) -> None:
+    _reset_after(
+        environment, draw, environment.rabbitmq_proxy, Direction.TO_SERVER, _BYTES_OF_MESSAGES
+    )
 
 
-def _refuse(site: Site, draw: Random, proxy: TcpProxy) -> None:
-    _in_a_run(site, draw)
+def _refuse(environment: Environment, draw: Random, proxy: TcpProxy) -> None:
+    _await_random_moment_of_run(environment, draw)
     proxy.refuse()
     proxy.reset()
-    pause(draw.uniform(1, 30))
+    sleep(draw.uniform(1, 30))
     proxy.heal()
 
 
-def refuse_at_postgres(site: Site, draw: Random) -> None:
-    _refuse(site, draw, site.to_postgres)
+def refuse_at_postgres(environment: Environment, draw: Random) -> None:
+    _refuse(environment, draw, environment.postgres_proxy)
 
 
-def refuse_at_rabbitmq(site: Site, draw: Random) -> None:
-    _refuse(site, draw, site.to_rabbitmq)
+def refuse_at_rabbitmq(environment: Environment, draw: Random) -> None:
+    _refuse(environment, draw, environment.rabbitmq_proxy)
 
 
-def _half_open(site: Site, draw: Random, proxy: TcpProxy) -> None:
-    _in_a_run(site, draw)
+def _half_open(environment: Environment, draw: Random, proxy: TcpProxy) -> None:
+    _await_random_moment_of_run(environment, draw)
     proxy.half_open()
-    pause(draw.uniform(1, 30))
-    # Either what was held arrives after all, or the peers learn that it never will.
+    sleep(draw.uniform(1, 30))
+    # Either the held bytes arrive late, or the peers see a reset.
     if draw.random() < 0.5:
         proxy.reset()
     proxy.heal()
 
 
-def half_open_to_postgres(site: Site, draw: Random) -> None:
-    _half_open(site, draw, site.to_postgres)
+def half_open_to_postgres(environment: Environment, draw: Random) -> None:
+    _half_open(environment, draw, environment.postgres_proxy)
 
 
-def half_open_to_rabbitmq(site: Site, draw: Random) -> None:
-    _half_open(site, draw, site.to_rabbitmq)
+def half_open_to_rabbitmq(environment: Environment, draw: Random) -> None:
+    _half_open(environment, draw, environment.rabbitmq_proxy)
 
 
-def delay_both(site: Site, draw: Random) -> None:
-    for proxy in (site.to_postgres, site.to_rabbitmq):
+def delay_both(environment: Environment, draw: Random) -> None:
+    for proxy in (environment.postgres_proxy, environment.rabbitmq_proxy):
         proxy.delay(draw.uniform(0, 0.05))
-    _in_a_run(site, draw)
-    for proxy in (site.to_postgres, site.to_rabbitmq):
+    _await_random_moment_of_run(environment, draw)
+    for proxy in (environment.postgres_proxy, environment.rabbitmq_proxy):
         proxy.heal()
 
 
-def alarm_the_brokers_disk(site: Site, draw: Random) -> None:
-    pause(draw.uniform(0, 30))
-    site.rabbitmq.ctl("set_disk_free_limit", _ALARMING_FREE)
-    site.await_worker(_TICK_SECONDS)
-    pause(draw.uniform(0, 40))
-    site.rabbitmq.ctl("set_disk_free_limit", _USUAL_FREE)
+def raise_disk_alarm(environment: Environment, draw: Random) -> None:
+    sleep(draw.uniform(0, 30))
+    environment.rabbitmq.ctl("set_disk_free_limit", _HIGH_DISK_LIMIT)
+    environment.await_worker(_TICK_SECONDS)
+    sleep(draw.uniform(0, 40))
+    environment.rabbitmq.ctl("set_disk_free_limit", _LOW_DISK_LIMIT)
 
 
-# In an order in which the first few, which a short form plays, are of all sorts.
-KINDS: Final[dict[str, Fault]] = {
+# Ordered so that the first few, which are all that a short session runs, are of different kinds.
+INJECTIONS: Final[dict[str, Injection]] = {
     "worker killed amid confirms": kill_run_worker_amid_confirms,
     "PostgreSQL killed": kill_postgres,
     "RabbitMQ killed": kill_rabbitmq,
@@ -223,7 +229,7 @@ KINDS: Final[dict[str, Fault]] = {
     "reset amid publish": reset_amid_publish,
     "run worker killed": kill_run_worker,
     "code server killed": kill_code_server,
-    "disk alarm": alarm_the_brokers_disk,
+    "disk alarm": raise_disk_alarm,
     "whole service killed": kill_service,
     "reset amid claim": reset_amid_claim,
     "reset amid confirms": reset_amid_confirms,

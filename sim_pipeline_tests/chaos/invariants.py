@@ -1,4 +1,4 @@
-"""What must be true of a healed feed: every window stored once, and received once or more."""
+"""Invariants of a healed feed: every window is stored once and received at least once."""
 
 import itertools
 import json
@@ -9,17 +9,20 @@ from typing import Any
 import sqlalchemy as sa
 
 from sim_pipeline.metrics import METRICS
-from sim_pipeline_tests.chaos.environment import INTERVAL_SECONDS, MODELS, POINTS, Site
+from sim_pipeline_tests.chaos.environment import INTERVAL_SECONDS, MODELS, POINTS, Environment
 
 _INTERVAL = timedelta(seconds=INTERVAL_SECONDS)
 _EXAMPLES = 5
 
 
-def delivered(site: Site, until: datetime) -> bool:
-    """Tell whether every window that ended by then is stored, published and received, in number."""
-    windows = len(MODELS) * ((until - site.began) // _INTERVAL)
-    span = {"since": site.began, "until": until - _INTERVAL}
-    with site.results.connect() as connection:
+def delivered(environment: Environment, until: datetime) -> bool:
+    """Return whether all windows that ended by then are stored, published and received.
+
+    This compares counts and ids only; `find_violations` compares contents.
+    """
+    windows = len(MODELS) * ((until - environment.began) // _INTERVAL)
+    span = {"since": environment.began, "until": until - _INTERVAL}
+    with environment.results.connect() as connection:
         rows = connection.scalar(
             sa.text(
                 "SELECT count(*) FROM simulation_results"
@@ -39,20 +42,20 @@ def delivered(site: Site, until: datetime) -> bool:
     return (
         rows == windows * len(METRICS)
         and len(published) == windows
-        and all(one in site.consumer.bodies for one in published)
+        and all(message_id in environment.consumer.bodies for message_id in published)
     )
 
 
-def faults_found(site: Site, since: datetime, until: datetime) -> list[str]:
-    """Compare windows, ledger and messages one by one; say what is wrong, a few examples at most.
+def find_violations(environment: Environment, since: datetime, until: datetime) -> list[str]:
+    """Compare rows, ledger and messages window by window; return up to five violations.
 
     Args:
-        site: the feed.
-        since: the first label to look at.
-        until: the windows that ended by then.
+        environment: the environment to check.
+        since: the first window start.
+        until: the end of the last window.
     """
-    received = dict(site.consumer.bodies)
-    with site.results.connect() as connection:
+    received = dict(environment.consumer.bodies)
+    with environment.results.connect() as connection:
         rows = connection.execute(
             sa.text(
                 'SELECT llm_name, "timestamp", metric, "values" FROM simulation_results'
@@ -67,25 +70,28 @@ def faults_found(site: Site, since: datetime, until: datetime) -> list[str]:
             ),
             {"since": since, "until": until},
         ).all()
-        entered = set(connection.scalars(sa.text("SELECT message_id::text FROM deliveries")))
+        known_ids = set(connection.scalars(sa.text("SELECT message_id::text FROM deliveries")))
     stored: dict[tuple[str, datetime], dict[str, list[float]]] = {}
-    for name, label, metric, values in rows:
-        stored.setdefault((name, label.astimezone(UTC)), {})[metric] = values
-    entries = {(name, label.astimezone(UTC)): (one, at) for name, label, one, at in ledger}
+    for name, window_start, metric, values in rows:
+        stored.setdefault((name, window_start.astimezone(UTC)), {})[metric] = values
+    entries = {
+        (name, window_start.astimezone(UTC)): (message_id, published_at)
+        for name, window_start, message_id, published_at in ledger
+    }
 
-    def all_faults() -> Iterator[str]:
+    def violations() -> Iterator[str]:
         if len(rows) != sum(map(len, stored.values())):
             yield "a row is stored twice"
         for window in sorted(set(stored) ^ set(entries)):
-            yield f"{_name(window)}: rows without an entry, or an entry without rows"
+            yield f"{_name(window)}: rows without a ledger entry, or an entry without rows"
         for window in _windows(since, until):
-            yield from _faults_of(window, stored.get(window, {}), entries.get(window), received)
-        for one in received.keys() - entered:
-            yield f"message {one} is of no window"
-        for one in site.consumer.changed:
-            yield f"message {one} came again with another body"
+            yield from _violations_of(window, stored.get(window, {}), entries.get(window), received)
+        for message_id in received.keys() - known_ids:
+            yield f"message {message_id} belongs to no window"
+        for message_id in environment.consumer.changed:
+            yield f"message {message_id} was received again with a different body"
 
-    return list(itertools.islice(all_faults(), _EXAMPLES))
+    return list(itertools.islice(violations(), _EXAMPLES))
 
 
 def _windows(since: datetime, until: datetime) -> Iterator[tuple[str, datetime]]:
@@ -94,7 +100,7 @@ def _windows(since: datetime, until: datetime) -> Iterator[tuple[str, datetime]]
             yield name, since + number * _INTERVAL
 
 
-def _faults_of(
+def _violations_of(
     window: tuple[str, datetime],
     rows: dict[str, list[float]],
     entry: tuple[str, datetime | None] | None,
@@ -104,7 +110,7 @@ def _faults_of(
         yield f"{_name(window)}: not stored"
         return
     if set(rows) != set(METRICS) or {len(values) for values in rows.values()} != {POINTS}:
-        yield f"{_name(window)}: stored are {sorted(rows)}"
+        yield f"{_name(window)}: incomplete, has {sorted(rows)}"
         return
     message_id, published_at = entry
     if published_at is None:
@@ -116,13 +122,13 @@ def _faults_of(
 
 
 def _message(window: tuple[str, datetime], rows: dict[str, list[float]]) -> list[dict[str, Any]]:
-    name, label = window
+    name, window_start = window
     return [
         {
             "llm_name": name,
             "metric": metric,
             "values": rows[metric],
-            "timestamp": label.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "timestamp": window_start.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         }
         for metric in METRICS
     ]

@@ -1,1 +1,1 @@
-"""Tests of `sim_pipeline.orchestration.jobs.comparison`."""
+"""Tests of `sim_pipeline.comparison`."""

@@ -1,4 +1,4 @@
-"""The comparison as people see it."""
+"""The tables and plots of the comparison and of a what-if."""
 
 from base64 import b64decode
 from collections.abc import Callable
@@ -82,7 +82,7 @@ PLOTS: dict[str, Callable[[tuple[str, ...]], str]] = {
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are drawn."""
+    """The figures drawn during the test."""
     drawn: list[Figure] = []
     save = Figure.savefig
 
@@ -95,22 +95,22 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 def label_groups(figure: Figure) -> list[list[Text]]:
-    """Return the labels of the models, together those that stand beside or below one plot."""
+    """Return the model labels, grouped by the plot that they belong to."""
     for legend in figure.legends:
         if len(legend.get_texts()) != 2:
             return [legend.get_texts()]
     return [list(axis.get_yticklabels()) for axis in figure.axes]
 
 
-def image(markdown: str, most: int = 40_000) -> Image.Image:
+def image(markdown: str, max_bytes: int = 40_000) -> Image.Image:
     head, _, data = markdown.removesuffix(")").partition("base64,")
     assert head == "![plot](data:image/png;"
     png = b64decode(data)
-    assert len(png) < most, "it is kept with each materialization"
+    assert len(png) < max_bytes, "each materialization stores it"
     return Image.open(BytesIO(png))
 
 
-def test_the_table_has_a_line_a_model_of_its_period_and_metric() -> None:
+def test_table_has_a_row_per_model() -> None:
     lines = table(RANKING, 24, "TTFT").splitlines()
     assert len(lines) == 2 + 9
     assert len({line.count("|") for line in lines}) == 1
@@ -119,14 +119,14 @@ def test_the_table_has_a_line_a_model_of_its_period_and_metric() -> None:
     assert lines[4].endswith("| -50.0% |")
 
 
-def test_a_table_of_the_models_there_are_is_shown_without_being_asked_for() -> None:
+def test_default_models_fit_into_the_uis_preview() -> None:
     long = [replace(one, p50=-0.0012345, p95=0.0012345, trend=-0.999) for one in RANKING]
     for metric in METRICS:
         assert len(table(long, 168, metric)) < 1000
 
 
 @pytest.mark.parametrize("buckets", [192, 1, 0])
-def test_the_plots_are_small_pictures(buckets: int) -> None:
+def test_plots_are_small_images(buckets: int) -> None:
     for picture in (
         image(ranges_plot(RANKING, 24)),
         image(history_plot(history(DEFAULT_MODELS, buckets))),
@@ -135,13 +135,13 @@ def test_the_plots_are_small_pictures(buckets: int) -> None:
         assert len(picture.convert("RGB").getcolors() or []) > 5
 
 
-def test_a_ranking_of_nothing_can_be_shown() -> None:
+def test_empty_ranking_can_be_shown() -> None:
     assert len(table([], 24, "TTFT").splitlines()) == 2
     assert image(ranges_plot([], 24)).size == (720, 480)
 
 
 @pytest.mark.parametrize("models", [1, 9, 40])
-def test_the_changes_of_some_models_are_a_small_picture(models: int) -> None:
+def test_changes_plot_is_a_small_image(models: int) -> None:
     names = [f"model {number}" for number in range(models)]
     picture = image(changes_plot(names, percentiles(models), 1.2 * percentiles(models)), 100_000)
     assert picture.size[0] == 720
@@ -150,7 +150,7 @@ def test_the_changes_of_some_models_are_a_small_picture(models: int) -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("plot", PLOTS)
-def test_each_name_is_drawn_as_text(
+def test_names_are_drawn_as_plain_text(
     plot: str, figures: list[Figure], caplog: pytest.LogCaptureFixture
 ) -> None:
     image(PLOTS[plot](ODD_NAMES))
@@ -165,7 +165,7 @@ def test_each_name_is_drawn_as_text(
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("plot", PLOTS)
 @pytest.mark.parametrize("names", [ODD_NAMES, MANY_NAMES, tuple("通" * 48 + f"{i}" for i in "abc")])
-def test_labels_neither_overlap_nor_are_cut_off(
+def test_labels_do_not_overlap_and_fit(
     plot: str, names: tuple[str, ...], figures: list[Figure]
 ) -> None:
     image(PLOTS[plot](names), 400_000)
@@ -185,7 +185,7 @@ def test_labels_neither_overlap_nor_are_cut_off(
 
 
 @pytest.mark.parametrize("plot", PLOTS)
-def test_the_figure_grows_with_the_models(plot: str) -> None:
+def test_figure_grows_with_the_models(plot: str) -> None:
     sizes = [
         image(PLOTS[plot](names), 400_000).size
         for names in (DEFAULT_MODELS, MANY_NAMES[:30], MANY_NAMES)
@@ -196,17 +196,17 @@ def test_the_figure_grows_with_the_models(plot: str) -> None:
         assert next_height > height
 
 
-def test_a_hundred_models_differ_in_colour_or_style(figures: list[Figure]) -> None:
+def test_a_hundred_models_have_distinct_lines(figures: list[Figure]) -> None:
     history_plot(history(tuple(map(str, range(100))), 24))
     (figure,) = figures
     for axis in figure.axes:
-        looks = {
+        styles = {
             (line.get_color(), line.get_linestyle(), line.get_marker()) for line in axis.get_lines()
         }
-        assert len(looks) == 100
+        assert len(styles) == 100
 
 
-def test_a_value_between_two_gaps_is_marked(figures: list[Figure]) -> None:
+def test_value_between_two_gaps_has_a_marker(figures: list[Figure]) -> None:
     series = history(tuple(map(str, range(20))), 24)
     series.p50[:, :, :9] = series.p50[:, :, 12:] = np.nan
     history_plot(series)
@@ -217,6 +217,6 @@ def test_a_value_between_two_gaps_is_marked(figures: list[Figure]) -> None:
             assert marked is None or np.asarray(marked)[3]
 
 
-def test_names_in_the_table_are_text() -> None:
+def test_names_in_the_table_are_escaped() -> None:
     lines = table(ranking(("__init__", "a$$b")), 24, "TTFT").splitlines()
     assert lines[2:] == ["| 1 | `__init__` | 0.1 | 0.3 |  |", "| 2 | `a$$b` | 0.2 | 0.6 |  |"]

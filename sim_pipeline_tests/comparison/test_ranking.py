@@ -1,4 +1,4 @@
-"""Models compared: percentiles, ranks and trends as NumPy has them, kept once for each end."""
+"""The ranking: percentiles, ranks and trends like NumPy's, stored once per end."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -16,18 +16,18 @@ from sim_pipeline.comparison.ranking import (
 from sim_pipeline.comparison.sampling import VALUES_PER_HOUR, sampling
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline_tests.store.windows import (
+from sim_pipeline_tests.support.assertions import wait_until
+from sim_pipeline_tests.support.stored_windows import (
     HOUR,
     START,
+    batch_of,
     execute,
     fetch,
-    labels,
     sessions_waiting,
-    slice_of,
     store,
     table_reads,
+    window_starts,
 )
-from sim_pipeline_tests.support.waiting import wait_until
 
 MODELS = ("GPT-4o", "Llama-3.1-8B", "日本's 100% {x}")
 DAY = 24 * HOUR
@@ -38,7 +38,7 @@ LATEST = START - HOUR
 @pytest.fixture
 def filled(postgres: Postgres) -> Postgres:
     """Nine days of hourly windows of three models, up to START."""
-    store(postgres, slice_of(MODELS, labels(9 * 24, start=FIRST), seed=3))
+    store(postgres, batch_of(MODELS, window_starts(9 * 24, start=FIRST), seed=3))
     return postgres
 
 
@@ -68,16 +68,16 @@ def kept(postgres: Postgres, at: datetime) -> set[Comparison]:
 
 
 def values(llm_name: str, metric: str, since: datetime, until: datetime) -> np.ndarray:
-    """What the fixture stored of the windows that start from since on and before until."""
-    part = slice_of(MODELS, labels(9 * 24, start=FIRST), seed=3)
+    """Return what the fixture stored for windows that start in [since, until)."""
+    batch = batch_of(MODELS, window_starts(9 * 24, start=FIRST), seed=3)
     wanted = [
-        name == llm_name and since <= label < until
-        for name, label in zip(part.llm_names, part.timestamps, strict=True)
+        name == llm_name and since <= start < until
+        for name, start in zip(batch.llm_names, batch.window_starts, strict=True)
     ]
-    return part.values[wanted, METRICS.index(metric)].ravel()
+    return batch.values[wanted, METRICS.index(metric)].ravel()
 
 
-def test_percentiles_and_trend_are_those_of_all_values_of_the_period(filled: Postgres) -> None:
+def test_percentiles_and_trend_match_numpy(filled: Postgres) -> None:
     found = compared(filled)
     assert len(found) == 2 * len(METRICS) * len(MODELS)
     for one in found:
@@ -89,7 +89,7 @@ def test_percentiles_and_trend_are_those_of_all_values_of_the_period(filled: Pos
         assert one.trend == pytest.approx(np.median(now) / np.median(before) - 1, rel=1e-9)
 
 
-def test_the_best_comes_first(filled: Postgres) -> None:
+def test_best_model_comes_first(filled: Postgres) -> None:
     found = compared(filled)
     for hours in (24, 168):
         for metric in METRICS:
@@ -99,12 +99,12 @@ def test_the_best_comes_first(filled: Postgres) -> None:
             assert medians == sorted(medians, reverse=metric in {"TPS", "RPS"})
 
 
-def test_models_that_are_equal_share_a_rank(filled: Postgres) -> None:
+def test_equal_models_share_a_rank(filled: Postgres) -> None:
     execute(filled, """UPDATE simulation_results SET "values" = '{1, 2}' WHERE metric = 'TTFT'""")
     assert {one.rank for one in compared(filled) if one.metric == "TTFT"} == {1}
 
 
-def test_a_median_that_is_none_comes_last(filled: Postgres) -> None:
+def test_nan_median_ranks_last(filled: Postgres) -> None:
     for metric in ("TTFT", "TPS"):
         execute(
             filled,
@@ -120,7 +120,7 @@ def test_a_median_that_is_none_comes_last(filled: Postgres) -> None:
     assert {one.llm_name for one in found if one.rank == len(MODELS)} == {MODELS[0]}
 
 
-def test_values_that_are_infinite_have_infinite_percentiles(filled: Postgres) -> None:
+def test_infinite_values_have_infinite_percentiles(filled: Postgres) -> None:
     execute(
         filled, """UPDATE simulation_results SET "values" = '{Infinity}' WHERE metric = 'RPS'"""
     )
@@ -128,7 +128,7 @@ def test_values_that_are_infinite_have_infinite_percentiles(filled: Postgres) ->
     assert {(one.p50, one.p95) for one in found} == {(np.inf, np.inf)}
 
 
-def test_it_is_kept_and_done_again_it_is_replaced(filled: Postgres) -> None:
+def test_saving_again_replaces_the_ranking(filled: Postgres) -> None:
     ranking, fewer = compared(filled), compared(filled, *MODELS[:2])
     with filled.engine.begin() as connection:
         save_ranking(connection, ranking, START - HOUR)
@@ -144,7 +144,7 @@ def test_it_is_kept_and_done_again_it_is_replaced(filled: Postgres) -> None:
         assert last_compared(connection) == START - HOUR
 
 
-def test_what_is_older_than_is_kept_goes(filled: Postgres) -> None:
+def test_old_rankings_are_removed(filled: Postgres) -> None:
     ranking = compared(filled)
     with filled.engine.begin() as connection:
         save_ranking(connection, ranking, START - 3 * HOUR)
@@ -154,49 +154,49 @@ def test_what_is_older_than_is_kept_goes(filled: Postgres) -> None:
     assert times == [(START - HOUR,), (START,)]
 
 
-def test_two_that_keep_theirs_at_once_take_turns(filled: Postgres) -> None:
-    """Whatever rows they remove: without turns, each could hold one that the other waits for."""
+def test_concurrent_saves_wait_for_each_other(filled: Postgres) -> None:
+    """Without the table lock each could hold a row that the other waits for."""
     first, second = compared(filled), compared(filled, *MODELS[:2])
     with filled.engine.begin() as connection:
         save_ranking(connection, first, START)
         with ThreadPoolExecutor(1) as executor:
-            other = executor.submit(keep_alone, filled, second)
-            wait_until(lambda: bool(sessions_waiting(filled)), "the other one to wait")
+            other = executor.submit(save, filled, second)
+            wait_until(lambda: bool(sessions_waiting(filled)), "the second save to wait")
             connection.commit()
             other.result(timeout=60)
     assert kept(filled, START) == set(second)
 
 
-def keep_alone(postgres: Postgres, ranking: list[Comparison]) -> None:
+def save(postgres: Postgres, ranking: list[Comparison]) -> None:
     with postgres.engine.begin() as connection:
         save_ranking(connection, ranking, START, keep_from=START)
 
 
-def test_rows_are_read_once_and_none_that_is_older_than_eight_days(filled: Postgres) -> None:
+def test_only_eight_days_are_read_and_only_once(filled: Postgres) -> None:
     with filled.engine.connect() as connection:
         before = table_reads(connection)
         rank_models(connection, MODELS, LATEST, HOUR, sampling(HOUR, points=5))
         scans, by_index = np.subtract(table_reads(connection), before)
-    # The first one starts eight days before the latest one does.
+    # The first window starts eight days before the latest one.
     assert (scans, by_index) == (0, len(MODELS) * len(METRICS) * (8 * 24 + 1))
 
 
-def test_of_windows_of_a_second_evenly_spaced_ones_are_compared(postgres: Postgres) -> None:
+def test_one_second_windows_are_sampled(postgres: Postgres) -> None:
     second = timedelta(seconds=1)
-    part = slice_of(MODELS[:1], labels(7_200, start=START - 2 * HOUR, step=second), seed=3)
-    store(postgres, part)
+    batch = batch_of(MODELS[:1], window_starts(7_200, start=START - 2 * HOUR, step=second), seed=3)
+    store(postgres, batch)
     found = compared(postgres, MODELS[0], latest=START - second, interval=second)
     for one in found:
-        read = part.values[::60, METRICS.index(one.metric)]
+        read = batch.values[::60, METRICS.index(one.metric)]
         assert one.points == read.size == 2 * VALUES_PER_HOUR
         assert [one.p50, one.p95] == pytest.approx(np.percentile(read, [50, 95]), rel=1e-12)
     assert found == compared(postgres, MODELS[0], latest=START - second, interval=second)
 
 
-def test_a_model_without_values_is_not_ranked_and_a_day_before_that_is_not_there_no_trend(
+def test_missing_values_give_no_rank_and_no_trend(
     postgres: Postgres,
 ) -> None:
-    store(postgres, slice_of(["GPT-4o"], labels(3, start=START - 3 * HOUR)))
+    store(postgres, batch_of(["GPT-4o"], window_starts(3, start=START - 3 * HOUR)))
     found = compared(postgres)
     assert {one.llm_name for one in found} == {"GPT-4o"}
     assert {one.trend for one in found} == {None}
@@ -204,19 +204,19 @@ def test_a_model_without_values_is_not_ranked_and_a_day_before_that_is_not_there
     assert compared(postgres, "Llama-3.1-8B") == []
 
 
-def test_the_latest_window_is_in_both_periods_however_long_it_is(postgres: Postgres) -> None:
+def test_latest_window_is_in_both_periods(postgres: Postgres) -> None:
     week = 7 * DAY
-    store(postgres, slice_of(["GPT-4o"], labels(3, start=START - 3 * week, step=week)))
+    store(postgres, batch_of(["GPT-4o"], window_starts(3, start=START - 3 * week, step=week)))
     found = compared(postgres, "GPT-4o", latest=START - week, interval=week)
     assert {(one.hours, one.points) for one in found} == {(24, 5), (168, 5)}
 
 
-def test_nothing_was_compared_in_an_empty_database(postgres: Postgres) -> None:
+def test_empty_database_has_no_last_comparison(postgres: Postgres) -> None:
     with postgres.engine.connect() as connection:
         assert last_compared(connection) is None
 
 
-def test_the_history_has_a_bucket_an_hour(filled: Postgres) -> None:
+def test_history_has_a_bucket_per_hour(filled: Postgres) -> None:
     execute(
         filled,
         'DELETE FROM simulation_results WHERE llm_name = :name AND "timestamp" = :at',
@@ -224,7 +224,7 @@ def test_the_history_has_a_bucket_an_hour(filled: Postgres) -> None:
         at=START - 5 * HOUR,
     )
     found = history(filled, LATEST, HOUR)
-    assert found.starts == labels(8 * 24, start=START - 8 * DAY)
+    assert found.starts == window_starts(8 * 24, start=START - 8 * DAY)
     assert found.p50.shape == found.p95.shape == (3, 4, 8 * 24)
     assert np.argwhere(np.isnan(found.p50)).tolist() == [[1, metric, 187] for metric in range(4)]
     expected = np.percentile(values(MODELS[2], "TPS", LATEST, START), [50, 95])
@@ -234,14 +234,14 @@ def test_the_history_has_a_bucket_an_hour(filled: Postgres) -> None:
 @pytest.mark.parametrize(
     ("minutes", "length", "buckets"), [(20, 60, 192), (60, 60, 192), (90, 90, 128), (7, 60, 192)]
 )
-def test_a_bucket_is_a_whole_hour_or_a_window(
+def test_bucket_is_an_hour_or_a_window(
     postgres: Postgres, minutes: int, length: int, buckets: int
 ) -> None:
     interval = timedelta(minutes=minutes)
-    # The latest window ends within an hour, which is left out then.
+    # The latest window ends within an hour; the history leaves out that hour.
     number = (START + timedelta(minutes=50)).timestamp() // interval.total_seconds()
     latest = datetime.fromtimestamp(number * interval.total_seconds(), START.tzinfo)
-    store(postgres, slice_of(MODELS, [latest - index * interval for index in range(40)]))
+    store(postgres, batch_of(MODELS, [latest - index * interval for index in range(40)]))
     found = history(postgres, latest, interval)
     assert (found.length, len(found.starts)) == (timedelta(minutes=length), buckets)
     assert latest + interval - found.length < found.starts[-1] + found.length <= latest + interval
@@ -249,7 +249,7 @@ def test_a_bucket_is_a_whole_hour_or_a_window(
     assert np.isnan(found.p50[..., 0]).all()
 
 
-def test_a_value_that_is_none_is_above_all_others(filled: Postgres) -> None:
+def test_nan_is_above_every_number(filled: Postgres) -> None:
     execute(
         filled,
         """
@@ -266,19 +266,19 @@ def test_a_value_that_is_none_is_above_all_others(filled: Postgres) -> None:
     } == (set())
 
 
-def test_what_came_late_and_what_was_replaced_is_in_the_next(filled: Postgres) -> None:
+def test_late_and_replaced_windows_are_compared(filled: Postgres) -> None:
     late = START - 30 * HOUR
     gone = 'DELETE FROM simulation_results WHERE "timestamp" = :at'
     execute(filled, gone, at=late)
     before = compared(filled)
     assert {one.points for one in before} == {24 * 5, 167 * 5}
-    replaced = labels(24, start=START - DAY)
-    part = slice_of(MODELS, [late, *replaced], version="another seed", seed=9)
-    store(filled, part)
+    replaced = window_starts(24, start=START - DAY)
+    batch = batch_of(MODELS, [late, *replaced], version="another seed", seed=9)
+    store(filled, batch)
     after = compared(filled)
     assert {one.points for one in after} == {24 * 5, 168 * 5}
     for one in after:
         if one.hours == 24:
             first = 25 * MODELS.index(one.llm_name) + 1
-            now = part.values[first : first + 24, METRICS.index(one.metric)]
+            now = batch.values[first : first + 24, METRICS.index(one.metric)]
             assert [one.p50, one.p95] == pytest.approx(np.percentile(now, [50, 95]), rel=1e-12)

@@ -1,4 +1,4 @@
-"""An incident is told of, an ordinary month is not."""
+"""Regressions: incidents are found, ordinary months raise no alarm."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -39,7 +39,7 @@ def months(
 
 
 def until(history: History, hour: int) -> History:
-    """The history as a comparison at that hour reads it."""
+    """Return the history that a comparison at that hour reads."""
     shown = slice(max(0, hour - WEEK_AND_DAY), hour)
     return replace(
         history,
@@ -49,7 +49,7 @@ def until(history: History, hour: int) -> History:
     )
 
 
-def test_an_incident_is_told_of_by_model_metric_and_window() -> None:
+def test_incident_is_reported() -> None:
     begin = FIRST + 15 * 24 + 12
     incident = Incident(begin * HOUR, (begin + 4) * HOUR, 0.3)
     history = months(("GPT-4o", "Llama-3.1-8B"), 15 * 24 + 16, 42, incident)
@@ -59,19 +59,19 @@ def test_an_incident_is_told_of_by_model_metric_and_window() -> None:
     one = next(one for one in found if one.metric == "e2e_latency")
     assert one.p95 > one.limit
     assert str(one).startswith("GPT-4o e2e_latency 2026-01-16T13:00Z to 2026-01-16T16:00Z: p95 ")
-    assert " is above the usual " in str(one)
+    assert " is above the limit " in str(one)
     assert find_regressions(until(history, 15 * 24 + 12)) == []
 
 
-def test_a_slower_generation_is_below_what_is_usual() -> None:
+def test_lower_tps_is_below_its_limit() -> None:
     history = months(("GPT-4o",), WEEK_AND_DAY, 42)
     history.p95[0, 1, -3:] /= 5
     (found,) = find_regressions(history)
     assert (found.metric, found.p95 < found.limit) == ("TPS", True)
-    assert " is below the usual " in str(found)
+    assert " is below the limit " in str(found)
 
 
-def test_a_better_p95_and_a_single_bad_hour_are_not_told_of() -> None:
+def test_better_p95_or_one_bad_hour_is_no_regression() -> None:
     history = months(("GPT-4o",), WEEK_AND_DAY, 42)
     history.p95[0, 1, -3:] *= 9
     history.p95[0, [0, 2], -3:] /= 9
@@ -80,13 +80,13 @@ def test_a_better_p95_and_a_single_bad_hour_are_not_told_of() -> None:
     assert find_regressions(history) == []
 
 
-def test_an_ordinary_month_of_nine_models_passes_each_hour() -> None:
+def test_ordinary_month_has_no_regressions() -> None:
     history = months(DEFAULT_MODELS, 38 * 24, 42)
     hours = range(WEEK_AND_DAY, 38 * 24 + 1)
     assert [hour for hour in hours if find_regressions(until(history, hour))] == []
 
 
-def test_without_enough_history_nothing_is_said() -> None:
+def test_sparse_history_has_no_regressions() -> None:
     begin = FIRST + 12
     incident = Incident(begin * HOUR, (begin + 4) * HOUR, 0.3)
     assert find_regressions(months(("GPT-4o",), 16, 42, incident)) == []
@@ -97,11 +97,11 @@ def test_without_enough_history_nothing_is_said() -> None:
 
 
 @pytest.mark.parametrize("buckets", [0, 1, 2, 26])
-def test_a_short_history_is_none(buckets: int) -> None:
+def test_short_history_has_no_regressions(buckets: int) -> None:
     assert find_regressions(until(months(("GPT-4o",), 30, 42), buckets)) == []
 
 
-def test_a_name_with_markup_is_told_as_text() -> None:
+def test_model_name_with_markup_is_escaped() -> None:
     history = replace(months(("GPT-4o",), WEEK_AND_DAY, 42), llm_names=("__init__",))
     history.p95[0, 1, -3:] /= 5
     (found,) = find_regressions(history)

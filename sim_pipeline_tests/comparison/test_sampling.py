@@ -1,4 +1,4 @@
-"""What a comparison reads: all there is of an ordinary feed, and never more than it may."""
+"""Sampling: all values of an ordinary feed are read, and never more than the maximum."""
 
 from datetime import datetime, timedelta
 
@@ -14,14 +14,14 @@ from sim_pipeline.comparison.sampling import (
 )
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline_tests.store.windows import (
+from sim_pipeline_tests.support.stored_windows import (
     HOUR,
     START,
+    batch_of,
     execute,
-    labels,
-    slice_of,
     store,
     table_reads,
+    window_starts,
 )
 
 MODEL = "日本's 100% {x}"
@@ -37,7 +37,7 @@ def read(
 
 
 def starts(series: Series) -> list[datetime]:
-    """The windows that were read."""
+    """Return the starts of the windows read."""
     return [
         datetime.fromtimestamp(start, START.tzinfo) for start in np.unique(series.starts).tolist()
     ]
@@ -60,7 +60,7 @@ def starts(series: Series) -> list[datetime]:
         (604_800, 10_000, 604_800, 50_400, True),
     ],
 )
-def test_every_value_is_read_as_long_as_there_are_few(
+def test_sampling_is_complete_up_to_the_maximum(
     *, interval: int, points: int, slot: int, values: int, complete: bool
 ) -> None:
     found = sampling(interval * SECOND, points)
@@ -69,78 +69,78 @@ def test_every_value_is_read_as_long_as_there_are_few(
     assert found.values / (found.slot / HOUR) <= VALUES_PER_HOUR
 
 
-def test_what_is_read_is_said() -> None:
-    assert str(sampling(HOUR, 5)) == "every value of windows of 3600 seconds"
+def test_sampling_has_a_description() -> None:
+    assert str(sampling(HOUR, 5)) == "all values of windows of 3600 seconds"
     assert str(sampling(10 * SECOND, 5)) == (
-        "the first window of every 60 seconds, and of a window at most 5 values, evenly spaced"
+        "the first window of every 60 seconds, at most 5 evenly spaced values of each"
     )
 
 
-def test_all_values_come_in_the_order_of_time(postgres: Postgres) -> None:
-    part = slice_of([MODEL], labels(30), seed=3)
-    store(postgres, part)
+def test_values_are_in_order_of_time(postgres: Postgres) -> None:
+    batch = batch_of([MODEL], window_starts(30), seed=3)
+    store(postgres, batch)
     found = read(postgres, sampling(HOUR, 5), START + HOUR, START + 29 * HOUR)
     for place, metric in enumerate(METRICS):
-        assert found[metric].values.tolist() == part.values[1:29, place].ravel().tolist()
-        assert starts(found[metric]) == labels(28, start=START + HOUR)
+        assert found[metric].values.tolist() == batch.values[1:29, place].ravel().tolist()
+        assert starts(found[metric]) == window_starts(28, start=START + HOUR)
 
 
-def test_a_model_without_rows_has_four_empty_series(postgres: Postgres) -> None:
+def test_model_without_rows_has_empty_series(postgres: Postgres) -> None:
     found = read(postgres, sampling(HOUR, 5), START, START + HOUR)
     assert [(metric, len(series.values)) for metric, series in found.items()] == [
         (metric, 0) for metric in METRICS
     ]
 
 
-def test_of_short_windows_the_first_of_each_slot_is_read_whenever_it_is_asked_for(
+def test_first_window_of_each_slot_is_read(
     postgres: Postgres,
 ) -> None:
-    part = slice_of([MODEL], labels(720, step=10 * SECOND), seed=3)
-    store(postgres, part)
+    batch = batch_of([MODEL], window_starts(720, step=10 * SECOND), seed=3)
+    store(postgres, batch)
     sampled = sampling(10 * SECOND, 5)
     for since in (START, START + 20 * SECOND, START + 30 * MINUTE):
         found = read(postgres, sampled, since, START + 2 * HOUR)
-        wanted = [label for label in labels(120, step=MINUTE) if label >= since]
+        wanted = [start for start in window_starts(120, step=MINUTE) if start >= since]
         for place, metric in enumerate(METRICS):
             assert starts(found[metric]) == wanted
-            expected = part.values[::6, place][-len(wanted) :].ravel()
+            expected = batch.values[::6, place][-len(wanted) :].ravel()
             assert found[metric].values.tolist() == expected.tolist()
 
 
-def test_a_window_that_comes_late_takes_its_place(postgres: Postgres) -> None:
+def test_late_window_replaces_its_slots_window(postgres: Postgres) -> None:
     sampled = sampling(10 * SECOND, 5)
     late, rest = START + MINUTE, [START, START + 80 * SECOND, START + 2 * MINUTE]
-    store(postgres, slice_of([MODEL], rest))
+    store(postgres, batch_of([MODEL], rest))
     assert starts(read(postgres, sampled, START, START + HOUR)["RPS"]) == rest
-    store(postgres, slice_of([MODEL], [late]))
+    store(postgres, batch_of([MODEL], [late]))
     assert starts(read(postgres, sampled, START, START + HOUR)["RPS"]) == [START, late, rest[2]]
 
 
 @pytest.mark.parametrize("points", [301, 1_000, 10_000])
-def test_of_a_long_window_evenly_spaced_values_are_read(postgres: Postgres, points: int) -> None:
-    part = slice_of([MODEL], labels(2), points=points)
-    store(postgres, part)
+def test_values_of_a_long_window_are_evenly_spaced(postgres: Postgres, points: int) -> None:
+    batch = batch_of([MODEL], window_starts(2), points=points)
+    store(postgres, batch)
     found = read(postgres, sampling(HOUR, points), START, START + 2 * HOUR)
     chosen = np.arange(VALUES_PER_HOUR) * points // VALUES_PER_HOUR
     for place, metric in enumerate(METRICS):
-        assert found[metric].values.tolist() == part.values[:, place, chosen].ravel().tolist()
+        assert found[metric].values.tolist() == batch.values[:, place, chosen].ravel().tolist()
 
 
 @pytest.mark.parametrize("analyzed", [True, False])
 @pytest.mark.parametrize(
     ("stored", "points", "sampled", "windows"),
     [
-        # A second, 5 points: one of 60 windows. The rest is not so much as looked at.
-        (labels(7_200, step=SECOND), 5, sampling(SECOND, 5), 120),
-        # 10,000 points: a window an hour, and 300 values of it.
-        (labels(8, start=START + HOUR - 4 * SECOND, step=SECOND), 10_000,
+        # 1 s, 5 points: one of 60 windows is read. The others are not touched.
+        (window_starts(7_200, step=SECOND), 5, sampling(SECOND, 5), 120),
+        # 10,000 points: one window per hour, and 300 of its values.
+        (window_starts(8, start=START + HOUR - 4 * SECOND, step=SECOND), 10_000,
          sampling(SECOND, 10_000), 2),
-        # What another interval and number of points have left.
-        (labels(7_200, step=SECOND), 5, sampling(HOUR, 5), 2),
-        (labels(3), 1_000, sampling(SECOND, 5), 2),
+        # Rows stored with another interval and number of points.
+        (window_starts(7_200, step=SECOND), 5, sampling(HOUR, 5), 2),
+        (window_starts(3), 1_000, sampling(SECOND, 5), 2),
     ],
 )  # fmt: skip
-def test_no_more_is_read_than_there_are_slots(
+def test_one_window_per_slot_is_read(
     postgres: Postgres,
     *,
     stored: list[datetime],
@@ -149,9 +149,9 @@ def test_no_more_is_read_than_there_are_slots(
     windows: int,
     analyzed: bool,
 ) -> None:
-    """By the index, however long the history is: a scan of the table would read all of it."""
-    store(postgres, slice_of([MODEL], stored, points=points))
-    store(postgres, slice_of([MODEL], labels(500, start=START - 500 * HOUR)))
+    """By index lookups, whatever the table's size: a scan would read all of it."""
+    store(postgres, batch_of([MODEL], stored, points=points))
+    store(postgres, batch_of([MODEL], window_starts(500, start=START - 500 * HOUR)))
     if analyzed:
         execute(postgres, "ANALYZE simulation_results")
     with postgres.engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""What becomes of the runs that a stopped service left behind."""
+"""The runs that a stopped service left in progress."""
 
 from pathlib import Path
 
@@ -13,9 +13,10 @@ run_retries: {enabled: true, max_retries: 2, retry_on_asset_or_op_failure: false
 """
 
 
-def test_runs_under_way_fail_and_are_launched_anew_but_not_what_is_done_for_otherwise(
+def test_runs_in_progress_fail_and_are_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A run without retries fails for good; a canceling run is canceled; other runs stay."""
     (tmp_path / "dagster.yaml").write_text(INSTANCE)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
 
@@ -25,21 +26,21 @@ def test_runs_under_way_fail_and_are_launched_anew_but_not_what_is_done_for_othe
 
     with dg.DagsterInstance.get() as instance:
 
-        def run(status: dg.DagsterRunStatus, tags: dict[str, str] | None = None) -> str:
+        def create(status: dg.DagsterRunStatus, tags: dict[str, str] | None = None) -> str:
             return instance.create_run_for_job(empty, status=status, tags=tags).run_id
 
-        by_hand = run(dg.DagsterRunStatus.STARTED)
-        scheduled = run(dg.DagsterRunStatus.STARTED, {MAX_RETRIES_TAG: "0"})
-        canceling = run(dg.DagsterRunStatus.CANCELING)
-        created = run(dg.DagsterRunStatus.NOT_STARTED)
-        done = run(dg.DagsterRunStatus.SUCCESS)
+        manual = create(dg.DagsterRunStatus.STARTED)
+        scheduled = create(dg.DagsterRunStatus.STARTED, {MAX_RETRIES_TAG: "0"})
+        canceling = create(dg.DagsterRunStatus.CANCELING)
+        created = create(dg.DagsterRunStatus.NOT_STARTED)
+        done = create(dg.DagsterRunStatus.SUCCESS)
         close_abandoned_runs()
         found = {run.run_id: run for run in instance.get_runs()}
 
     assert {
-        one: (found[one].status.value, found[one].tags.get(WILL_RETRY_TAG)) for one in found
+        run_id: (run.status.value, run.tags.get(WILL_RETRY_TAG)) for run_id, run in found.items()
     } == {
-        by_hand: ("FAILURE", "true"),
+        manual: ("FAILURE", "true"),
         scheduled: ("FAILURE", "false"),
         canceling: ("CANCELED", None),
         created: ("NOT_STARTED", None),

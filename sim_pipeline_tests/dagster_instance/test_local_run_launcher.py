@@ -1,4 +1,4 @@
-"""The launcher's look at a run's process: real runs of a real code server, and forged reports."""
+"""The launcher's checks of run processes: real runs of a real code server, and forged reports."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_ite
 
 from sim_pipeline.dagster_instance.local_run_launcher import LocalRunLauncher
 from sim_pipeline.local_servers.ports import free_port, listens
-from sim_pipeline_tests.support.waiting import wait_until
+from sim_pipeline_tests.support.assertions import wait_until
 
 JOB = """
 import pathlib
@@ -31,13 +31,13 @@ import signal
 import time
 import dagster as dg
 
-def become_deaf(*_):
+def ignore_interrupts(*_):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pathlib.Path("deaf").touch()
+    pathlib.Path("ignores_sigint").touch()
 
 @dg.op
 def wait_for_ever():
-    signal.signal(signal.SIGUSR1, become_deaf)
+    signal.signal(signal.SIGUSR1, ignore_interrupts)
     pathlib.Path("waits").touch()
     while True:
         time.sleep(3600)
@@ -68,7 +68,7 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Dag
 
 
 @pytest.fixture
-def code_server(instance: dg.DagsterInstance, tmp_path: Path) -> Iterator[psutil.Popen]:  # noqa: ARG001 - it has to be there first
+def code_server(instance: dg.DagsterInstance, tmp_path: Path) -> Iterator[psutil.Popen]:  # noqa: ARG001 - must exist first
     """A code server, and a workspace file that names it."""
     port = free_port()
     (tmp_path / "workspace.yaml").write_text(
@@ -90,7 +90,7 @@ def code_server(instance: dg.DagsterInstance, tmp_path: Path) -> Iterator[psutil
 
 
 def launch(directory: Path) -> bool:
-    """Have the code server start a run that may take a tenth of a second."""
+    """Have the code server start a run that may take at most 0.1 s."""
     launched = subprocess.run(
         [
             *(sys.executable, "-m", "dagster", "job", "launch", "-w", "workspace.yaml"),
@@ -111,7 +111,7 @@ def status(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRunSta
 
 @pytest.fixture
 def worker(code_server: psutil.Popen, tmp_path: Path) -> psutil.Process:
-    """The process of a run that has started and does not end."""
+    """The process of a started run that never ends."""
     assert launch(tmp_path)
     wait_until((tmp_path / "waits").exists, "the run to start", seconds=60)
     (worker,) = [
@@ -127,13 +127,13 @@ def health(instance: dg.DagsterInstance, run: dg.DagsterRun) -> CheckRunHealthRe
     return launcher.check_run_worker_health(run)
 
 
-def test_a_run_whose_process_was_killed_is_found_without_the_code_server(
+def test_killed_process_is_found_without_code_server(
     instance: dg.DagsterInstance, code_server: psutil.Popen, worker: psutil.Process
 ) -> None:
     (run,) = instance.get_runs()
     assert health(instance, run).status is WorkerStatus.RUNNING
 
-    # The code server can neither reap its child nor report it: a zombie is no worker.
+    # A suspended code server neither reaps nor reports its child. A zombie is not alive.
     code_server.suspend()
     worker.kill()
     wait_until(lambda: worker.status() == psutil.STATUS_ZOMBIE, "the process to die")
@@ -141,7 +141,7 @@ def test_a_run_whose_process_was_killed_is_found_without_the_code_server(
     assert found.status is WorkerStatus.FAILED
     assert str(worker.pid) in str(found.msg)
 
-    # Nor is there anything left once the code server is gone too.
+    # After the code server is gone too, no process is left.
     code_server.kill()
     code_server.wait()
     wait_until(lambda: not psutil.pid_exists(worker.pid), "the process to be reaped")
@@ -149,32 +149,32 @@ def test_a_run_whose_process_was_killed_is_found_without_the_code_server(
 
 
 def monitor(instance: dg.DagsterInstance, tmp_path: Path) -> None:
-    """Have the daemon look after the runs under way, once."""
+    """Run one iteration of the daemon's run monitoring."""
     target = WorkspaceFileTarget([str(tmp_path / "workspace.yaml")])
     with WorkspaceProcessContext(instance, target) as context:
         errors = list(execute_run_monitoring_iteration(context, logging.getLogger(__name__)))
     assert not any(errors)
 
 
-@pytest.mark.parametrize("how", ["works", "stopped", "deaf"])
-def test_a_run_beyond_its_limit_fails_and_its_process_ends(
-    instance: dg.DagsterInstance, worker: psutil.Process, tmp_path: Path, how: str
+@pytest.mark.parametrize("state", ["running", "suspended", "ignores_sigint"])
+def test_run_over_its_time_limit_is_ended(
+    instance: dg.DagsterInstance, worker: psutil.Process, tmp_path: Path, state: str
 ) -> None:
-    if how == "stopped":
+    if state == "suspended":
         worker.suspend()
-    if how == "deaf":
-        worker.send_signal(signal.SIGUSR1)  # what the job takes for an order to ignore SIGINT
-        wait_until((tmp_path / "deaf").exists)
+    if state == "ignores_sigint":
+        worker.send_signal(signal.SIGUSR1)  # makes the job ignore SIGINT
+        wait_until((tmp_path / "ignores_sigint").exists)
     (run,) = instance.get_runs()
     monitor(instance, tmp_path)
     assert status(instance, run) is dg.DagsterRunStatus.FAILURE
     wait_until(lambda: not worker.is_running(), "its process to end")
     assert status(instance, run) is dg.DagsterRunStatus.FAILURE
-    # The code server goes on.
+    # The code server still launches runs.
     assert launch(tmp_path)
 
 
-def test_a_stopped_run_that_is_canceled_is_killed(
+def test_suspended_process_is_killed_on_cancel(
     instance: dg.DagsterInstance,
     worker: psutil.Process,
     tmp_path: Path,
@@ -183,17 +183,17 @@ def test_a_stopped_run_that_is_canceled_is_killed(
     monkeypatch.setattr("sim_pipeline.dagster_instance.local_run_launcher._MARKING_SECONDS", 0.5)
     worker.suspend()
     (run,) = instance.get_runs()
-    # The process that asked it to end, such as the webserver, is gone before its patience is.
+    # The process that requested the end, such as the web server, died before it could kill the run.
     instance.report_run_canceling(run)
 
     def is_canceled() -> bool:
         monitor(instance, tmp_path)
         return bool(instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.CANCELED])))
 
-    wait_until(is_canceled, "the run to be given up")
+    wait_until(is_canceled, "the run to be canceled")
     wait_until(lambda: not worker.is_running(), "its process to end")
     (event,) = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_CANCELED)
-    assert f"Its process (pid {worker.pid}) is killed" in str(event.dagster_event.message)  # type: ignore[union-attr]
+    assert f"Killing its process (pid {worker.pid})" in str(event.dagster_event.message)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_stopped_run_that_is_canceled_is_killed(
         },
     ],
 )
-def test_a_run_of_a_removed_model_is_canceled(
+def test_run_of_removed_model_is_canceled(
     instance: dg.DagsterInstance,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -226,7 +226,7 @@ def test_a_run_of_a_removed_model_is_canceled(
 
 
 def report(instance: dg.DagsterInstance, run: dg.DagsterRun, pid: int, at: float) -> None:
-    """Enter what a run's process says when it begins, as if at this time."""
+    """Store the event that a run's process reports at its start, with this time."""
     instance.handle_new_event(
         dg.EventLogEntry(  # type: ignore[no-untyped-call]
             error_info=None,
@@ -253,18 +253,18 @@ def run(instance: dg.DagsterInstance) -> dg.DagsterRun:
     return instance.create_run_for_job(empty, status=dg.DagsterRunStatus.STARTED)
 
 
-def test_another_process_under_the_same_number_is_no_worker(
+def test_other_process_with_same_pid_is_ignored(
     instance: dg.DagsterInstance, run: dg.DagsterRun
 ) -> None:
     created = psutil.Process().create_time()
     report(instance, run, os.getpid(), created - 60)
     assert health(instance, run).status is WorkerStatus.FAILED
-    # A second process, started where the first one's answer was lost, keeps the run alive.
+    # The code server started a second process after its first answer was lost: the run is alive.
     report(instance, run, os.getpid(), time.time())
     assert health(instance, run).status is WorkerStatus.RUNNING
 
 
-def test_a_run_that_no_process_reported_for_is_left_alone(
+def test_run_without_reported_process_is_running(
     instance: dg.DagsterInstance, run: dg.DagsterRun
 ) -> None:
     assert health(instance, run).status is WorkerStatus.RUNNING

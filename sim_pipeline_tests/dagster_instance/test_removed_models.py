@@ -1,4 +1,4 @@
-"""A model is removed from LLM_MODELS_STR while a backfill is under way: the others go on."""
+"""Removal of a model from LLM_MODELS_STR during a backfill: the other models continue."""
 
 import logging
 import subprocess
@@ -23,6 +23,7 @@ from dagster_graphql.cli import execute_query
 from sim_pipeline.backfill.request import Request
 from sim_pipeline.dagster_instance.removed_models import leave_out_removed_models
 from sim_pipeline.dagster_instance.run_tags import REQUEST_TAG
+from sim_pipeline.local_servers.ports import free_port
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("clean_environment")]
 
@@ -36,10 +37,20 @@ mutation ($params: LaunchBackfillParams!) {
 }
 """
 
+UNREACHABLE_STORAGE = """
+storage:
+  custom:
+    module: sim_pipeline.dagster_instance.storage
+    class: BatchingPostgresStorage
+    config:
+      postgres_db: {{hostname: 127.0.0.1, port: {port}, username: u, password: p, db_name: d}}
+      should_autocreate_tables: false
+"""
+
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    """An instance whose runs stay in the queue."""
+    """An instance whose runs stay queued."""
     queue = {
         "module": "sim_pipeline.dagster_instance.run_queue",
         "class": "FeedFirstRunCoordinator",
@@ -52,7 +63,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 def daemon(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, *models: str
 ) -> Iterator[WorkspaceProcessContext]:
-    """The daemon's part of Dagster over the pipeline of some models."""
+    """The workspace of the daemon, with the pipeline of some models."""
     monkeypatch.setenv("LLM_MODELS_STR", ",".join(models))
     monkeypatch.setenv("SIMULATION_START", START.isoformat())
     target = ModuleTarget("sim_pipeline.definitions", None, str(Path.cwd()), "sim_pipeline")
@@ -61,13 +72,13 @@ def daemon(
 
 
 def iterate(context: WorkspaceProcessContext) -> None:
-    """Have the daemon work on the unfinished backfills, once."""
+    """Run one iteration of the daemon's backfill loop."""
     errors = list(execute_backfill_iteration(context, logging.getLogger(__name__)))
     assert not any(errors)
 
 
 def launch(context: WorkspaceProcessContext, days: Sequence[date], *models: str) -> str:
-    """Launch a backfill as `make backfill` does, and have its runs queued; return its id."""
+    """Launch a backfill as `make backfill` does, and queue its runs; return its id."""
     request = Request(models, START, START + timedelta(days=len(days)))
     params: dict[str, Any] = {
         "assetSelection": [{"path": [name]} for name in ("metric_frames", "benchmark_feed")],
@@ -80,6 +91,16 @@ def launch(context: WorkspaceProcessContext, days: Sequence[date], *models: str)
     return str(answer["data"]["launchPartitionBackfill"]["backfillId"])
 
 
+def run_daemon_help() -> subprocess.CompletedProcess[str]:
+    """Start the daemon's program, which ends after its preparations."""
+    return subprocess.run(
+        [sys.executable, "-m", "sim_pipeline.dagster_instance.daemon", "run", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
 def backfill(instance: dg.DagsterInstance, backfill_id: str) -> PartitionBackfill:
     found = instance.get_backfill(backfill_id)
     assert found is not None
@@ -87,7 +108,7 @@ def backfill(instance: dg.DagsterInstance, backfill_id: str) -> PartitionBackfil
 
 
 def runs_of(instance: dg.DagsterInstance, backfill_id: str) -> dict[str, set[str]]:
-    """Return the models of the queued and the canceled runs of a backfill, by status."""
+    """Return the models of the runs of a backfill, by status."""
     found: dict[str, set[str]] = {}
     for run in instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill_id})):
         ends = {value.partition("|")[2] for key, value in run.tags.items() if "_range_" in key}
@@ -96,9 +117,9 @@ def runs_of(instance: dg.DagsterInstance, backfill_id: str) -> dict[str, set[str
     return found
 
 
-# A run is over days of one model where there are more days than models, else over models of a day.
+# With more days than models, a run covers days of one model; otherwise it covers models of one day.
 @pytest.mark.parametrize(("length", "removed"), [(4, "A"), (1, "A"), (1, "C")])
-def test_the_other_models_go_on(
+def test_other_models_continue(
     instance: dg.DagsterInstance,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -108,7 +129,7 @@ def test_the_other_models_go_on(
     days = [START.date() + timedelta(days=day) for day in range(length)]
     with daemon(instance, monkeypatch, "A", "B", "C") as context:
         first = launch(context, days, "A", "B", "C")
-    # As if one had been under way when the service was stopped.
+    # One run died when the service stopped, and Dagster will retry it.
     died = instance.get_runs(limit=1)[0]
     instance.report_run_failed(died)
     instance.add_run_tags(died.run_id, {WILL_RETRY_TAG: "true"})
@@ -121,7 +142,7 @@ def test_the_other_models_go_on(
     assert canceled.error is not None
     assert canceled.error.message == (
         f"LLM_MODELS_STR no longer names '{removed}', so its partitions are left out;"
-        f" backfill {other.backfill_id} does what is left of the other models"
+        f" backfill {other.backfill_id} continues with the other models"
     )
     assert caplog.messages == [f"Backfill {first} is canceled: {canceled.error.message}"]
     assert not set(runs_of(instance, first)) & {"QUEUED"}
@@ -141,7 +162,7 @@ def test_the_other_models_go_on(
     assert len(instance.get_backfills()) == 2
 
 
-def test_what_is_materialized_is_not_done_again(
+def test_materialized_partitions_are_not_requested(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     days = [START.date() + timedelta(days=day) for day in range(2)]
@@ -161,35 +182,41 @@ def test_what_is_materialized_is_not_done_again(
     (other,) = instance.get_backfills(BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED]))
     assert other.asset_backfill_data is not None
     targeted = other.asset_backfill_data.target_subset.partitions_subsets_by_asset_key
-    # What one of the two assets lacks is done in both, which skip what is stored.
+    # A partition that one asset lacks is requested for both.
     assert {asset: set(targeted[asset].get_partition_keys()) for asset in targeted} == {
         frames: {"2026-11-21|A"},
         feed: {"2026-11-21|A"},
     }
 
 
-def test_the_daemon_ends_a_backfill_of_removed_models_alone(
+def test_daemon_cancels_backfill_of_removed_models(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with daemon(instance, monkeypatch, "A", "B") as context:
         first = launch(context, [START.date()], "B")
     monkeypatch.setenv("LLM_MODELS_STR", "A")
     monkeypatch.setenv("DAGSTER_HOME", instance.root_directory)
-    started = subprocess.run(
-        [sys.executable, "-m", "sim_pipeline.dagster_instance.daemon", "run", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    started = run_daemon_help()
     canceled = backfill(instance, first)
     assert canceled.status is BulkActionStatus.CANCELED
     assert canceled.error is not None
     assert canceled.error.message == (
         "LLM_MODELS_STR no longer names 'B', so its partitions are left out;"
-        " nothing else was left to do"
+        " the other models have no work left"
     )
     assert started.stderr.splitlines() == [
         f"Backfill {first} is canceled: {canceled.error.message}"
     ]
     assert len(instance.get_backfills()) == 1
     assert runs_of(instance, first) == {"CANCELED": {"B"}}
+
+
+def test_daemon_starts_without_its_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    (tmp_path / "dagster.yaml").write_text(UNREACHABLE_STORAGE.format(port=port))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    started = run_daemon_help()
+    # Dagster logs its own retries.
+    (line,) = [line for line in started.stderr.splitlines() if "LLM_MODELS_STR" in line]
+    assert f"port {port} failed: Connection refused" in line
+    assert "restart the daemon to check again" in line

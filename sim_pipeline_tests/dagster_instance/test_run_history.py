@@ -1,4 +1,4 @@
-"""Old runs leave Dagster's storage, and every partition reads as it did before."""
+"""Old runs are removed from Dagster's storage, and every partition keeps its state."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -34,13 +34,13 @@ from dagster._core.test_utils import create_run_for_test
 from sim_pipeline.dagster_instance import run_history
 from sim_pipeline.dagster_instance.run_history import RemovedHistory, remove_history
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline_tests.store.windows import execute, fetch, sessions_waiting
-from sim_pipeline_tests.support.waiting import wait_until
+from sim_pipeline_tests.support.assertions import wait_until
+from sim_pipeline_tests.support.stored_windows import execute, fetch, sessions_waiting
 
 DAYS = dg.StaticPartitionsDefinition(["monday", "tuesday", "wednesday"])
 FRAMES, REPORT = dg.AssetKey("frames"), dg.AssetKey("report")
-# The tables that hold what a run leaves, by the column that names it.
-OF_RUNS = ("runs", "event_logs", "run_tags", "asset_check_executions")
+# The tables with rows of runs, in a column run_id.
+RUN_TABLES = ("runs", "event_logs", "run_tags", "asset_check_executions")
 
 
 class Fails(dg.Config):
@@ -52,7 +52,7 @@ class Fails(dg.Config):
 @dg.asset(key=FRAMES, partitions_def=DAYS)
 def frames(config: Fails) -> dg.MaterializeResult[None]:
     if config.fails:
-        raise ValueError("as asked for")
+        raise ValueError("fails as configured")
     return dg.MaterializeResult(tags={"a_tag": "its_own"})
 
 
@@ -88,15 +88,15 @@ def run(instance: dg.DagsterInstance, day: str | None = None, *, fails: bool = F
 
 
 def remove_all(instance: dg.DagsterInstance) -> RemovedHistory:
-    """Remove all that is old by now."""
+    """Remove all finished runs."""
     return remove_history(instance, datetime.now(UTC))
 
 
-def traces(storage: Postgres, run_id: str) -> Mapping[str, int]:
-    """How many rows of each table are a run's."""
+def row_counts(storage: Postgres, run_id: str) -> Mapping[str, int]:
+    """Return the number of rows of a run in each table."""
     return {
         table: fetch(storage, f"SELECT count(*) FROM {table} WHERE run_id = :id", id=run_id)[0][0]
-        for table in OF_RUNS
+        for table in RUN_TABLES
     }
 
 
@@ -106,7 +106,7 @@ def event_types(storage: Postgres, run_id: str) -> list[str]:
 
 
 def states(instance: dg.DagsterInstance, *, fresh: bool = True) -> dict[str, AssetPartitionStatus]:
-    """What the UI shows of `frames`; fresh is what it would say had it remembered nothing."""
+    """Return what the UI shows of `frames`; with `fresh`, clear Dagster's cache first."""
     if fresh:
         instance.event_log_storage.wipe_asset_cached_status(FRAMES)
     value = get_and_update_asset_status_cache_value(instance, FRAMES, DAYS)
@@ -121,31 +121,31 @@ def states(instance: dg.DagsterInstance, *, fresh: bool = True) -> dict[str, Ass
 
 
 def output_of(instance: dg.DagsterInstance, run_id: str) -> Path:
-    """Where what a run printed is kept."""
+    """Return the directory of a run's printed output."""
     return Path(instance.storage_directory()) / run_id
 
 
-def test_a_superseded_run_leaves_nothing_and_a_newer_one_is_untouched(
+def test_superseded_run_is_removed_completely(
     instance: dg.DagsterInstance, storage: Postgres
 ) -> None:
     old = run(instance, "monday")
-    moment = datetime.now(UTC)
+    cutoff = datetime.now(UTC)
     new = run(instance, "monday")
-    before = traces(storage, new)
-    assert all(count > 0 for count in traces(storage, old).values())
+    before = row_counts(storage, new)
+    assert all(count > 0 for count in row_counts(storage, old).values())
     assert output_of(instance, old).exists()
-    removed = remove_history(instance, moment)
+    removed = remove_history(instance, cutoff)
     assert (removed.runs, removed.events) == (1, before["event_logs"])
-    assert set(traces(storage, old).values()) == {0}
+    assert set(row_counts(storage, old).values()) == {0}
     assert not output_of(instance, old).exists()
-    assert traces(storage, new) == before
+    assert row_counts(storage, new) == before
     assert output_of(instance, new).exists()
     events = fetch(storage, "SELECT id FROM event_logs")
     assert set(fetch(storage, "SELECT event_id FROM asset_event_tags")) <= set(events)
 
 
-def test_partitions_read_as_they_did(instance: dg.DagsterInstance, storage: Postgres) -> None:
-    """One was materialized, one after it had failed; the last one failed after it had been."""
+def test_partitions_keep_their_state(instance: dg.DagsterInstance, storage: Postgres) -> None:
+    """Materialized, materialized after a failure, and failed after a materialization."""
     made = run(instance, "monday")
     run(instance, "tuesday", fails=True)
     run(instance, "tuesday")
@@ -171,16 +171,16 @@ def test_partitions_read_as_they_did(instance: dg.DagsterInstance, storage: Post
     assert not output_of(instance, made).exists()
 
 
-def test_an_asset_without_partitions_keeps_its_latest_materialization(
+def test_latest_materialization_without_partitions_stays(
     instance: dg.DagsterInstance, storage: Postgres
 ) -> None:
     first, second = run(instance), run(instance)
     assert remove_all(instance).runs == 1
-    assert set(traces(storage, first).values()) == {0}
+    assert set(row_counts(storage, first).values()) == {0}
     assert event_types(storage, second) == ["ASSET_MATERIALIZATION"]
 
 
-def test_the_latest_record_of_a_check_stays(instance: dg.DagsterInstance) -> None:
+def test_latest_check_record_stays(instance: dg.DagsterInstance) -> None:
     run(instance, "monday")
     (key,) = frames_check.check_keys
     checks = instance.event_log_storage
@@ -191,21 +191,17 @@ def test_the_latest_record_of_a_check_stays(instance: dg.DagsterInstance) -> Non
     assert len(checks.get_asset_check_execution_history(key, limit=9)) == 1
 
 
-def test_a_state_goes_with_the_results_it_is_of(
-    instance: dg.DagsterInstance, storage: Postgres
-) -> None:
+def test_state_is_removed_with_its_results(instance: dg.DagsterInstance, storage: Postgres) -> None:
     old = run(instance, "monday")
-    moment = datetime.now(UTC)
+    cutoff = datetime.now(UTC)
     run(instance, "tuesday")
     assert set(states(instance)) == {"monday", "tuesday"}
-    remove_history(instance, datetime.now(UTC), states_before=moment)
-    assert set(traces(storage, old).values()) == {0}
+    remove_history(instance, datetime.now(UTC), states_before=cutoff)
+    assert set(row_counts(storage, old).values()) == {0}
     assert set(states(instance, fresh=False)) == {"tuesday"}
 
 
-def test_runs_that_are_not_finished_stay_whole(
-    instance: dg.DagsterInstance, storage: Postgres
-) -> None:
+def test_unfinished_runs_are_kept(instance: dg.DagsterInstance, storage: Postgres) -> None:
     runs = []
     for status in (
         dg.DagsterRunStatus.NOT_STARTED,
@@ -214,45 +210,43 @@ def test_runs_that_are_not_finished_stay_whole(
     ):
         runs.append(create_run_for_test(instance, "frames_job", status=status).run_id)
         instance.report_engine_event("An event", run_id=runs[-1], job_name="frames_job")
-    before = [traces(storage, run_id) for run_id in runs]
+    before = [row_counts(storage, run_id) for run_id in runs]
     assert remove_all(instance) == RemovedHistory()
-    assert [traces(storage, run_id) for run_id in runs] == before
+    assert [row_counts(storage, run_id) for run_id in runs] == before
 
 
-def test_a_second_time_nothing_is_left_to_remove(
-    instance: dg.DagsterInstance, storage: Postgres
-) -> None:
+def test_second_call_removes_nothing(instance: dg.DagsterInstance, storage: Postgres) -> None:
     run(instance, "monday")
     run(instance, "monday")
     assert remove_all(instance).runs == 1
     assert remove_all(instance) == RemovedHistory()
     run(instance, "monday")
-    assert remove_all(instance).runs == 1, "it was kept until another one superseded it"
+    assert remove_all(instance).runs == 1, "it stays until another run supersedes it"
     assert len(fetch(storage, "SELECT FROM runs")) == 1
 
 
-def test_any_size_of_batch_removes_the_same(
+def test_batch_size_does_not_change_the_result(
     instance: dg.DagsterInstance, storage: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_history, "BATCH_RUNS", 2)
     monkeypatch.setattr(run_history, "BATCH_EVENTS", 3)
     ids = [run(instance, day) for day in ("monday", "tuesday", "monday", "monday", "monday")]
-    expected = sum(traces(storage, run_id)["event_logs"] for run_id in ids) - 2
+    expected = sum(row_counts(storage, run_id)["event_logs"] for run_id in ids) - 2
     assert remove_all(instance) == RemovedHistory(runs=3, events=expected)
     assert len(fetch(storage, "SELECT FROM event_logs")) == 2
 
 
-def test_a_call_that_was_cut_off_is_made_up_for_by_the_next(
+def test_interrupted_call_is_completed_by_the_next(
     instance: dg.DagsterInstance, storage: Postgres
 ) -> None:
-    """Events are gone when the server ends the session that is to remove the run."""
+    """The server ends the session after the events are removed and before the run is."""
     old = run(instance, "monday")
     run(instance, "monday")
     with ThreadPoolExecutor() as threads, storage.engine.connect() as other:
         other.execute(sa.text("LOCK TABLE runs IN SHARE MODE"))
         removing = threads.submit(remove_all, instance)
         wait_until(lambda: len(sessions_waiting(storage)) == 1)
-        assert traces(storage, old)["event_logs"] == 0
+        assert row_counts(storage, old)["event_logs"] == 0
         execute(
             storage,
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -261,13 +255,13 @@ def test_a_call_that_was_cut_off_is_made_up_for_by_the_next(
         with pytest.raises(sa.exc.OperationalError):
             removing.result()
         other.rollback()
-    assert traces(storage, old)["runs"] == 1
+    assert row_counts(storage, old)["runs"] == 1
     assert remove_all(instance).runs == 1
-    assert set(traces(storage, old).values()) == {0}
+    assert set(row_counts(storage, old).values()) == {0}
     assert states(instance) == {"monday": AssetPartitionStatus.MATERIALIZED}
 
 
-def test_two_calls_at_once_remove_everything_once(
+def test_concurrent_calls_remove_each_run_once(
     instance: dg.DagsterInstance, storage: Postgres
 ) -> None:
     for _ in range(5):
@@ -294,7 +288,9 @@ def backfill(
     )
 
 
-def test_a_backfill_goes_with_its_last_run(instance: dg.DagsterInstance, storage: Postgres) -> None:
+def test_backfill_is_removed_with_its_last_run(
+    instance: dg.DagsterInstance, storage: Postgres
+) -> None:
     backfill(instance, "done", BulkActionStatus.COMPLETED_SUCCESS)
     backfill(instance, "running", BulkActionStatus.REQUESTED)
     backfill(instance, "kept", BulkActionStatus.COMPLETED_FAILED)
@@ -310,14 +306,14 @@ def test_a_backfill_goes_with_its_last_run(instance: dg.DagsterInstance, storage
         assert fetch(storage, query) == [("kept",), ("running",)]
 
 
-def test_a_younger_backfill_stays(instance: dg.DagsterInstance) -> None:
+def test_newer_backfill_stays(instance: dg.DagsterInstance) -> None:
     backfill(instance, "done", BulkActionStatus.COMPLETED_SUCCESS)
-    moment = datetime.now(UTC) - timedelta(hours=2)
-    assert remove_history(instance, moment) == RemovedHistory()
+    cutoff = datetime.now(UTC) - timedelta(hours=2)
+    assert remove_history(instance, cutoff) == RemovedHistory()
 
 
-def ticked(instance: dg.DagsterInstance, schedule: str) -> tuple[int, Path]:
-    """Leave a tick of a schedule that wrote a log; return its id and where the log is."""
+def add_tick(instance: dg.DagsterInstance, schedule: str) -> tuple[int, Path]:
+    """Add a tick of a schedule with a log; return its id and the log's path."""
     state = InstigatorState(
         RemoteInstigatorOrigin(
             RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("sim_pipeline"), "__repository__"),
@@ -347,21 +343,19 @@ def ticked(instance: dg.DagsterInstance, schedule: str) -> tuple[int, Path]:
     return int(tick.tick_id), log
 
 
-def test_the_log_of_a_tick_goes_with_the_tick(
-    instance: dg.DagsterInstance, storage: Postgres
-) -> None:
-    gone, old_log = ticked(instance, "a_schedule")
-    _, log = ticked(instance, "a_schedule")
-    _, other = ticked(instance, "another_schedule")
-    (old_log.parent / "a_file_of_someone_else.err").touch()
+def test_log_of_a_removed_tick_is_removed(instance: dg.DagsterInstance, storage: Postgres) -> None:
+    gone, old_log = add_tick(instance, "a_schedule")
+    _, log = add_tick(instance, "a_schedule")
+    _, other = add_tick(instance, "another_schedule")
+    (old_log.parent / "unrelated.err").touch()
     execute(storage, "DELETE FROM job_ticks WHERE id = :id", id=gone)
     assert remove_all(instance) == RemovedHistory(tick_logs=1)
     assert [path.exists() for path in (old_log, log, other)] == [False, True, True]
 
 
-def test_only_postgresql_has_its_history_removed() -> None:
+def test_other_storage_than_postgresql_is_refused() -> None:
     with (
         dg.DagsterInstance.ephemeral() as instance,
-        pytest.raises(TypeError, match="InMemoryEventLogStorage: only PostgreSQL"),
+        pytest.raises(TypeError, match="InMemoryEventLogStorage: history can be removed from"),
     ):
         remove_all(instance)

@@ -1,4 +1,4 @@
-"""What Dagster stores when a run is made is the same, by the row or by the batch."""
+"""The storage stores the same rows as Dagster's, in batches and without catalog queries."""
 
 import shutil
 from datetime import UTC, date, datetime, timedelta
@@ -20,7 +20,7 @@ from sim_pipeline.local_servers.postgres import LocalPostgres
 from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
 from sim_pipeline.orchestration.partitions import range_tags
 from sim_pipeline.store.connection import SESSION_SETTINGS, Postgres
-from sim_pipeline_tests.support.dagster_instance import instance_in
+from sim_pipeline_tests.support.databases import instance_in
 
 DAYS = date(2026, 11, 1), date(2026, 11, 5)
 PARTITIONS = 2 * 5
@@ -28,18 +28,18 @@ PARTITIONS = 2 * 5
 
 @pytest.fixture(autouse=True)
 def batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in service: events that are reported together reach the storage together."""
+    """Make Dagster pass events to the storage in batches, as the service does."""
     monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "1000")
 
 
-def announce(settings: Settings, instance: dg.DagsterInstance) -> dg.DagsterRun:
-    """Make a run over a range, and nothing more."""
+def create_run(settings: Settings, instance: dg.DagsterInstance) -> dg.DagsterRun:
+    """Create a run over a range of partitions, without executing it."""
     job = build_defs(settings).resolve_job_def(SIMULATION_JOB)
     return instance.create_run_for_job(job, tags=range_tags(settings.llm_models, *DAYS))
 
 
-def stored(database: Postgres, run: dg.DagsterRun) -> dict[str, list[Any]]:
-    """What the database holds, but for times, ids of rows and the run's id."""
+def stored_rows(database: Postgres, run: dg.DagsterRun) -> dict[str, list[Any]]:
+    """Return the rows of the database without times, row ids and the run id."""
     queries = {
         "events": "SELECT dagster_event_type, asset_key, partition, step_key,"
         " (event::jsonb - 'timestamp' - 'run_id') #- '{dagster_event,pid}' FROM event_logs",
@@ -60,7 +60,7 @@ def stored(database: Postgres, run: dg.DagsterRun) -> dict[str, list[Any]]:
 
 
 @pytest.mark.parametrize("rows", [2_000, 3])
-def test_the_rows_are_those_of_dagsters_own_storage(
+def test_rows_equal_those_of_dagsters_storage(
     settings: Settings,
     postgres_server: LocalPostgres,
     monkeypatch: pytest.MonkeyPatch,
@@ -68,17 +68,17 @@ def test_the_rows_are_those_of_dagsters_own_storage(
 ) -> None:
     monkeypatch.setattr(dagster_storage, "_ROWS", rows)
     with instance_in(postgres_server, stock=True) as (instance, database):
-        expected = stored(database, announce(settings, instance))
+        expected = stored_rows(database, create_run(settings, instance))
     with instance_in(postgres_server) as (instance, database):
-        assert stored(database, announce(settings, instance)) == expected
+        assert stored_rows(database, create_run(settings, instance)) == expected
     assert len(expected["events"]) >= 2 * PARTITIONS
 
 
-def test_dagster_knows_the_partitions_of_the_run(
+def test_planned_partitions_are_known_to_dagster(
     settings: Settings, postgres_server: LocalPostgres
 ) -> None:
     with instance_in(postgres_server) as (instance, _):
-        run = announce(settings, instance)
+        run = create_run(settings, instance)
         key = dg.AssetKey("benchmark_feed")
         latest = instance.event_log_storage.get_latest_storage_id_by_partition(
             key, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
@@ -89,7 +89,7 @@ def test_dagster_knows_the_partitions_of_the_run(
 
 
 @pytest.mark.parametrize("stock", [True, False])
-def test_only_dagsters_own_storage_asks_for_its_columns_again_and_again(
+def test_storage_does_not_query_the_catalog(
     settings: Settings, postgres_server: LocalPostgres, *, stock: bool
 ) -> None:
     statements: list[str] = []
@@ -100,7 +100,7 @@ def test_only_dagsters_own_storage_asks_for_its_columns_again_and_again(
     with instance_in(postgres_server, stock=stock) as (instance, _):
         sa.event.listen(sa.Engine, "before_cursor_execute", note)
         try:
-            run = announce(settings, instance)
+            run = create_run(settings, instance)
             instance.report_run_failed(run)
             (record,) = instance.get_run_records(dg.RunsFilter(run_ids=[run.run_id]))
             (asset,) = instance.get_asset_records([dg.AssetKey("benchmark_feed")])
@@ -111,7 +111,7 @@ def test_only_dagsters_own_storage_asks_for_its_columns_again_and_again(
     assert any("pg_attribute" in statement for statement in statements) == stock
 
 
-def test_opening_the_instance_of_the_service_connects_nowhere(
+def test_opening_the_instance_does_not_connect(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in settings.environment().items():
@@ -122,7 +122,7 @@ def test_opening_the_instance_of_the_service_connects_nowhere(
 
 
 @pytest.mark.parametrize("zone", ["Asia/Shanghai", "America/Los_Angeles"])
-def test_times_are_in_utc_whatever_the_databases_zone_is(
+def test_times_are_utc_in_any_database_zone(
     settings: Settings, postgres_server: LocalPostgres, zone: str
 ) -> None:
     with instance_in(postgres_server) as (instance, database):
@@ -132,12 +132,12 @@ def test_times_are_in_utc_whatever_the_databases_zone_is(
             connection.exec_driver_sql(
                 f"ALTER DATABASE {database.database} SET timezone = '{zone}'"
             )
-        run = announce(settings, instance)
+        run = create_run(settings, instance)
         (record,) = instance.get_run_records(dg.RunsFilter(run_ids=[run.run_id]))
         assert abs(datetime.now(UTC) - record.create_timestamp) < timedelta(minutes=5)
 
 
-def test_sessions_are_set_up_as_those_of_the_results(postgres_server: LocalPostgres) -> None:
+def test_sessions_have_the_settings_of_the_results(postgres_server: LocalPostgres) -> None:
     with instance_in(postgres_server) as (instance, _):
         storage = instance.event_log_storage
         assert isinstance(storage, dagster_storage.BatchingEventLogStorage)
@@ -150,7 +150,7 @@ def test_sessions_are_set_up_as_those_of_the_results(postgres_server: LocalPostg
 
 
 @pytest.mark.parametrize("host", ["::1", "[::1]"])
-def test_the_storages_host_may_be_an_ipv6_address(host: str) -> None:
+def test_host_can_be_an_ipv6_address(host: str) -> None:
     parts = {"username": "u@", "password": "p:w", "hostname": host, "port": "1", "db_name": "d"}
     storage = dagster_storage.BatchingPostgresStorage.from_config_value(
         None, {"postgres_db": parts, "should_autocreate_tables": False}
@@ -159,17 +159,17 @@ def test_the_storages_host_may_be_an_ipv6_address(host: str) -> None:
     assert (url.host, url.port, url.username, url.password) == ("::1", 1, "u@", "p:w")
 
 
-def test_tables_are_made_only_for_the_storage_that_is_ours(
+def test_create_tables_refuses_other_storage(
     postgres_server: LocalPostgres,
 ) -> None:
     with (
         instance_in(postgres_server, stock=True) as (instance, _),
-        pytest.raises(TypeError, match="kept in a PostgresEventLogStorage"),
+        pytest.raises(TypeError, match="its events in a PostgresEventLogStorage"),
     ):
         dagster_storage.create_tables(instance)
 
 
-def test_dagsters_migrations_may_lie_in_any_directory(tmp_path: Path) -> None:
+def test_migrations_can_be_in_any_directory(tmp_path: Path) -> None:
     ini = Path(dagster_postgres.__file__).parent / "alembic" / "alembic.ini"
     package = tmp_path / "Документы 100% $x #1"
     (package / "alembic").mkdir(parents=True)

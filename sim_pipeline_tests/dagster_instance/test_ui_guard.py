@@ -1,4 +1,4 @@
-"""The guard before the UI: which requests reach the application behind it, and what refuses say."""
+"""The UI guard: which requests reach the application, and what refusals say."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ Headers = Sequence[tuple[str, str]]
 
 
 async def application(scope: Scope, _receive: Receive, send: Send) -> None:
-    """Answer anything, a handshake too."""
+    """Answer any request or handshake."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.accept"})
     elif scope["type"] == "http":
@@ -35,7 +35,7 @@ def ask(
     allowed: Sequence[str] = (),
     extensions: Sequence[str] = (),
 ) -> list[Message]:
-    """Return what the guard, or the application behind it, sends."""
+    """Send a request to the guard; return the messages of the answer."""
     path, _, query = target.partition("?")
     scope: dict[str, Any] = {
         "type": kind,
@@ -85,9 +85,7 @@ def host(value: str, **others: str) -> Headers:
         ("[2001:db8::8]", "::", ("2001:db8::8",)),
     ],
 )
-def test_hosts_the_ui_is_reached_by_are_served(
-    value: str, ui_host: str, allowed: Sequence[str]
-) -> None:
+def test_own_hosts_are_served(value: str, ui_host: str, allowed: Sequence[str]) -> None:
     assert text(ask(host(value), ui_host=ui_host, allowed=allowed)) == "served"
 
 
@@ -107,7 +105,7 @@ def test_hosts_the_ui_is_reached_by_are_served(
         ("Gr\xf6\xdfe", "127.0.0.1"),
     ],
 )
-def test_another_host_is_refused_by_its_name(kind: str, value: str, ui_host: str) -> None:
+def test_other_host_is_refused_and_named(kind: str, value: str, ui_host: str) -> None:
     sent = ask(host(value), ui_host=ui_host, kind=kind, extensions=["websocket.http.response"])
     assert status(sent) == 403
     assert f"Host {value!a}." in text(sent)
@@ -118,7 +116,7 @@ def test_another_host_is_refused_by_its_name(kind: str, value: str, ui_host: str
     ("headers", "found"),
     [([], "none"), ([("host", "localhost"), ("host", "evil")], "'localhost', 'evil'")],
 )
-def test_a_request_must_have_one_host(headers: Headers, found: str) -> None:
+def test_request_needs_exactly_one_host(headers: Headers, found: str) -> None:
     sent = ask(headers)
     assert status(sent) == 400
     assert found in text(sent)
@@ -131,7 +129,7 @@ def test_a_request_must_have_one_host(headers: Headers, found: str) -> None:
         ("localhost", "http://localhost", ()),
         ("localhost:80", "http://localhost", ()),
         ("[::1]:3000", "http://[::1]:3000", ()),
-        # TLS ends at the proxy, which passes the host on, or its own address.
+        # TLS ends at a proxy, which keeps the host or replaces it by its own address.
         ("ui.example.com", "https://ui.example.com", ("ui.example.com",)),
         ("ui.example.com:443", "https://ui.example.com", ("ui.example.com",)),
         ("ui.example.com", "https://UI.example.com", ("ui.example.com",)),
@@ -139,9 +137,7 @@ def test_a_request_must_have_one_host(headers: Headers, found: str) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["http", "websocket"])
-def test_the_ui_s_own_pages_are_served(
-    kind: str, value: str, origin: str, allowed: Sequence[str]
-) -> None:
+def test_own_pages_are_served(kind: str, value: str, origin: str, allowed: Sequence[str]) -> None:
     sent = ask(host(value, origin=origin), kind=kind, method="POST", allowed=allowed)
     assert sent[0]["type"] in ("http.response.start", "websocket.accept")
     assert kind == "websocket" or status(sent) == 200
@@ -164,9 +160,7 @@ def test_the_ui_s_own_pages_are_served(
 )
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 @pytest.mark.parametrize("allowed", [(), ("localhost", "127.0.0.1", "ui.example.com")])
-def test_another_origin_is_refused_by_its_name(
-    kind: str, origin: str, allowed: Sequence[str]
-) -> None:
+def test_other_origin_is_refused_and_named(kind: str, origin: str, allowed: Sequence[str]) -> None:
     sent = ask(
         host("127.0.0.1:3000", origin=origin),
         method="POST",
@@ -179,7 +173,7 @@ def test_another_origin_is_refused_by_its_name(
     assert "UI_ALLOWED_HOSTS" in text(sent)
 
 
-def test_a_second_origin_is_looked_at_too() -> None:
+def test_second_origin_is_checked_too() -> None:
     own, other = "http://localhost", "http://evil.example.com"
     sent = ask([("host", "localhost"), ("origin", own), ("origin", other)])
     assert status(sent) == 403
@@ -200,9 +194,7 @@ def test_a_second_origin_is_looked_at_too() -> None:
         ({"sec-fetch-site": "something-new"}, "GET", 403),
     ],
 )
-def test_of_other_sites_only_links_are_followed(
-    headers: dict[str, str], method: str, expected: int
-) -> None:
+def test_other_sites_may_only_link(headers: dict[str, str], method: str, expected: int) -> None:
     sent = ask([("host", "localhost"), *headers.items()], method=method)
     assert status(sent) == expected
     assert expected == 200 or f"Sec-Fetch-Site {headers['sec-fetch-site']!r}" in text(sent)
@@ -225,21 +217,19 @@ def test_of_other_sites_only_links_are_followed(
         (f"query={quote('type Query { a: Int }')}", "definition"),
     ],
 )
-def test_a_url_that_changes_something_is_refused(
-    path: str, method: str, query: str, kind: str
-) -> None:
+def test_url_with_mutation_is_refused(path: str, method: str, query: str, kind: str) -> None:
     sent = ask(host("localhost"), f"{path}?{query}", method=method)
     assert status(sent) == 403
-    assert f"holds a {kind};" in text(sent)
+    assert f"contains a {kind};" in text(sent)
 
 
 @pytest.mark.parametrize(
     "query", [quote("query {"), quote("{" * 5_000), "", "%ff", quote("mutationn { a }")]
 )
-def test_a_url_that_is_no_graphql_is_refused(query: str) -> None:
+def test_url_with_invalid_graphql_is_refused(query: str) -> None:
     sent = ask(host("localhost"), f"/graphql?query={query}")
     assert status(sent) == 403
-    assert "no GraphQL that can be read" in text(sent)
+    assert "is not valid GraphQL" in text(sent)
 
 
 @pytest.mark.parametrize(
@@ -252,26 +242,26 @@ def test_a_url_that_is_no_graphql_is_refused(query: str) -> None:
         f"/assets?query={quote(MUTATION)}",
     ],
 )
-def test_a_url_that_only_reads_is_served(target: str) -> None:
+def test_url_with_query_is_served(target: str) -> None:
     assert text(ask(host("localhost"), target)) == "served"
 
 
-def test_a_handshake_is_refused_where_no_text_can_be_sent() -> None:
+def test_handshake_is_refused_without_text_support() -> None:
     sent = ask(host("evil"), kind="websocket")
     assert [message["type"] for message in sent] == ["websocket.close"]
 
 
 @pytest.mark.parametrize("value", ["localhost", "evil"])
-def test_no_answer_may_be_framed_by_another_page(value: str) -> None:
+def test_answers_forbid_foreign_frames(value: str) -> None:
     headers = dict(ask(host(value))[0]["headers"])
     assert headers[b"x-frame-options"] == b"SAMEORIGIN"
 
 
-def test_what_is_no_request_is_passed_on() -> None:
+def test_lifespan_is_passed_on() -> None:
     assert ask([], kind="lifespan") == []
 
 
-def test_a_refusal_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_refusal_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     guard = UiGuard(application, ui_host="127.0.0.1", allowed_hosts=())
 
     async def ignore(_: Message) -> None:

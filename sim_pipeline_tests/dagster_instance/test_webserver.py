@@ -1,4 +1,4 @@
-"""Dagster's webserver behind the guard, as it is started: a process of its own, asked over HTTP."""
+"""Dagster's web server behind the guard, started as a process and requested over HTTP."""
 
 import http.client
 import json
@@ -12,10 +12,10 @@ from urllib.parse import quote
 import pytest
 
 from sim_pipeline.local_servers.ports import free_port, listens
-from sim_pipeline_tests.support.waiting import wait_until
+from sim_pipeline_tests.support.assertions import wait_until
 
 PREFIX = "/simulation"
-# It has an effect that can be asked for, and needs nothing to exist.
+# Its effect can be queried, and it needs no other data.
 MUTATION = "mutation { setNuxSeen }"
 SEEN = "{ shouldShowNux }"
 WEBSERVER = (sys.executable, "-m", "sim_pipeline.dagster_instance.webserver")
@@ -54,7 +54,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def ask(
     port: int, path: str, headers: Mapping[str, str] | None = None, *, body: str | None = None
 ) -> tuple[int, str]:
-    """Return status and body of the answer to a GET, or to a POST of a body."""
+    """Send a GET, or a POST if there is a body; return status and body of the answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("GET" if body is None else "POST", path, body, dict(headers or {}))
@@ -71,7 +71,7 @@ def graphql(port: int, query: str, headers: Mapping[str, str] | None = None) -> 
 
 
 @pytest.mark.parametrize("path", ["/server_info", "/", "/assets", "/graphql?query={version}"])
-def test_the_ui_is_served_below_its_path(port: int, path: str) -> None:
+def test_ui_is_served_below_its_path_prefix(port: int, path: str) -> None:
     assert ask(port, f"{PREFIX}{path}")[0] == 200
 
 
@@ -83,7 +83,7 @@ def test_the_ui_is_served_below_its_path(port: int, path: str) -> None:
         {"Sec-Fetch-Site": "cross-site"},
     ],
 )
-def test_what_is_foreign_does_not_reach_dagster(port: int, headers: dict[str, str]) -> None:
+def test_foreign_requests_do_not_reach_dagster(port: int, headers: dict[str, str]) -> None:
     before = graphql(port, SEEN)
     assert graphql(port, MUTATION, headers)[0] == 403
     assert ask(port, f"{PREFIX}/graphql", {**UPGRADE, **headers})[0] == 403
@@ -93,7 +93,7 @@ def test_what_is_foreign_does_not_reach_dagster(port: int, headers: dict[str, st
 
 @pytest.mark.parametrize("body", [None, ""])
 @pytest.mark.parametrize("path", ["/graphql", "/graphq%6c"])
-def test_no_url_executes_a_mutation(port: int, path: str, body: str | None) -> None:
+def test_url_does_not_execute_a_mutation(port: int, path: str, body: str | None) -> None:
     status, answer = ask(port, f"{PREFIX}{path}?query={quote(MUTATION)}", body=body)
     assert status == 403
     assert "mutation" in answer
@@ -101,20 +101,20 @@ def test_no_url_executes_a_mutation(port: int, path: str, body: str | None) -> N
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:{port}", "localhost", "ui.example.com"])
-def test_its_own_pages_may_open_a_websocket(port: int, host: str) -> None:
+def test_own_pages_can_open_a_websocket(port: int, host: str) -> None:
     host = host.format(port=port)
     headers = {**UPGRADE, "Host": host, "Origin": f"http://{host}"}
     assert ask(port, f"{PREFIX}/graphql", headers)[0] == 101
 
 
-# The last that asks the fixture's webserver: it changes what the others see unchanged.
-def test_commands_and_own_pages_may_change(port: int) -> None:
+# The last test of the shared web server: it changes state that the other tests expect unchanged.
+def test_commands_and_own_pages_can_mutate(port: int) -> None:
     proxied = {"Host": "ui.example.com", "Origin": "https://ui.example.com"}
     assert graphql(port, MUTATION, proxied) == (200, '{"data":{"setNuxSeen":true}}')
     assert graphql(port, MUTATION) == (200, '{"data":{"setNuxSeen":true}}')
 
 
-def test_wrong_settings_are_said_and_end_it(tmp_path: Path) -> None:
+def test_invalid_settings_are_named_and_end_it(tmp_path: Path) -> None:
     done = subprocess.run(
         [*WEBSERVER, "--empty-workspace"],
         cwd=tmp_path,

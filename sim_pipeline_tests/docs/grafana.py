@@ -1,9 +1,11 @@
-"""What Grafana makes of a query before PostgreSQL sees it: its variables, then its macros."""
+"""Expands the variables and macros of a Grafana query, as Grafana does before it sends it."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
+
+from sim_pipeline.timestamps import format_timestamp
 
 _VARIABLE = re.compile(r"\$\{(\w+):sqlstring\}")
 _MACRO = re.compile(r"\$(__\w+)\(([^)]*)\)")
@@ -11,13 +13,13 @@ _MACRO = re.compile(r"\$(__\w+)\(([^)]*)\)")
 
 @dataclass(frozen=True)
 class View:
-    """What is chosen at the top of the dashboard.
+    """The selection at the top of the dashboard.
 
     Attributes:
-        since: Start of the time shown.
-        until: Its end.
-        interval: Seconds between two points of a chart.
-        variables: The chosen values of each variable.
+        since: start of the time range.
+        until: end of the time range.
+        interval: seconds between two points of a chart.
+        variables: the selected values of each variable.
     """
 
     since: datetime
@@ -26,11 +28,11 @@ class View:
     variables: Mapping[str, Sequence[str]]
 
     def interpolate(self, sql: str) -> str:
-        """Return the query as PostgreSQL gets it.
+        """Return the query that PostgreSQL receives.
 
         Raises:
-            KeyError: It names a variable that the dashboard does not have.
-            ValueError: It has a macro that this knows nothing of, or something else is left over.
+            KeyError: the query uses a variable that the dashboard does not define.
+            ValueError: the query has an unknown macro, or another `$` that is not expanded.
         """
         sql = sql.replace("$__interval", f"{self.interval}s")
         sql = _VARIABLE.sub(lambda found: _sql_strings(self.variables[found[1]]), sql)
@@ -42,15 +44,12 @@ class View:
     def _macro(self, name: str, arguments: str) -> str:
         column, *rest = (argument.strip() for argument in arguments.split(","))
         if name == "__timeFilter" and not rest:
-            return f"{column} BETWEEN '{_moment(self.since)}' AND '{_moment(self.until)}'"
+            since, until = format_timestamp(self.since), format_timestamp(self.until)
+            return f"{column} BETWEEN '{since}' AND '{until}'"
         if name == "__timeGroupAlias" and rest == [f"{self.interval}s"]:
             seconds = self.interval
             return f'floor(extract(epoch from {column})/{seconds})*{seconds} AS "time"'
         raise ValueError(f"unknown macro ${name}({arguments})")
-
-
-def _moment(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _sql_strings(values: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Packages from npm for one test, in a directory of its own."""
+"""Install npm packages for one test."""
 
 import shutil
 import subprocess
@@ -11,13 +11,13 @@ _UNREACHABLE = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "ETIMEDO
 
 
 def install(manifests: Path, directory: Path) -> Path:
-    """Install what a package.json and its lock file name, and nothing else.
+    """Install exactly the packages of a lock file.
 
-    Skips the test where there is no npm, or no way to its registry.
+    Skips the test if npm is missing or cannot reach its registry.
 
     Args:
-        manifests: Directory with package.json and package-lock.json.
-        directory: Where to install.
+        manifests: directory with package.json and package-lock.json.
+        directory: directory to install in.
 
     Returns:
         The directory `node_modules`.
@@ -35,7 +35,7 @@ def install(manifests: Path, directory: Path) -> Path:
         timeout=_SECONDS,
         check=False,
     )
-    # Older versions of npm say "npm ERR!".
+    # The prefix of the line differs: older versions of npm print "npm ERR!".
     if any(f"code {code}" in done.stderr for code in _UNREACHABLE):
         pytest.skip(f"npm cannot reach its registry: {done.stderr.splitlines()[0]}")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The consumers under docs/consumers, against a real broker behind a proxy that cuts."""
+"""The example consumers in docs/consumers, with a real RabbitMQ behind a proxy."""
 
 import dataclasses
 import json
@@ -28,9 +28,9 @@ from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
 from sim_pipeline.metrics import METRICS
 from sim_pipeline_tests.broker.harness import Queue, messages, publish
 from sim_pipeline_tests.docs import npm
+from sim_pipeline_tests.support.assertions import wait_until
 from sim_pipeline_tests.support.certificates import Authority
 from sim_pipeline_tests.support.tcp_proxy import Direction, TcpProxy
-from sim_pipeline_tests.support.waiting import wait_until
 
 CONSUMERS = Path(__file__).parents[2] / "docs" / "consumers"
 WINDOW = datetime(2026, 11, 20, tzinfo=UTC)
@@ -38,7 +38,7 @@ SECONDS = 30
 
 
 class Consumer:
-    """A consumer that runs, and what it has said so far."""
+    """A running consumer and its output."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -58,7 +58,7 @@ class Consumer:
             thread.start()
 
     def simulations(self, count: int) -> list[str]:
-        """Wait for so many simulations, each whole; the models' names, as they came."""
+        """Wait for `count` complete simulations; return the model names in order."""
         lines = [self._lines.get(timeout=SECONDS).split() for _ in range(count * len(METRICS))]
         names = [line[0] for line in lines[:: len(METRICS)]]
         assert [line[:2] for line in lines] == [
@@ -67,7 +67,7 @@ class Consumer:
         return names
 
     def terminate(self) -> None:
-        """Ask it to end, and see that it does, well, having said nothing more."""
+        """Send SIGTERM; check that it exits with status 0 and prints nothing more."""
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(SECONDS) == 0, self.errors
         for thread in self._threads:
@@ -111,7 +111,7 @@ def node_consumer(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(params=["python", "node"])
 def command(request: pytest.FixtureRequest) -> list[str]:
-    """What starts the consumer, in each language."""
+    """The command that starts the consumer, for each language."""
     if request.param == "python":
         return [sys.executable, str(CONSUMERS / "consumer.py")]
     return list(request.getfixturevalue("node_consumer"))
@@ -119,7 +119,7 @@ def command(request: pytest.FixtureRequest) -> list[str]:
 
 @pytest.fixture
 def source(rabbitmq_server: LocalRabbitMQ) -> Iterator[Queue]:
-    """The queue to consume, empty."""
+    """The queue to consume, empty at first."""
     with pika.BlockingConnection(rabbitmq_server.connection_parameters()) as connection:
         source = Queue(connection, f"test-{uuid4()}")
         source.declare(x_queue_type="quorum")
@@ -129,7 +129,7 @@ def source(rabbitmq_server: LocalRabbitMQ) -> Iterator[Queue]:
 
 @pytest.fixture
 def dead_letters(rabbitmq_server: LocalRabbitMQ, source: Queue) -> Iterator[Queue]:
-    """The queue that the consumer puts aside messages in; the consumer declares it."""
+    """The dead-letter queue, which the consumer declares."""
     with pika.BlockingConnection(rabbitmq_server.connection_parameters()) as connection:
         dead_letters = Queue(connection, f"{source.name}.dead-letter")
         yield dead_letters
@@ -138,7 +138,7 @@ def dead_letters(rabbitmq_server: LocalRabbitMQ, source: Queue) -> Iterator[Queu
 
 @pytest.fixture
 def config(rabbitmq_server: LocalRabbitMQ, source: Queue) -> BrokerConfig:
-    """The way of the publisher, past any proxy."""
+    """The configuration of the publisher, without a proxy."""
     return BrokerConfig(
         host=rabbitmq_server.host,
         port=rabbitmq_server.port,
@@ -151,7 +151,7 @@ def config(rabbitmq_server: LocalRabbitMQ, source: Queue) -> BrokerConfig:
 
 @pytest.fixture
 def proxy(rabbitmq_server: LocalRabbitMQ) -> Iterator[TcpProxy]:
-    """Stands between the consumer and the node."""
+    """A proxy between the consumer and RabbitMQ."""
     with TcpProxy((rabbitmq_server.host, rabbitmq_server.port)) as proxy:
         yield proxy
 
@@ -160,7 +160,7 @@ def proxy(rabbitmq_server: LocalRabbitMQ) -> Iterator[TcpProxy]:
 def environment(
     config: BrokerConfig,
     proxy: TcpProxy,
-    dead_letters: Queue,  # noqa: ARG001 - for what it deletes
+    dead_letters: Queue,  # noqa: ARG001 - deletes the queue after the test
 ) -> dict[str, str]:
     return {
         "RABBITMQ_HOST": proxy.host,
@@ -175,7 +175,7 @@ def environment(
 
 
 def send(config: BrokerConfig, *names: str) -> None:
-    """Publish one simulation of each model, one after the other: the same each time."""
+    """Publish one simulation of each model, in order. A model always has the same one."""
     values = np.arange(8.0).reshape(4, 2)
     for name in names:
         publish(
@@ -185,14 +185,14 @@ def send(config: BrokerConfig, *names: str) -> None:
 
 
 def put(server: LocalRabbitMQ, queue: Queue, body: bytes, **properties: Any) -> None:
-    """Publish a message that the pipeline would not: with these properties only."""
+    """Publish a message with only these properties, unlike the pipeline."""
     with pika.BlockingConnection(server.connection_parameters()) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
         channel.basic_publish("", queue.name, body, pika.BasicProperties(**properties))
 
 
-def test_each_simulation_is_printed_once_though_sent_twice_and_the_connection_is_cut(
+def test_duplicates_are_dropped(
     command: list[str],
     environment: dict[str, str],
     config: BrokerConfig,
@@ -204,7 +204,7 @@ def test_each_simulation_is_printed_once_though_sent_twice_and_the_connection_is
         assert consumer.simulations(2) == ["one", "two"]
         wait_until(lambda: proxy.open_connections == 1)
 
-        # Its acknowledgement of the third is lost: the broker gives it out again.
+        # The acknowledgement of the third is lost, so the broker delivers it again.
         proxy.half_open(Direction.TO_SERVER)
         send(config, "three")
         assert consumer.simulations(1) == ["three"]
@@ -214,11 +214,11 @@ def test_each_simulation_is_printed_once_though_sent_twice_and_the_connection_is
         assert consumer.simulations(1) == ["four"]
         assert proxy.accepted == 2
         consumer.terminate()
-    # Everything was acknowledged, else it would be back.
+    # All messages were acknowledged, or they would be back in the queue.
     assert source.count() == 0
 
 
-def test_a_broker_that_is_away_is_waited_for(
+def test_consumer_waits_for_the_broker(
     command: list[str], environment: dict[str, str], config: BrokerConfig, proxy: TcpProxy
 ) -> None:
     proxy.refuse()
@@ -233,7 +233,7 @@ def test_a_broker_that_is_away_is_waited_for(
         consumer.terminate()
 
 
-def test_a_queue_that_is_not_there_yet_is_waited_for(
+def test_consumer_waits_for_the_queue(
     command: list[str], environment: dict[str, str], config: BrokerConfig, source: Queue
 ) -> None:
     source.delete()
@@ -250,7 +250,7 @@ def test_a_queue_that_is_not_there_yet_is_waited_for(
         consumer.terminate()
 
 
-def test_it_ends_when_asked_to_while_the_broker_is_away(
+def test_consumer_ends_while_the_broker_is_away(
     command: list[str], environment: dict[str, str], proxy: TcpProxy
 ) -> None:
     proxy.refuse()
@@ -259,7 +259,7 @@ def test_it_ends_when_asked_to_while_the_broker_is_away(
         consumer.terminate()
 
 
-def test_memory_of_ids_is_bounded(
+def test_number_of_remembered_ids_is_limited(
     command: list[str], environment: dict[str, str], config: BrokerConfig
 ) -> None:
     with running(command, environment | {"SEEN_IDS": "2"}) as consumer:
@@ -269,7 +269,7 @@ def test_memory_of_ids_is_bounded(
         consumer.terminate()
 
 
-def test_a_poison_message_goes_to_the_dead_letters(
+def test_poison_message_becomes_a_dead_letter(
     command: list[str],
     environment: dict[str, str],
     config: BrokerConfig,
@@ -288,7 +288,7 @@ def test_a_poison_message_goes_to_the_dead_letters(
     )
     assert attempts == ["1", "2", "3"]
     assert source.count() == 0
-    # The broker refuses a declaration that differs from what is there.
+    # The broker refuses a declaration that differs from the existing queue.
     dead_letters.declare(durable=True, x_queue_type="quorum")
     (dead,) = dead_letters.drain()
     assert dead.body == b"not JSON"
@@ -299,7 +299,7 @@ def test_a_poison_message_goes_to_the_dead_letters(
     assert dead.properties.content_type == "application/json"
 
 
-def test_the_rights_that_its_readme_names_are_enough(
+def test_permissions_of_the_readme_are_enough(
     command: list[str],
     environment: dict[str, str],
     config: BrokerConfig,
@@ -321,7 +321,7 @@ def test_the_rights_that_its_readme_names_are_enough(
         rabbitmq_server.ctl("delete_user", user)
 
 
-def test_a_dead_letter_queue_that_exists_is_used(
+def test_existing_dead_letter_queue_is_used(
     command: list[str],
     environment: dict[str, str],
     config: BrokerConfig,
@@ -336,7 +336,7 @@ def test_a_dead_letter_queue_that_exists_is_used(
     assert source.count() == 0
 
 
-def test_a_message_it_cannot_put_aside_stays(
+def test_message_stays_if_the_dead_letter_fails(
     command: list[str],
     environment: dict[str, str],
     config: BrokerConfig,
@@ -354,7 +354,7 @@ def test_a_message_it_cannot_put_aside_stays(
     assert source.count() == 0
 
 
-def test_what_no_message_is_to_blame_for_ends_it(
+def test_system_error_ends_the_consumer(
     command: list[str],
     environment: dict[str, str],
     config: BrokerConfig,
@@ -376,7 +376,7 @@ def test_what_no_message_is_to_blame_for_ends_it(
     assert dead_letters.count() == 0
 
 
-def test_messages_without_an_id_are_all_dealt_with(
+def test_messages_without_id_are_all_processed(
     command: list[str],
     environment: dict[str, str],
     rabbitmq_server: LocalRabbitMQ,
@@ -389,7 +389,7 @@ def test_messages_without_an_id_are_all_dealt_with(
         consumer.terminate()
 
 
-def test_dead_letters_are_shown_and_sent_back(
+def test_dead_letters_are_printed_and_sent_back(
     environment: dict[str, str],
     rabbitmq_server: LocalRabbitMQ,
     source: Queue,
@@ -419,11 +419,11 @@ def test_dead_letters_are_shown_and_sent_back(
 
     assert dead_letters.count() == 0
     received = source.drain()
-    assert [message.message_id for message in received] == [one.message_id for one in sent]
+    assert [message.message_id for message in received] == [message.message_id for message in sent]
     assert all("error" not in (message.properties.headers or {}) for message in received)
 
 
-def test_brackets_around_an_ipv6_address_are_taken(
+def test_ipv6_address_may_have_brackets(
     command: list[str],
     environment: dict[str, str],
     config: BrokerConfig,
@@ -433,14 +433,14 @@ def test_brackets_around_an_ipv6_address_are_taken(
         proxy.refuse()
         proxy.host = "::1"
         proxy.heal()
-        by_ipv6 = environment | {"RABBITMQ_HOST": "[::1]", "RABBITMQ_PORT": str(proxy.port)}
-        with running(command, by_ipv6) as consumer:
+        with_ipv6 = environment | {"RABBITMQ_HOST": "[::1]", "RABBITMQ_PORT": str(proxy.port)}
+        with running(command, with_ipv6) as consumer:
             send(config, "one")
             assert consumer.simulations(1) == ["one"]
             consumer.terminate()
 
 
-def test_it_speaks_tls_and_verifies_the_broker(
+def test_tls_verifies_the_broker(
     command: list[str],
     environment: dict[str, str],
     config: BrokerConfig,
@@ -450,22 +450,22 @@ def test_it_speaks_tls_and_verifies_the_broker(
     authority = Authority.make(tmp_path)
     node = (rabbitmq_server.host, rabbitmq_server.port)
     with TcpProxy(node, tls=authority.server_context("localhost")) as proxy:
-        by_tls = environment | {
+        with_tls = environment | {
             "RABBITMQ_HOST": "localhost",
             "RABBITMQ_PORT": str(proxy.port),
             "RABBITMQ_TLS": "true",
         }
         send(config, "one")
-        with running(command, by_tls) as consumer:
+        with running(command, with_tls) as consumer:
             wait_until(lambda: bool(consumer.errors))
             assert re.search("(?i)certificate", consumer.errors[0])
             consumer.terminate()
-        with running(command, by_tls | {"RABBITMQ_CA_FILE": str(authority.ca_file)}) as consumer:
+        with running(command, with_tls | {"RABBITMQ_CA_FILE": str(authority.ca_file)}) as consumer:
             assert consumer.simulations(1) == ["one"]
             consumer.terminate()
 
 
-def test_defaults_are_those_of_the_pipeline() -> None:
+def test_defaults_match_the_pipeline() -> None:
     sample = dict(
         re.findall(
             r"^(RABBITMQ_\w+)=(.*)$",

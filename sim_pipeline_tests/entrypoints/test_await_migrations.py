@@ -1,4 +1,4 @@
-"""Pods wait until both databases are migrated, and for no longer than they are told to."""
+"""The wait of a pod for the migration of both databases, and its timeout."""
 
 import shutil
 import uuid
@@ -21,10 +21,10 @@ PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def both(
+def empty_databases(
     postgres_server: LocalPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Settings:
-    """Settings that name two empty databases; Dagster's instance is in the second."""
+    """Settings with two empty databases; the second is for Dagster's instance."""
     names = [f"{kind}_{uuid.uuid4().hex}" for kind in ("results", "dagster")]
     for name in names:
         postgres_server.ensure_database(name)
@@ -48,38 +48,38 @@ def migrate_dagster() -> None:
         create_tables(instance)
 
 
-def test_both_databases_are_waited_for(both: Settings) -> None:
-    results = results_database(both)
-    assert missing_migrations(both) == f"{results} is not migrated yet"
+def test_waits_for_both_databases(empty_databases: Settings) -> None:
+    results = results_database(empty_databases)
+    assert missing_migrations(empty_databases) == f"{results} is not migrated yet"
     upgrade(results)
-    assert missing_migrations(both) == "Dagster's storage is not migrated yet"
+    assert missing_migrations(empty_databases) == "Dagster's storage is not migrated yet"
     migrate_dagster()
-    assert missing_migrations(both) is None
+    assert missing_migrations(empty_databases) is None
 
 
-def test_it_ends_once_they_are_migrated(both: Settings) -> None:
+def test_ends_after_the_migrations(empty_databases: Settings) -> None:
     with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(await_migrations, both, 60)
-        upgrade(results_database(both))
+        waiting = pool.submit(await_migrations, empty_databases, 60)
+        upgrade(results_database(empty_databases))
         migrate_dagster()
         assert waiting.result()
 
 
-def test_an_older_version_starts_on_a_newer_schema(both: Settings) -> None:
-    results = results_database(both)
+def test_newer_schema_is_accepted(empty_databases: Settings) -> None:
+    results = results_database(empty_databases)
     upgrade(results)
     migrate_dagster()
     with results.engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = 'of_tomorrow'"))
-    assert missing_migrations(both) is None
+    assert missing_migrations(empty_databases) is None
 
 
-def test_it_gives_up_and_says_why(both: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    assert not await_migrations(both, patience=0)
-    assert "is not migrated yet. Does the Job migrate run?" in caplog.text
+def test_timeout_is_logged(empty_databases: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    assert not await_migrations(empty_databases, timeout=0)
+    assert "is not migrated yet; check that the Job migrate runs" in caplog.text
 
 
-def test_a_server_that_cannot_be_reached_is_waited_for(both: Settings) -> None:
-    reason = missing_migrations(both.model_copy(update={"postgres_port": 1}))
+def test_waits_for_unreachable_server(empty_databases: Settings) -> None:
+    reason = missing_migrations(empty_databases.model_copy(update={"postgres_port": 1}))
     assert reason is not None
     assert "Connection refused" in reason

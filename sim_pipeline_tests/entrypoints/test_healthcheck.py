@@ -1,4 +1,4 @@
-"""The health check of a container: whether the UI of this machine answers, and with what."""
+"""The health check of a container: its requests, its output and its exit status."""
 
 import http.server
 import socket
@@ -16,7 +16,7 @@ from sim_pipeline.local_servers.ports import free_port
 
 
 class IPv6Server(http.server.HTTPServer):
-    """A server of an IPv6 address."""
+    """A server on an IPv6 address."""
 
     address_family = socket.AF_INET6
 
@@ -28,7 +28,7 @@ def ui(
     host: str = "127.0.0.1",
     server_class: type[http.server.HTTPServer] = http.server.HTTPServer,
 ) -> Iterator[int]:
-    """Answer a path with a status, and anything else with 404; yield the port."""
+    """Serve a path with a status and any other path with 404; yield the port."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -47,7 +47,7 @@ def ui(
 @pytest.mark.parametrize(
     ("status", "expected"), [(HTTPStatus.OK, 0), (HTTPStatus.INTERNAL_SERVER_ERROR, 1)]
 )
-def test_only_a_good_answer_is_health(
+def test_exit_status_follows_http_status(
     status: HTTPStatus,
     expected: int,
     monkeypatch: pytest.MonkeyPatch,
@@ -59,20 +59,20 @@ def test_only_a_good_answer_is_health(
     assert capsys.readouterr().out == f"The UI on port {port} answers with status {status}\n"
 
 
-def test_it_asks_below_the_path_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_prefix_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UI_PATH_PREFIX", "/simulation")
     with ui(HTTPStatus.OK, "/simulation/server_info") as port:
         monkeypatch.setenv("UI_PORT", str(port))
         assert main() == 0
 
 
-def test_it_finds_a_ui_that_listens_on_ipv6_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ui_on_ipv6_only_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     with ui(HTTPStatus.OK, host="::1", server_class=IPv6Server) as port:
         monkeypatch.setenv("UI_PORT", str(port))
         assert main() == 0
 
 
-def test_where_nothing_listens_there_is_none(
+def test_closed_port_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port = free_port()
@@ -81,7 +81,7 @@ def test_where_nothing_listens_there_is_none(
     assert f"The UI on port {port} does not answer" in capsys.readouterr().out
 
 
-def test_it_asks_at_the_ui_s_own_port_where_no_other_is_set(
+def test_default_port_is_3000(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("UI_PORT", "")
@@ -89,7 +89,7 @@ def test_it_asks_at_the_ui_s_own_port_where_no_other_is_set(
     assert "The UI on port 3000 " in capsys.readouterr().out
 
 
-def test_it_imports_nothing_but_the_standard_library() -> None:
+def test_imports_standard_library_only() -> None:
     script = (
         "import sys, sim_pipeline.entrypoints.healthcheck;"
         "print({name.partition('.')[0] for name in sys.modules}"

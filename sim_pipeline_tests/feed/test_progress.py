@@ -1,4 +1,4 @@
-"""What a run says of how far it is."""
+"""The log lines of `Progress`."""
 
 import logging
 
@@ -9,25 +9,23 @@ from sim_pipeline.feed.progress import Progress
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> list[float]:
-    """A clock that stands until the test moves it: what is said depends on the time."""
+    """The time, in a list; it advances only when the test changes it."""
     now = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     caplog.set_level(logging.INFO, "sim_pipeline.feed.progress")
     return now
 
 
-def test_it_tells_how_far_it_is_and_how_long_it_will_take(
+def test_report_has_progress_rate_and_time_left(
     clock: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     stored = Progress("Stored", "rows", 70_080)
     clock[0] += 10
     stored.report(17_520, 40_000)
-    assert caplog.messages == [
-        "Stored 17,520 of 70,080 windows, 40,000 rows (4,000/s), 0:00:30 left"
-    ]
+    assert caplog.messages == ["Stored 17,520 of 70,080 windows, 40,000 rows (4,000/s), 30 s left"]
 
 
-def test_it_speaks_every_few_seconds_and_at_the_end(
+def test_report_logs_every_five_seconds(
     clock: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     sent = Progress("Published", "messages", 60)
@@ -36,17 +34,15 @@ def test_it_speaks_every_few_seconds_and_at_the_end(
         sent.report(done, done)
     assert len(caplog.messages) == 12
     sent.end(60, 60)
-    assert caplog.messages[-1] == "Published 60 of 60 windows, 60 messages (1/s), 0:01:00 in all"
+    assert caplog.messages[-1] == "Published 60 of 60 windows, 60 messages (1/s), 1:00 min in all"
 
 
-def test_nothing_done_in_no_time_is_no_error(
-    clock: list[float], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_nothing_done_is_no_error(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
     stored = Progress("Stored", "rows", 5)
     stored.end(0, 0)
     clock[0] += 5
     stored.report(0, 0)
     assert caplog.messages == [
-        "Stored 0 of 5 windows, 0 rows (0/s), 0:00:00 in all",
+        "Stored 0 of 5 windows, 0 rows (0/s), 0 s in all",
         "Stored 0 of 5 windows, 0 rows (0/s), unknown time left",
     ]

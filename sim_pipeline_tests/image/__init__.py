@@ -1,1 +1,1 @@
-"""Tests of the Dockerfile, and of the image it makes."""
+"""Tests of the Dockerfile and of the image."""

@@ -1,4 +1,4 @@
-"""Containers of the image, run as strictly as it can be: read-only, no root, no capabilities."""
+"""Containers of the image with strict security: read-only, no root, no capabilities."""
 
 import json
 import subprocess
@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from sim_pipeline_tests.image.engine import Engine
-from sim_pipeline_tests.support.waiting import wait_until
+from sim_pipeline_tests.support.assertions import wait_until
 
 IMAGE = "simulation-service:latest"
 _STATE = "/var/lib/sim_pipeline"
-# The engine has no bridge: a container is on the machine's own network, where the servers are.
+# The engine has no bridge, so containers use the machine's network, where the servers listen.
 STRICT = (
     *("--network", "host", "--read-only", "--cap-drop", "ALL"),
     *("--security-opt", "no-new-privileges"),
@@ -23,7 +23,7 @@ STRICT = (
 
 
 class Container:
-    """A container that was started, and what can be seen of it from outside."""
+    """A started container."""
 
     def __init__(self, engine: Engine, identity: str) -> None:
         self._engine = engine
@@ -31,47 +31,49 @@ class Container:
 
     @property
     def state(self) -> dict[str, Any]:
-        """Its status, exit code and health, as `docker inspect` has them."""
+        """The status, exit code and health, as in `docker inspect`."""
         answer = self._engine.run("inspect", "--format", "{{json .State}}", self._identity)
         state: dict[str, Any] = json.loads(answer.stdout)
         return state
 
     @property
     def lines(self) -> list[str]:
-        """What it has said so far."""
+        """The output so far."""
         logs = self._engine.run("logs", self._identity)
         return (logs.stdout + logs.stderr).splitlines()
 
     def await_line(self, text: str) -> None:
-        """Wait until it says something; the test's time-out is long, this is for a start."""
+        """Wait up to 180 s for a line that contains `text`."""
 
-        def said_or_ended() -> bool:
+        def printed_or_ended() -> bool:
             running = self.state["Running"]
             return any(text in line for line in self.lines) or not running
 
-        wait_until(said_or_ended, f"{text!r}", seconds=180)
+        wait_until(printed_or_ended, f"{text!r}", seconds=180)
         if not any(text in line for line in self.lines):
-            pytest.fail(f"ended without saying {text!r}:\n" + "\n".join(self.lines))
+            pytest.fail(
+                f"the container ended before it printed {text!r}:\n" + "\n".join(self.lines)
+            )
 
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in it, as its user."""
+        """Run a command in the container, as its user."""
         return self._engine.run("exec", self._identity, *command, check=False)
 
     def processes(self) -> dict[int, str]:
-        """Its processes: their numbers on this machine, and their command lines."""
+        """Return the command lines of its processes, by pid on this machine."""
         listed = self._engine.run("top", self._identity, "-eo", "pid,args").stdout.splitlines()[1:]
         return {int(line.split()[0]): line.partition(" ")[2] for line in map(str.strip, listed)}
 
     def stop(self) -> int:
-        """Have it ended as an engine or Kubernetes does; return its exit status.
+        """Stop it as Docker and Kubernetes do; return its exit status.
 
-        Whoever does not end on SIGTERM within 30 s is killed: 137.
+        The engine sends SIGTERM, and SIGKILL after 30 s (exit status 137).
         """
         self._engine.run("stop", "--time", "30", self._identity)
         return self.wait()
 
     def wait(self) -> int:
-        """Wait for its end; return its exit status."""
+        """Wait until it ends; return its exit status."""
         return int(self._engine.run("wait", self._identity).stdout)
 
 
@@ -79,7 +81,7 @@ class Container:
 def container(
     engine: Engine, env_file: Path, *command: str, options: tuple[str, ...] = ()
 ) -> Iterator[Container]:
-    """Run the image's own command, or another one, while the context lasts."""
+    """Run a container while the context lasts, with the image's default command or another."""
     identity = engine.run(
         *("run", "--detach", *STRICT, "--env-file", str(env_file), *options, IMAGE, *command)
     ).stdout.strip()
@@ -90,6 +92,6 @@ def container(
 
 
 def write_env_file(path: Path, variables: Mapping[str, str]) -> Path:
-    """Write variables as Docker reads them: all that follows the = is the value."""
+    """Write a Docker env file: everything after the first `=` is the value, without quoting."""
     path.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
     return path

@@ -1,7 +1,7 @@
-"""A Docker engine of the tests' own: no service of the system, no network of its own, no registry.
+"""A private Docker engine for the tests: no system service, no bridge network, no registry.
 
-Debian's packages are unpacked into the user's cache, not installed. The engine keeps what it built
-there too, so that only what changed is built anew.
+Debian's packages are unpacked into the user's cache directory, not installed. The build cache is
+kept there too, so that later sessions rebuild only what changed.
 """
 
 import fcntl
@@ -17,33 +17,33 @@ from pathlib import Path
 import psutil
 
 from sim_pipeline.local_servers.processes import is_alive
-from sim_pipeline_tests.support.waiting import wait_until
+from sim_pipeline_tests.support.assertions import wait_until
 
 _PACKAGES = ("docker.io", "debootstrap")
 _PROGRAMS = ("docker", "dockerd", "debootstrap")
 _SUITE = "bookworm"
 _MIRROR = "http://deb.debian.org/debian"
 _INCLUDED = "python3,python3-venv,ca-certificates"
-# What it is asked of needs no bridge, and so no rule in the machine's firewall.
+# The tests need no bridge network; without it, Docker changes no firewall rule of the machine.
 _UNCONNECTED = ("--iptables=false", "--ip6tables=false", "--ip-forward=false", "--bridge=none")
 
 
 class NoEngineError(Exception):
-    """There is no Docker engine to be had on this machine; the message says why."""
+    """A Docker engine cannot run on this machine; the message says why."""
 
 
 class Engine:
     """A running engine and its client.
 
     Args:
-        environment: of its client: where the programs are, and its socket.
+        environment: the client's environment, with PATH and the engine's socket.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command of `docker` to its end."""
+        """Run a `docker` command and return its result; with `check`, fail if it fails."""
         done = subprocess.run(
             ["docker", *arguments],
             env=self.environment,
@@ -55,10 +55,13 @@ class Engine:
         return done
 
     def ensure_base(self, name: str) -> None:
-        """Have a stand-in under the name of the official image of Python, which is in a registry.
+        """Create a substitute for Python's official image, which is only in a registry.
 
-        It is Debian's Python on a minimal Debian, of the same versions, where the official image
-        has its own build of it; the program is called by the same path.
+        The substitute is a minimal Debian of the same version with Debian's own Python, reachable
+        under the same path as in the official image.
+
+        Args:
+            name: the tag of the official image.
         """
         key = hashlib.sha256(f"{_SUITE} {_INCLUDED}".encode()).hexdigest()
         label = '{{index .Config.Labels "stand-in"}}'
@@ -72,19 +75,19 @@ class Engine:
                 (root / "usr/local/bin" / alias).symlink_to("/usr/bin/python3")
             archive = Path(directory) / "root.tar"
             left_out = ("--exclude=./proc/*", "--exclude=./var/cache/apt/archives/*")
-            _done(["tar", "-C", str(root), *left_out, "-cf", str(archive), "."], self.environment)
+            _run(["tar", "-C", str(root), *left_out, "-cf", str(archive), "."], self.environment)
             self.run("import", "--change", f"LABEL stand-in={key}", str(archive), name)
 
 
 @contextmanager
 def private_engine() -> Iterator[Engine]:
-    """Run an engine while the context lasts; one at a time, other sessions wait.
+    """Run an engine while the context lasts. Other sessions wait: only one runs at a time.
 
     Raises:
-        NoEngineError: it can't be had, or does not start, on this machine.
+        NoEngineError: the engine cannot be installed or does not start on this machine.
     """
     if os.geteuid() != 0:
-        raise NoEngineError("a Docker engine of the tests' own needs root")
+        raise NoEngineError("a private Docker engine needs root")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sim_pipeline/docker"
     cache.mkdir(parents=True, exist_ok=True)
     with (
@@ -117,12 +120,12 @@ def private_engine() -> Iterator[Engine]:
                 "dockerd to answer",
             )
             if not is_alive(process):
-                said = log.read_text(errors="replace").strip().splitlines()
-                raise NoEngineError(f"dockerd does not start here: {said[-1] if said else ''}")
+                lines = log.read_text(errors="replace").strip().splitlines()
+                raise NoEngineError(f"dockerd does not start here: {lines[-1] if lines else ''}")
             yield engine
             engine.run("container", "prune", "--force")
             engine.run("image", "prune", "--force")
-            # What several versions of the dependencies take.
+            # Enough for several versions of the dependencies.
             engine.run("builder", "prune", "--force", "--keep-storage", "4GB")
         finally:
             process.terminate()
@@ -131,10 +134,10 @@ def private_engine() -> Iterator[Engine]:
 
 
 def _with_programs(programs: Path) -> dict[str, str]:
-    """Return an environment in which the programs are found, having fetched those missing.
+    """Return an environment whose PATH has the programs; download missing ones.
 
     Raises:
-        NoEngineError: they can't be.
+        NoEngineError: a program cannot be downloaded.
     """
     environment = {**os.environ, "PATH": f"{programs}/usr/bin:{programs}/usr/sbin:{_path()}"}
     if (programs / "usr/share/debootstrap").exists():
@@ -146,32 +149,32 @@ def _with_programs(programs: Path) -> dict[str, str]:
     with tempfile.TemporaryDirectory(prefix="sim_pipeline-packages-") as directory:
         (Path(directory) / "partial").mkdir()
         options = ("-q", "-y", "--no-install-recommends", "--download-only")
-        place = ("-o", f"Dir::Cache::archives={directory}", "-o", "Debug::NoLocking=true")
+        archives = ("-o", f"Dir::Cache::archives={directory}", "-o", "Debug::NoLocking=true")
         try:
-            _done(["apt-get", "-q", "update"], environment)
-            _done(["apt-get", "install", *options, *place, *_PACKAGES], environment)
+            _run(["apt-get", "-q", "update"], environment)
+            _run(["apt-get", "install", *options, *archives, *_PACKAGES], environment)
         except AssertionError as error:
-            raise NoEngineError(f"{', '.join(_PACKAGES)} cannot be fetched: {error}") from error
+            raise NoEngineError(f"{', '.join(_PACKAGES)} cannot be downloaded: {error}") from error
         partial = programs.with_name("programs.partial")
         shutil.rmtree(partial, ignore_errors=True)
         for package in sorted(Path(directory).glob("*.deb")):
-            _done(["dpkg", "-x", str(package), str(partial)], environment)
+            _run(["dpkg", "-x", str(package), str(partial)], environment)
         shutil.rmtree(programs, ignore_errors=True)
         partial.rename(programs)
     return _with_programs(programs)
 
 
 def _debootstrap(root: Path, environment: Mapping[str, str]) -> None:
-    """Install a minimal Debian with Python, from the mirror that apt uses here if it has it."""
+    """Install a minimal Debian with Python, from the mirror that apt uses on this machine."""
     targets = ("Created-By: Packages", f"Codename: {_SUITE}", "Component: main")
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", *targets]
-    mirrors = [one for one in _done(command, environment).split() if one.endswith("/debian/")]
+    mirrors = [uri for uri in _run(command, environment).split() if uri.endswith("/debian/")]
     options = ("--variant=minbase", f"--include={_INCLUDED}")
-    _done(["debootstrap", *options, _SUITE, str(root), *(mirrors or [_MIRROR])[:1]], environment)
+    _run(["debootstrap", *options, _SUITE, str(root), *(mirrors or [_MIRROR])[:1]], environment)
 
 
 def _end_leftovers(data: Path) -> None:
-    """End an engine of a session that was killed."""
+    """End the engine of a session that was killed."""
     left = [
         process
         for process in psutil.process_iter(["name", "cmdline"])
@@ -183,19 +186,19 @@ def _end_leftovers(data: Path) -> None:
 
 
 def _unmount_all(directory: Path) -> None:
-    """Unmount what the engine leaves mounted: the network of the machine, for containers on it."""
-    places = [Path(line.split()[1]) for line in Path("/proc/mounts").read_text().splitlines()]
-    for place in reversed(places):
-        if place.is_relative_to(directory):
-            _done(["umount", str(place)], os.environ)
+    """Unmount what the engine leaves mounted: namespaces of containers on the host network."""
+    mounts = [Path(line.split()[1]) for line in Path("/proc/mounts").read_text().splitlines()]
+    for mount in reversed(mounts):
+        if mount.is_relative_to(directory):
+            _run(["umount", str(mount)], os.environ)
 
 
 def _path() -> str:
     return f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
 
 
-def _done(command: list[str], environment: Mapping[str, str]) -> str:
+def _run(command: list[str], environment: Mapping[str, str]) -> str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-    assert done.returncode == 0, f"{command[0]}: {said[-1] if said else done.returncode}"
+    output = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    assert done.returncode == 0, f"{command[0]}: {output[-1] if output else done.returncode}"
     return done.stdout

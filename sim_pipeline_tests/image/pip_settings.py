@@ -1,4 +1,4 @@
-"""Where this machine gets its packages from, in the form that the build of the image takes it."""
+"""This machine's package index and CA certificates, as files for the image build."""
 
 import ast
 import os
@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-# What says where packages are and how to get there. Paths would mean nothing in the build.
+# The options that locate the package index. Options with paths are useless inside the build.
 _PASSED_ON = {"index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "default-timeout"}
 
 
 def pip_conf() -> str:
-    """Return a pip.conf with what pip is told here of indexes: by files or by its environment."""
+    """Return a pip.conf with the index options of this machine's pip: files and environment."""
     options: dict[str, str] = {}
     for line in _config():
         name, _, value = line.partition("=")
@@ -23,8 +23,8 @@ def pip_conf() -> str:
     return "".join(["[global]\n", *(f"{name} = {value}\n" for name, value in options.items())])
 
 
-def authorities() -> str:
-    """Return the certificates of the authorities that pip trusts here, PEM."""
+def ca_certificates() -> str:
+    """Return the CA certificates that pip trusts on this machine, as PEM."""
     named = [
         ast.literal_eval(value)
         for name, _, value in (line.partition("=") for line in _config())

@@ -1,4 +1,4 @@
-"""What is in the image, and what is not."""
+"""The contents of the image: code, users, labels, and no build secrets."""
 
 import json
 import re
@@ -16,12 +16,12 @@ from sim_pipeline_tests.image.pip_settings import pip_conf
 
 pytestmark = pytest.mark.timeout(1200)
 
-_PIECE_BYTES = 16 * 2**20
+_CHUNK_BYTES = 16 * 2**20
 
 
 @pytest.fixture(scope="module")
 def exported(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The image as an archive: its configuration and history, and each of its layers."""
+    """The image as an archive with its configuration, history and layers."""
     archive = tmp_path_factory.mktemp("exported") / "image.tar"
     build.engine.run("save", "--output", str(archive), IMAGE)
     return archive
@@ -35,35 +35,33 @@ def config(build: Build) -> dict[str, Any]:
 
 
 def shell(build: Build, script: str) -> str:
-    """Run a script as root in the image, to look into every corner of it."""
+    """Run a script as root in the image, so that it can read every file."""
     options = ("--rm", "--network", "none", "--user", "0", "--entrypoint", "sh")
     return build.engine.run("run", *options, IMAGE, "-ec", script).stdout.strip()
 
 
-def test_no_layer_no_history_and_no_setting_holds_a_secret_of_the_build(
-    build: Build, exported: Path
-) -> None:
-    # The public index is named by pip itself, in the base image.
-    indexes = [one for one in re.findall(r"https?://\S+", pip_conf()) if "pypi.org" not in one]
+def test_image_contains_no_build_secret(build: Build, exported: Path) -> None:
+    # pip itself contains the URL of the public index.
+    indexes = [url for url in re.findall(r"https?://\S+", pip_conf()) if "pypi.org" not in url]
     wanted = [word.encode() for word in (*build.secrets, *indexes)]
-    assert b"sim_pipeline" in whole(exported)
+    assert b"sim_pipeline" in metadata_of(exported)
     with exported.open("rb") as archive:
-        assert sorted(found(archive, wanted)) == []
+        assert sorted(find_words(archive, wanted)) == []
     names = [name for layer in layers(exported) for name in layer]
     assert [name for name in names if "run/secrets/" in name or "pip.conf" in name] == []
 
 
-def found(file: IO[bytes], wanted: list[bytes]) -> Iterator[bytes]:
-    """Yield those of the words that are somewhere in a file, piece by piece."""
+def find_words(file: IO[bytes], wanted: list[bytes]) -> Iterator[bytes]:
+    """Yield the words that a file contains; read it in chunks."""
     tail = b""
-    while piece := file.read(_PIECE_BYTES):
-        text = tail + piece
+    while chunk := file.read(_CHUNK_BYTES):
+        text = tail + chunk
         yield from (word for word in wanted if word in text)
         tail = text[-max(map(len, wanted)) :]
 
 
-def whole(archive: Path) -> bytes:
-    """The image's configuration and manifest."""
+def metadata_of(archive: Path) -> bytes:
+    """Return the image's configuration and manifest."""
     with tarfile.open(archive) as tar:
         return b"".join(
             file.read()
@@ -73,7 +71,7 @@ def whole(archive: Path) -> bytes:
 
 
 def layers(archive: Path) -> Iterator[list[str]]:
-    """Yield the names of the files of each layer."""
+    """Yield the file names of each layer."""
     with tarfile.open(archive) as tar:
         for member in tar:
             file = tar.extractfile(member) if member.name.endswith("layer.tar") else None
@@ -82,7 +80,7 @@ def layers(archive: Path) -> Iterator[list[str]]:
                     yield layer.getnames()
 
 
-def test_the_settings_of_pip_are_those_given(build: Build, tmp_path: Path) -> None:
+def test_build_uses_the_given_pip_settings(build: Build, tmp_path: Path) -> None:
     wrong = tmp_path / "pip.conf"
     wrong.write_text("[global]\nindex-url = http://127.0.0.1:1/nowhere\nretries = 0\n")
     done = make_image(build.engine, wrong, build.ca_file, "--no-cache", "--target", "dependencies")
@@ -90,27 +88,27 @@ def test_the_settings_of_pip_are_those_given(build: Build, tmp_path: Path) -> No
     assert "127.0.0.1:1/nowhere" in done.stdout + done.stderr
 
 
-def test_a_file_of_settings_that_is_not_there_is_named(build: Build, tmp_path: Path) -> None:
+def test_missing_pip_settings_file_is_named(build: Build, tmp_path: Path) -> None:
     done = make_image(build.engine, tmp_path / "missing", build.ca_file)
     assert done.returncode != 0
     assert f"{tmp_path / 'missing'} cannot be read" in done.stderr
 
 
-def test_it_runs_as_a_user_of_a_fixed_number(build: Build, config: dict[str, Any]) -> None:
+def test_runs_as_fixed_uid(build: Build, config: dict[str, Any]) -> None:
     assert config["User"] == "10001:10001"
     assert shell(build, "stat -c %u:%g /var/lib/sim_pipeline") == "10001:10001"
     owned = shell(build, "find / -xdev -user 10001 -not -path '/var/lib/sim_pipeline'")
     assert owned == ""
 
 
-def test_nothing_in_it_can_be_changed_by_its_user_or_gives_it_rights(build: Build) -> None:
+def test_user_cannot_change_files_or_gain_rights(build: Build) -> None:
     assert shell(build, "find / -xdev -type f -perm /6000") == ""
     writable = "find /app /opt /usr -xdev -not -type l -perm /022"
     assert shell(build, writable) == ""
 
 
-def test_there_is_no_compiler_no_cache_and_no_pip_in_its_environment(build: Build) -> None:
-    assert shell(build, "for one in gcc cc c++ make; do command -v $one || true; done") == ""
+def test_has_no_compiler_cache_or_pip(build: Build) -> None:
+    assert shell(build, "for tool in gcc cc c++ make; do command -v $tool || true; done") == ""
     assert shell(build, "find / -xdev -path '*/.cache/*' -o -xdev -path '*/pip/cache/*'") == ""
     packages = shell(build, "ls /opt/venv/lib/python3*/site-packages").split()
     assert "dagster" in packages
@@ -118,7 +116,7 @@ def test_there_is_no_compiler_no_cache_and_no_pip_in_its_environment(build: Buil
     assert shell(build, "find /opt/venv/bin -name 'pip*'; ls /opt") == "venv"
 
 
-def test_it_holds_the_code_compiled_and_nothing_else_of_the_checkout(build: Build) -> None:
+def test_has_only_the_compiled_code_of_the_checkout(build: Build) -> None:
     assert set(shell(build, "ls -A /app").split()) == {
         "dagster.yaml",
         "migrations",
@@ -131,7 +129,7 @@ def test_it_holds_the_code_compiled_and_nothing_else_of_the_checkout(build: Buil
     assert shell(build, "find /app -name '.env*' -o -name 'test_*'") == ""
 
 
-def test_its_labels_say_what_it_is(config: dict[str, Any]) -> None:
+def test_labels_describe_the_image(config: dict[str, Any]) -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     labels = {
         name.removeprefix("org.opencontainers.image."): value

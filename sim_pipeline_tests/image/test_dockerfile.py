@@ -1,4 +1,4 @@
-"""The Dockerfile holds to the rules of hadolint; those it breaks are named in it, with why."""
+"""hadolint accepts the Dockerfile; the Dockerfile names each ignored rule with its reason."""
 
 import subprocess
 from pathlib import Path
@@ -11,7 +11,7 @@ DOCKERFILE = (Path(__file__).parents[2] / "Dockerfile").read_text(encoding="utf-
 
 
 def findings(dockerfile: str) -> str:
-    """Return what hadolint has to say, down to matters of style."""
+    """Return hadolint's findings of every severity."""
     done = subprocess.run(
         [tool("hadolint"), "--no-color", "--failure-threshold", "style", "-"],
         input=dockerfile,
@@ -23,7 +23,7 @@ def findings(dockerfile: str) -> str:
     return done.stdout
 
 
-def test_the_linter_has_nothing_to_say() -> None:
+def test_dockerfile_has_no_findings() -> None:
     assert findings(DOCKERFILE) == ""
 
 
@@ -36,5 +36,5 @@ def test_the_linter_has_nothing_to_say() -> None:
         ("DL3020", "ADD sim_pipeline /app/sim_pipeline"),
     ],
 )
-def test_it_would_about_a_mistake(rule: str, line: str) -> None:
+def test_mistake_is_found(rule: str, line: str) -> None:
     assert rule in findings(f"{DOCKERFILE}\n{line}\n")

@@ -1,4 +1,4 @@
-"""The image's own command is the whole service, in one container that may do next to nothing."""
+"""The image's default command runs the whole service in one container with minimal rights."""
 
 import json
 import os
@@ -21,8 +21,8 @@ from sim_pipeline.local_servers.ports import free_port
 from sim_pipeline.local_servers.postgres import LocalPostgres
 from sim_pipeline_tests.image.conftest import PROJECT, Build
 from sim_pipeline_tests.image.containers import Container, container, write_env_file
+from sim_pipeline_tests.support.assertions import wait_until
 from sim_pipeline_tests.support.queue_reader import drain
-from sim_pipeline_tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -31,7 +31,7 @@ Run = Callable[..., AbstractContextManager[Container]]
 
 @pytest.fixture
 def variables(settings: Settings, postgres_server: LocalPostgres) -> dict[str, str]:
-    """The environment of the service, with databases and a queue of this test's own."""
+    """The environment of the service, with databases and a queue for one test."""
     dagster = f"dagster_{uuid.uuid4().hex}"
     postgres_server.ensure_database(dagster)
     return {
@@ -46,7 +46,7 @@ def variables(settings: Settings, postgres_server: LocalPostgres) -> dict[str, s
 
 @pytest.fixture
 def run(build: Build, variables: dict[str, str], tmp_path: Path) -> Run:
-    """Starts a container with these variables, and others."""
+    """A function that starts a container with `variables` and with others."""
 
     def run(
         *command: str, options: tuple[str, ...] = (), **others: str
@@ -59,19 +59,19 @@ def run(build: Build, variables: dict[str, str], tmp_path: Path) -> Run:
 
 @pytest.fixture
 def service(run: Run) -> Iterator[Container]:
-    """The service, ready."""
+    """The service, after it has printed "Ready."."""
     with run(options=("--health-interval", "1s")) as service:
         service.await_line("Ready.")
         yield service
 
 
-def test_it_stores_and_publishes_until_it_is_stopped(
+def test_stores_and_publishes_until_stopped(
     service: Container, settings: Settings, variables: dict[str, str]
 ) -> None:
     wait_until(lambda: delivered(settings) >= len(settings.llm_models), "both models", seconds=120)
     wait_until(lambda: service.state["Health"]["Status"] == "healthy", "health")
     messages = drain(settings)
-    assert {one["llm_name"] for message in messages for one in message.body} == {
+    assert {row["llm_name"] for message in messages for row in message.body} == {
         *settings.llm_models
     }
 
@@ -85,7 +85,7 @@ def test_it_stores_and_publishes_until_it_is_stopped(
     assert status["NoNewPrivs"] == "1"
     assert "Read-only" in service.execute("touch", "/app/sim_pipeline/new.py").stderr
 
-    # What was left to process 1 by a process that ended is not kept for ever.
+    # Process 1 reaps the orphans that it inherits.
     service.execute("sh", "-c", "sleep 0.1 &")
     states = "grep -h '^State' /proc/[0-9]*/status"
     wait_until(lambda: "Z (zombie)" not in service.execute("sh", "-c", states).stdout)
@@ -93,33 +93,33 @@ def test_it_stores_and_publishes_until_it_is_stopped(
 
     assert service.stop() == 0
     assert service.lines[-1].endswith("Stopped")
-    said = "\n".join(service.lines)
-    assert variables["POSTGRES_PASSWORD"] not in said
-    assert variables["RABBITMQ_PASSWORD"] not in said
-    assert "Traceback" not in said
+    output = "\n".join(service.lines)
+    assert variables["POSTGRES_PASSWORD"] not in output
+    assert variables["RABBITMQ_PASSWORD"] not in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize(
     "program", ["sim_pipeline.dagster_instance.webserver", "sim_pipeline.dagster_instance.daemon"]
 )
-def test_it_ends_when_a_process_of_it_dies(service: Container, program: str) -> None:
+def test_ends_when_one_of_its_processes_dies(service: Container, program: str) -> None:
     (number,) = (pid for pid, line in service.processes().items() if f"-m {program} " in line)
     os.kill(number, signal.SIGKILL)
     assert service.wait() == 1
-    assert any("ended by itself, with status -9" in line for line in service.lines)
+    assert any("exited unexpectedly with status -9" in line for line in service.lines)
 
 
-def test_wrong_settings_end_it_with_the_same_message_as_anywhere(run: Run) -> None:
+def test_invalid_settings_abort_startup(run: Run) -> None:
     with run(NUM_DATA_POINTS="0", LOG_LEVEL="loud") as container:
         assert container.wait() == 2
         assert [line.partition("=")[0].strip() for line in container.lines] == [
-            "2 settings are wrong:",
+            "2 invalid settings:",
             "NUM_DATA_POINTS",
             "LOG_LEVEL",
         ]
 
 
-def test_servers_of_its_own_it_has_none(run: Run) -> None:
+def test_local_services_are_refused(run: Run) -> None:
     with run(LOCAL_SERVICES="true") as container:
         assert container.wait() == 2
         (_, line) = container.lines
@@ -127,20 +127,20 @@ def test_servers_of_its_own_it_has_none(run: Run) -> None:
         assert "allowed here is false" in line
 
 
-def test_it_is_stopped_while_it_waits_for_a_server(run: Run) -> None:
+def test_stops_while_waiting_for_a_server(run: Run) -> None:
     with run(POSTGRES_PORT="1") as container:
         container.await_line("Waiting for PostgreSQL at 127.0.0.1:1, up to 120 s")
         assert container.stop() == 0
 
 
-def test_a_wrong_password_ends_it_at_once(run: Run) -> None:
-    with run(RABBITMQ_PASSWORD="another") as container:  # noqa: S106 - wrong, as it is meant to be
+def test_wrong_password_aborts_startup(run: Run) -> None:
+    with run(RABBITMQ_PASSWORD="another") as container:  # noqa: S106 - deliberately wrong
         assert container.wait() == 1
         assert "refused to log in user 'simulation'" in container.lines[-1]
 
 
-def test_the_programs_of_a_cluster_run_in_it_each_alone(run: Run, tmp_path: Path) -> None:
-    """Migration, code location, daemon and webserver, as process 1 each, and ended by SIGTERM."""
+def test_cluster_programs_run_in_separate_containers(run: Run, tmp_path: Path) -> None:
+    """Migration, code location, daemon and webserver each run as process 1 and end on SIGTERM."""
     home = tmp_path / "home"
     home.mkdir(mode=0o755)
     (home / "dagster.yaml").write_bytes((PROJECT / "dagster.yaml").read_bytes())
@@ -166,12 +166,16 @@ def test_the_programs_of_a_cluster_run_in_it_each_alone(run: Run, tmp_path: Path
         ) as webserver,
     ):
         webserver.await_line("Serving dagster-webserver")
-        wait_until(lambda: whole(f"http://127.0.0.1:{ui_port}/graphql"), "each other", seconds=120)
-        assert [one.stop() for one in (webserver, daemon, location)] == [0, 0, 0]
+        wait_until(
+            lambda: is_healthy(f"http://127.0.0.1:{ui_port}/graphql"),
+            "a loaded code location and healthy daemons",
+            seconds=120,
+        )
+        assert [program.stop() for program in (webserver, daemon, location)] == [0, 0, 0]
 
 
-def whole(url: str) -> bool:
-    """Whether the webserver knows of a code location that loads, and of daemons that are well."""
+def is_healthy(url: str) -> bool:
+    """Return whether the webserver reports a loaded code location and healthy daemons."""
     query = """{
         workspaceOrError {
             ... on Workspace { locationEntries { locationOrLoadError { __typename } } }
@@ -184,18 +188,18 @@ def whole(url: str) -> bool:
     try:
         with urllib.request.urlopen(request) as response:
             answer = json.load(response)["data"]
-    except urllib.error.URLError:  # it says that it serves a moment before it does
+    except urllib.error.URLError:  # it logs that it serves slightly before it does
         return False
     (location,) = answer["workspaceOrError"]["locationEntries"]
     daemons = answer["instance"]["daemonHealth"]["allDaemonStatuses"]
     loaded = location["locationOrLoadError"] or {}
     return loaded.get("__typename") == "RepositoryLocation" and all(
-        one["healthy"] for one in daemons if one["required"]
+        status["healthy"] for status in daemons if status["required"]
     )
 
 
 def delivered(settings: Settings) -> int:
-    """Count the simulations that are stored and, as far as the ledger says, sent."""
+    """Count the windows that the ledger records as published."""
     engine = results_database(settings).engine
     with engine.connect() as connection:
         query = "SELECT count(*) FROM deliveries WHERE published_at IS NOT NULL"

@@ -1,1 +1,1 @@
-"""Tests of the manifests under k8s/, of the image and of the launcher."""
+"""Tests of the manifests in k8s/, of the make targets for them, and of the run launcher."""

@@ -1,4 +1,4 @@
-"""The manifests of each overlay, with PgBouncer and without."""
+"""Fixtures: the manifests of each overlay, with and without PgBouncer."""
 
 from functools import cache
 
@@ -16,13 +16,13 @@ VARIANTS = {
 
 @cache
 def rendered(variant: str) -> list[Manifest]:
-    """Render a variant once in a session; nobody changes what it returns."""
+    """Render a variant, once per session. Do not change the result."""
     return render(*VARIANTS[variant])
 
 
 @pytest.fixture(params=VARIANTS)
 def variant(request: pytest.FixtureRequest) -> str:
-    """Name an overlay, and the components it is rendered with."""
+    """The name of an overlay and its components."""
     name: str = request.param
     return name
 

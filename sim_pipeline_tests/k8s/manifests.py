@@ -1,4 +1,4 @@
-"""Manifests read as Kubernetes reads them: whose pods there are, and what they are given."""
+"""Queries on manifests: the pods that they create, and the objects that the pods refer to."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,6 @@ from sim_pipeline_tests.k8s.rendering import Manifest
 
 COMPONENT = "app.kubernetes.io/component"
 _WITH_PODS = {"Deployment", "StatefulSet", "Job"}
-
-
 _REFERENCES = {
     "configMap": "ConfigMap",
     "configMapRef": "ConfigMap",
@@ -22,13 +20,13 @@ _REFERENCES = {
 
 @dataclass(frozen=True)
 class Reference:
-    """What a pod refers to.
+    """A pod's reference to another object.
 
     Attributes:
         kind: ConfigMap, Secret or ServiceAccount.
-        name: of the object.
-        key: which of its keys; None for all.
-        optional: whether the pod starts without it.
+        name: the object's name.
+        key: the key in the object; None for all keys.
+        optional: whether the pod can start without the object.
     """
 
     kind: str
@@ -42,9 +40,9 @@ class Pod:
     """A pod's template.
 
     Attributes:
-        component: which part of the service it is.
-        labels: by which policies and Services select it.
-        spec: its PodSpec.
+        component: the part of the service, from its label.
+        labels: the labels that policies and Services select by.
+        spec: the PodSpec.
     """
 
     component: str
@@ -53,12 +51,12 @@ class Pod:
 
     @property
     def containers(self) -> list[dict[str, Any]]:
-        """Its containers, those that only start it included."""
+        """Its containers, init containers included."""
         return [*self.spec.get("initContainers", []), *self.spec["containers"]]
 
     @property
     def ports(self) -> dict[str, int]:
-        """The ports it says it listens on, by name."""
+        """Its declared container ports, by name."""
         return {
             port["name"]: port["containerPort"]
             for container in self.containers
@@ -66,7 +64,7 @@ class Pod:
         }
 
     def references(self) -> Iterator[Reference]:
-        """Yield the objects that it refers to, wherever in its spec."""
+        """Yield every reference in its spec."""
         yield Reference("ServiceAccount", self.spec["serviceAccountName"])
         for field, value in _fields(self.spec):
             if field in _REFERENCES:
@@ -76,7 +74,7 @@ class Pod:
 
 
 def _fields(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every field below a value, with what it holds."""
+    """Yield every field in a nested value, as name and value."""
     if isinstance(value, dict):
         yield from value.items()
     for child in value.values() if isinstance(value, dict) else value:
@@ -85,12 +83,12 @@ def _fields(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def of_kind(manifests: Sequence[Manifest], *kinds: str) -> list[Manifest]:
-    """Return the manifests of some kinds."""
+    """Return the manifests of the given kinds."""
     return [manifest for manifest in manifests if manifest["kind"] in kinds]
 
 
 def named(manifests: Sequence[Manifest], kind: str, name: str) -> Manifest:
-    """Return a manifest; a digest at the end of its name does not count."""
+    """Return a manifest by kind and name; the name may end in a digest."""
     (found,) = (
         manifest
         for manifest in of_kind(manifests, kind)
@@ -101,7 +99,7 @@ def named(manifests: Sequence[Manifest], kind: str, name: str) -> Manifest:
 
 
 def pods(manifests: Sequence[Manifest]) -> dict[str, Pod]:
-    """Return the pods that the manifests make, by component."""
+    """Return the pods that the manifests create, by component."""
     templates = [manifest["spec"]["template"] for manifest in of_kind(manifests, *_WITH_PODS)]
     return {
         template["metadata"]["labels"][COMPONENT]: Pod(

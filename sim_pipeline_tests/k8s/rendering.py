@@ -1,4 +1,4 @@
-"""What `kubectl apply` would be given: the manifests as kustomize renders them."""
+"""Renders overlays with kustomize, as `kubectl apply --kustomize` does."""
 
 import shutil
 import subprocess
@@ -16,14 +16,14 @@ Manifest = dict[str, Any]
 
 
 def render(overlay: str, *components: str) -> list[Manifest]:
-    """Return an overlay's manifests, as if its kustomization named these components as well.
+    """Return an overlay's manifests, with additional components.
 
     Args:
         overlay: a directory of `k8s/overlays`.
         components: directories of `k8s/components`.
 
     Raises:
-        RuntimeError: kustomize refuses the overlay; the message is its own.
+        RuntimeError: kustomize rejects the overlay; the message is kustomize's.
     """
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory) / "k8s"

@@ -1,6 +1,6 @@
-"""The make targets for Kubernetes: what they say, what they make, what they have kubectl do.
+"""The make targets for Kubernetes: their output, their files and their kubectl calls.
 
-There is no cluster: in place of kubectl stands a program that notes what it is told.
+There is no cluster: a fake kubectl records its arguments.
 """
 
 import re
@@ -14,7 +14,7 @@ import pytest
 
 from sim_pipeline_tests.support.make import PROJECT, make
 
-# Answers as a cluster would where the object is in EXISTING, a space-separated list.
+# Records each call. `get` succeeds for the objects in EXISTING, a space-separated list.
 KUBECTL = """#!/bin/sh
 printf '%s\\n' "$*" >> "$CALLS"
 case " $* " in
@@ -27,7 +27,7 @@ esac
 
 @dataclass(frozen=True)
 class Checkout:
-    """The project's Makefile and manifests, with a kubectl that notes what it is told."""
+    """A copy of the project's Makefile and manifests, with the fake kubectl."""
 
     directory: Path
 
@@ -48,7 +48,7 @@ class Checkout:
 
     @property
     def applied(self) -> str:
-        """What it was given to apply on its standard input."""
+        """The standard input of the last `kubectl apply --filename -`."""
         return (self.directory / "calls.applied").read_text(encoding="utf-8")
 
     @property
@@ -69,20 +69,20 @@ def checkout(tmp_path: Path) -> Checkout:
 
 
 @pytest.mark.parametrize("target", ["k8s-render", "k8s-apply", "k8s-delete"])
-def test_without_kubectl_it_says_what_is_missing(checkout: Checkout, target: str) -> None:
+def test_missing_kubectl_is_reported(checkout: Checkout, target: str) -> None:
     done = checkout.make(target, kubectl="no-such-kubectl")
     assert done.returncode == 2
     assert "no-such-kubectl is not installed; 1.33 or newer is needed: https://" in done.stderr
 
 
-def test_an_overlay_that_does_not_exist_is_named(checkout: Checkout) -> None:
+def test_unknown_overlay_is_reported(checkout: Checkout) -> None:
     done = checkout.make("k8s-apply", "OVERLAY=staging")
     assert done.returncode == 2
     assert "OVERLAY=staging: allowed is one of local production" in done.stderr
     assert not (checkout.directory / "calls").exists()
 
 
-def test_a_first_apply_makes_passwords_that_only_their_owner_can_read(checkout: Checkout) -> None:
+def test_first_apply_generates_private_passwords(checkout: Checkout) -> None:
     done = checkout.make("k8s-apply")
     assert done.returncode == 0, done.stderr
     assert stat.S_IMODE(checkout.credentials.stat().st_mode) == 0o600
@@ -93,30 +93,30 @@ def test_a_first_apply_makes_passwords_that_only_their_owner_can_read(checkout: 
     assert checkout.applied == text
     for password in found.groups():
         assert password not in done.stdout + done.stderr + "".join(checkout.calls)
-    assert "Made k8s/overlays/local/credentials.env, with passwords of its own" in done.stdout
+    assert "Created k8s/overlays/local/credentials.env with generated passwords" in done.stdout
     assert "port-forward service/webserver 3000:3000" in done.stdout
 
 
-def test_a_second_apply_keeps_them(checkout: Checkout) -> None:
+def test_second_apply_keeps_passwords(checkout: Checkout) -> None:
     checkout.make("k8s-apply")
     before = checkout.credentials.read_text(encoding="utf-8")
     assert checkout.make("k8s-apply", existing="credentials").returncode == 0
     assert checkout.credentials.read_text(encoding="utf-8") == before
 
 
-def test_passwords_that_only_the_cluster_has_stay(checkout: Checkout) -> None:
+def test_apply_keeps_passwords_of_the_cluster(checkout: Checkout) -> None:
     assert checkout.make("k8s-apply", existing="credentials").returncode == 0
     assert not checkout.credentials.exists()
     assert not any(" create " in call for call in checkout.calls)
 
 
-def test_the_migrations_come_before_the_rest_is_waited_for(checkout: Checkout) -> None:
+def test_migrations_run_before_rollout(checkout: Checkout) -> None:
     checkout.make("k8s-apply")
     kinds = [
         re.sub(r"^--namespace sim-pipeline ", "", call).split(" --", maxsplit=1)[0]
         for call in checkout.calls
     ]
-    # It runs beside the apply that it feeds.
+    # This call runs at the same time as the apply that reads its output.
     kinds.remove("create secret generic credentials")
     assert kinds == [
         "version",
@@ -137,11 +137,11 @@ def fill_in(overlay: Path) -> None:
         file.write_text(text, encoding="utf-8")
 
 
-def test_production_wants_its_placeholders_replaced_first(checkout: Checkout) -> None:
+def test_production_requires_replaced_placeholders(checkout: Checkout) -> None:
     done = checkout.make("k8s-apply", "OVERLAY=production")
     assert done.returncode == 2
     *files, message, _, _ = done.stderr.splitlines()[-8:]
-    assert message == "These files still hold placeholders, see docs/operations.md"
+    assert message == "These files still contain placeholders, see docs/operations.md"
     assert {Path(file).name for file in files} == {
         "ingress.yaml",
         "kustomization.yaml",
@@ -151,11 +151,11 @@ def test_production_wants_its_placeholders_replaced_first(checkout: Checkout) ->
     }
 
 
-def test_production_wants_its_secrets_first(checkout: Checkout) -> None:
+def test_production_requires_its_secrets(checkout: Checkout) -> None:
     fill_in(checkout.directory / "k8s" / "overlays" / "production")
     done = checkout.make("k8s-apply", "OVERLAY=production", existing="secret/credentials")
     assert done.returncode == 2
-    assert "Make secret/oauth2-proxy first, see docs/operations.md" in done.stderr
+    assert "Create secret/oauth2-proxy first, see docs/operations.md" in done.stderr
     assert not any("--kustomize" in call for call in checkout.calls)
     everything = "secret/credentials secret/oauth2-proxy configmap/server-ca"
     assert checkout.make("k8s-apply", "OVERLAY=production", existing=everything).returncode == 0
@@ -171,16 +171,14 @@ def test_delete_removes_the_overlay(checkout: Checkout) -> None:
 
 
 @pytest.mark.parametrize("target", ["k8s-apply", "k8s-delete"])
-def test_a_cluster_that_does_not_answer_is_told_before_anything_is_done(
-    checkout: Checkout, target: str
-) -> None:
+def test_unreachable_cluster_is_reported_first(checkout: Checkout, target: str) -> None:
     done = checkout.make(target, kubectl="false")
     assert done.returncode == 2
-    assert done.stderr.startswith("No cluster answers; kubectl talks to what ")
+    assert done.stderr.startswith("The cluster does not answer. `kubectl config current-context` ")
     assert not checkout.credentials.exists()
 
 
-def test_the_file_of_passwords_is_not_committed() -> None:
+def test_password_file_is_ignored_by_git() -> None:
     done = subprocess.run(
         ["git", "check-ignore", "k8s/overlays/local/credentials.env"], cwd=PROJECT, check=False
     )

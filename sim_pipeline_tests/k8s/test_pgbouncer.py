@@ -1,4 +1,4 @@
-"""The component's script makes a PgBouncer of the settings that Dagster's storage works through."""
+"""Dagster's storage works through a PgBouncer that the component's start.sh configures."""
 
 import os
 import shutil
@@ -14,22 +14,22 @@ import sqlalchemy as sa
 
 from sim_pipeline.local_servers.ports import free_port, listens
 from sim_pipeline.local_servers.postgres import LocalPostgres
-from sim_pipeline.local_servers.privileges import unprivileged_owner
+from sim_pipeline.local_servers.privileges import unprivileged_user
 from sim_pipeline.local_servers.processes import launch
 from sim_pipeline.store.connection import SESSION_SETTINGS, Postgres
 from sim_pipeline_tests.k8s.rendering import K8S
+from sim_pipeline_tests.support.assertions import wait_until
 from sim_pipeline_tests.support.databases import database_in
-from sim_pipeline_tests.support.waiting import wait_until
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-PASSWORD = """a "quoted" pass'word \\ $HOME %s ; # with blanks"""  # noqa: S105 - of the tests
+PASSWORD = """a "quoted" pass'word \\ $HOME %s ; # with blanks"""  # noqa: S105 - for the test
 
 pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
 
 
 @pytest.fixture
 def direct(postgres_server: LocalPostgres) -> Iterator[Postgres]:
-    """A database, and its owner, whose password has whatever a password may have."""
+    """A database whose owner has a password with every kind of special character."""
     name = f"pooled_{uuid.uuid4().hex}"
     server = sa.create_engine(
         postgres_server.url(), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
@@ -67,7 +67,7 @@ def pooled(direct: Postgres) -> Iterator[Postgres]:
                 "POSTGRES_SSLMODE": "prefer",
                 "POSTGRES_SSLROOTCERT": "",
             },
-            identity=unprivileged_owner(directory),
+            run_as=unprivileged_user(directory),
         )
         try:
             wait_until(lambda: listens("127.0.0.1", port), "PgBouncer to listen")
@@ -89,39 +89,39 @@ def storage_in(postgres: Postgres) -> dict[str, object]:
     return {"postgres": {"postgres_db": parameters}}
 
 
-def test_dagster_runs_through_it(pooled: Postgres, direct: Postgres) -> None:
+def test_dagster_run_succeeds_through_pgbouncer(pooled: Postgres, direct: Postgres) -> None:
     @dg.asset
-    def one() -> int:
+    def number() -> int:
         return 1
 
-    # As the migrations, which go to PostgreSQL itself, leave it.
+    # Creates the tables with a direct connection, as the migrations do.
     with dg.instance_for_test(overrides={"storage": storage_in(direct)}):
         pass
     with dg.instance_for_test(overrides={"storage": storage_in(pooled)}) as instance:
-        result = dg.materialize([one], instance=instance)
+        result = dg.materialize([number], instance=instance)
         assert result.success
-        assert instance.get_latest_materialization_event(one.key) is not None
+        assert instance.get_latest_materialization_event(number.key) is not None
         run = instance.get_run_by_id(result.run_id)
         assert run is not None
         assert run.status is dg.DagsterRunStatus.SUCCESS
 
 
-def test_connections_share_a_session_of_the_server(pooled: Postgres) -> None:
+def test_connections_share_a_server_session(pooled: Postgres) -> None:
     engine = sa.create_engine(pooled.url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with engine.connect() as one, engine.connect() as another:
+    with engine.connect() as first, engine.connect() as second:
         pid = sa.text("SELECT pg_backend_pid()")
-        assert one.scalar(pid) == another.scalar(pid)
+        assert first.scalar(pid) == second.scalar(pid)
 
 
-def test_its_sessions_are_set_up_as_those_without_it(
+def test_sessions_have_the_usual_settings(
     pooled: Postgres, direct: Postgres, postgres_server: LocalPostgres
 ) -> None:
-    odd = {"TimeZone": "Asia/Shanghai", "default_transaction_isolation": "serializable"}
+    unusual = {"TimeZone": "Asia/Shanghai", "default_transaction_isolation": "serializable"}
     server = sa.create_engine(
         postgres_server.url(), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
     )
     with server.connect() as connection:
-        for name, value in odd.items():
+        for name, value in unusual.items():
             connection.exec_driver_sql(f"ALTER ROLE {direct.user} SET {name} = '{value}'")
     engine = sa.create_engine(pooled.url, poolclass=sa.NullPool)
     with engine.connect() as connection:
@@ -132,7 +132,7 @@ def test_its_sessions_are_set_up_as_those_without_it(
     assert found == SESSION_SETTINGS
 
 
-def test_a_wrong_password_is_refused(pooled: Postgres) -> None:
-    engine = sa.create_engine(replace(pooled, password="wrong").url, poolclass=sa.NullPool)  # noqa: S106 - on purpose
+def test_wrong_password_is_refused(pooled: Postgres) -> None:
+    engine = sa.create_engine(replace(pooled, password="wrong").url, poolclass=sa.NullPool)  # noqa: S106 - deliberately wrong
     with pytest.raises(sa.exc.OperationalError, match="SASL authentication failed"):
         engine.connect()

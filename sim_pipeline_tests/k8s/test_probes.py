@@ -1,4 +1,4 @@
-"""The probes of code location and daemon, asked of the programs that the manifests start."""
+"""The probes of code location and daemon, run against the programs that the manifests start."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ from sim_pipeline.local_servers.ports import free_port
 from sim_pipeline.local_servers.postgres import LocalPostgres
 from sim_pipeline_tests.k8s.manifests import named, pods
 from sim_pipeline_tests.k8s.rendering import Manifest
-from sim_pipeline_tests.support.waiting import wait_until
+from sim_pipeline_tests.support.assertions import wait_until
 
 PROJECT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -33,14 +33,14 @@ def environment(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> dict[str, str]:
-    """The ConfigMaps of the pods, but for where things are; Dagster's storage is made."""
+    """The pods' environment, with local addresses and paths; Dagster's tables exist."""
     name = f"dagster_{uuid.uuid4().hex}"
     postgres_server.ensure_database(name)
     instance_file = named(local, "ConfigMap", "dagster-instance")["data"]["dagster.yaml"]
     (tmp_path / "dagster.yaml").write_text(
         instance_file.replace("/var/lib/sim_pipeline", str(tmp_path)), encoding="utf-8"
     )
-    places = {
+    local_values = {
         **settings.environment(),
         "DAGSTER_POSTGRES_DB": name,
         "DAGSTER_STORAGE_HOST": postgres_server.host,
@@ -49,7 +49,7 @@ def environment(
         "CODE_SERVER_HOST": "127.0.0.1",
         "CODE_SERVER_PORT": str(free_port()),
     }
-    variables = named(local, "ConfigMap", "settings")["data"] | places
+    variables = named(local, "ConfigMap", "settings")["data"] | local_values
     for variable, value in variables.items():
         monkeypatch.setenv(variable, value)
     with dg.DagsterInstance.get() as instance:
@@ -80,7 +80,7 @@ def running(words: list[str], environment: dict[str, str], directory: Path) -> I
             process.terminate()
 
 
-def test_the_code_location_tells_its_health_under_the_name_that_is_asked_for(
+def test_code_location_reports_health(
     local: list[Manifest], environment: dict[str, str], tmp_path: Path
 ) -> None:
     (container,) = pods(local)["code-location"].spec["containers"]
@@ -90,7 +90,7 @@ def test_the_code_location_tells_its_health_under_the_name_that_is_asked_for(
     words = command(container, host="127.0.0.1", port=port)
     with (
         running(words, {**environment, "PYTHONPATH": str(PROJECT)}, tmp_path),
-        # By itself it would look again later and later, up to two minutes.
+        # By default the client's reconnection delay grows to two minutes.
         grpc.insecure_channel(
             f"127.0.0.1:{port}", options=[("grpc.max_reconnect_backoff_ms", 1_000)]
         ) as channel,
@@ -102,7 +102,7 @@ def test_the_code_location_tells_its_health_under_the_name_that_is_asked_for(
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_the_daemon_is_alive_once_it_runs_and_not_before(
+def test_daemon_is_alive_only_while_running(
     local: list[Manifest], environment: dict[str, str], tmp_path: Path
 ) -> None:
     (container,) = pods(local)["daemon"].spec["containers"]

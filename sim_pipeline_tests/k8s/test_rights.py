@@ -1,12 +1,12 @@
-"""Rights, Secrets and pods, read as an attacker would who has taken one of them."""
+"""Least privilege: the rights of ServiceAccounts, the Secrets of pods, and pod security."""
 
 import re
 
 from sim_pipeline_tests.k8s.manifests import named, of_kind, pods
 from sim_pipeline_tests.k8s.rendering import Manifest
 
-# What docs/operations.md, or `make k8s-apply`, has made before the manifests are applied.
-MADE_BEFORE = {
+# Objects that the user (docs/operations.md) or `make k8s-apply` creates before the manifests.
+CREATED_BEFORE = {
     ("Secret", "credentials"): {"POSTGRES_PASSWORD", "RABBITMQ_PASSWORD"},
     ("Secret", "oauth2-proxy"): {"CLIENT_ID", "CLIENT_SECRET", "COOKIE_SECRET"},
     ("ConfigMap", "server-ca"): {"ca.crt"},
@@ -15,7 +15,7 @@ OURS = {"webserver", "daemon", "code-location", "migrate"}
 
 
 def rights(manifests: list[Manifest], account: str) -> set[tuple[str, str, str]]:
-    """What a ServiceAccount may do, each as verb, API group and resource."""
+    """Return the rights of a ServiceAccount as verb, API group and resource."""
     roles = [
         binding["roleRef"]["name"]
         for binding in of_kind(manifests, "RoleBinding")
@@ -32,7 +32,7 @@ def rights(manifests: list[Manifest], account: str) -> set[tuple[str, str, str]]
     }
 
 
-def test_rights_are_those_that_dagster_k8s_uses(manifests: list[Manifest]) -> None:
+def test_accounts_have_only_the_rights_they_use(manifests: list[Manifest]) -> None:
     ends_runs = {("delete", "batch", "jobs"), ("delete", "", "pods"), ("list", "", "pods")}
     launches_runs = ends_runs | {
         ("create", "batch", "jobs"),
@@ -47,7 +47,7 @@ def test_rights_are_those_that_dagster_k8s_uses(manifests: list[Manifest]) -> No
         assert rights(manifests, name) == expected, name
 
 
-def test_rights_end_at_the_namespace_and_belong_to_our_accounts(manifests: list[Manifest]) -> None:
+def test_rights_are_limited_to_namespace_and_accounts(manifests: list[Manifest]) -> None:
     assert not of_kind(manifests, "ClusterRole", "ClusterRoleBinding")
     accounts = {account["metadata"]["name"] for account in of_kind(manifests, "ServiceAccount")}
     for binding in of_kind(manifests, "RoleBinding"):
@@ -61,7 +61,7 @@ def test_rights_end_at_the_namespace_and_belong_to_our_accounts(manifests: list[
             assert manifest["metadata"]["namespace"] == "sim-pipeline"
 
 
-def test_a_token_is_where_it_is_used(manifests: list[Manifest]) -> None:
+def test_only_users_of_a_token_mount_it(manifests: list[Manifest]) -> None:
     for account in of_kind(manifests, "ServiceAccount"):
         assert account["automountServiceAccountToken"] is False
     for name, pod in pods(manifests).items():
@@ -69,7 +69,7 @@ def test_a_token_is_where_it_is_used(manifests: list[Manifest]) -> None:
         assert pod.spec["serviceAccountName"] == name
 
 
-def test_the_namespace_refuses_pods_that_are_not_restricted(manifests: list[Manifest]) -> None:
+def test_namespace_enforces_restricted_pods(manifests: list[Manifest]) -> None:
     labels = named(manifests, "Namespace", "sim-pipeline")["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     assert labels["pod-security.kubernetes.io/enforce-version"] == "latest"
@@ -80,7 +80,7 @@ def test_every_pod_is_restricted(manifests: list[Manifest]) -> None:
         assert not {"hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace"} & pod.spec.keys()
         assert pod.spec["securityContext"]["runAsNonRoot"] is True
         assert pod.spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        # What a Service is called would else become variables such as POSTGRES_PORT=tcp://...
+        # Otherwise Kubernetes sets variables such as POSTGRES_PORT=tcp://... for each Service.
         assert pod.spec["enableServiceLinks"] is False
         for volume in pod.spec["volumes"]:
             assert {"configMap", "emptyDir"} & volume.keys(), volume
@@ -95,7 +95,7 @@ def test_every_pod_is_restricted(manifests: list[Manifest]) -> None:
             assert not any("hostPort" in port for port in container.get("ports", []))
 
 
-def test_every_container_has_resources_and_an_image_of_a_known_version(
+def test_containers_have_resources_and_pinned_images(
     variant: str, manifests: list[Manifest]
 ) -> None:
     for pod in pods(manifests).values():
@@ -104,13 +104,13 @@ def test_every_container_has_resources_and_an_image_of_a_known_version(
                 assert {"cpu", "memory"} == container["resources"][limits].keys()
             name, _, tag = container["image"].rpartition(":")
             if variant.startswith("local") and name == "simulation-service":
-                # A node takes the image that was loaded onto it; it could not pull one.
+                # The node uses the image that was loaded onto it; there is no registry.
                 assert (tag, container["imagePullPolicy"]) == ("latest", "IfNotPresent")
             else:
                 assert re.fullmatch(r"v?\d+\.\d+[\w.-]*", tag), container["image"]
 
 
-def test_every_container_that_stays_has_probes(manifests: list[Manifest]) -> None:
+def test_long_running_containers_have_probes(manifests: list[Manifest]) -> None:
     for name, pod in pods(manifests).items():
         for container in pod.spec["containers"]:
             expected = {"livenessProbe", "readinessProbe"}
@@ -119,9 +119,9 @@ def test_every_container_that_stays_has_probes(manifests: list[Manifest]) -> Non
             assert expected <= container.keys(), container["name"]
 
 
-def test_secrets_are_where_they_are_used(manifests: list[Manifest]) -> None:
+def test_only_users_of_a_secret_get_it(manifests: list[Manifest]) -> None:
     postgres, rabbitmq = ("credentials", "POSTGRES_PASSWORD"), ("credentials", "RABBITMQ_PASSWORD")
-    proxy = {("oauth2-proxy", key) for key in MADE_BEFORE["Secret", "oauth2-proxy"]}
+    proxy = {("oauth2-proxy", key) for key in CREATED_BEFORE["Secret", "oauth2-proxy"]}
     with_proxy = "oauth2-proxy" in {
         container["name"] for container in pods(manifests)["webserver"].containers
     }
@@ -129,7 +129,7 @@ def test_secrets_are_where_they_are_used(manifests: list[Manifest]) -> None:
     expected |= {"rabbitmq": {rabbitmq}}
     expected |= {"webserver": {postgres} | (proxy if with_proxy else set())}
     for name, pod in pods(manifests).items():
-        found = {(one.name, one.key) for one in pod.references() if one.kind == "Secret"}
+        found = {(each.name, each.key) for each in pod.references() if each.kind == "Secret"}
         assert found == expected[name], name
         for container in pod.containers:
             is_proxy = container["name"] == "oauth2-proxy"
@@ -152,11 +152,11 @@ def test_no_manifest_holds_a_secret(manifests: list[Manifest]) -> None:
                 assert not secret.search(variable["name"]) or not variable.get("value")
 
 
-def test_everything_referred_to_exists(manifests: list[Manifest]) -> None:
+def test_referenced_objects_exist(manifests: list[Manifest]) -> None:
     exists = {
         (manifest["kind"], manifest["metadata"]["name"]): manifest.get("data", {}).keys()
         for manifest in of_kind(manifests, "ConfigMap", "ServiceAccount")
-    } | MADE_BEFORE
+    } | CREATED_BEFORE
     for name, pod in pods(manifests).items():
         for reference in pod.references():
             keys = exists.get((reference.kind, reference.name))
@@ -168,13 +168,13 @@ def test_everything_referred_to_exists(manifests: list[Manifest]) -> None:
             for container in pod.containers
             for mount in container.get("volumeMounts", [])
         }
-        # The volumes of a StatefulSet's claims are none of the template's.
+        # A StatefulSet's claims provide the volume `data`; it is not in the template.
         assert mounts - {"data"} == volumes, name
     for bound in of_kind(manifests, "RoleBinding"):
         assert named(manifests, "Role", bound["roleRef"]["name"])
 
 
-def test_what_is_mounted_can_be_written_only_where_it_is_scratch(manifests: list[Manifest]) -> None:
+def test_only_scratch_volumes_are_writable(manifests: list[Manifest]) -> None:
     for pod in pods(manifests).values():
         kinds = {volume["name"]: volume for volume in pod.spec["volumes"]}
         for container in pod.containers:
@@ -183,7 +183,7 @@ def test_what_is_mounted_can_be_written_only_where_it_is_scratch(manifests: list
                     assert mount["readOnly"] is True
 
 
-def test_the_launcher_is_told_image_namespace_and_settings(manifests: list[Manifest]) -> None:
+def test_launcher_gets_image_namespace_and_settings(manifests: list[Manifest]) -> None:
     code = pods(manifests)["code-location"].spec["containers"][0]
     settings = named(manifests, "ConfigMap", "settings")["metadata"]["name"]
     for name in ("webserver", "daemon"):
@@ -196,7 +196,7 @@ def test_the_launcher_is_told_image_namespace_and_settings(manifests: list[Manif
         assert variables["SETTINGS_CONFIG_MAP"]["value"] == settings
 
 
-def test_a_changed_config_map_has_another_name(manifests: list[Manifest]) -> None:
+def test_config_map_names_contain_a_digest(manifests: list[Manifest]) -> None:
     names = {config["metadata"]["name"] for config in of_kind(manifests, "ConfigMap")}
     assert names
     for name in names:

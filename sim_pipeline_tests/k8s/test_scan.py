@@ -1,4 +1,4 @@
-"""checkov finds nothing in manifests and Dockerfile; what it is not to look for has a reason."""
+"""checkov finds nothing in the manifests and the Dockerfile; every skipped rule has a reason."""
 
 import copy
 import json
@@ -17,8 +17,8 @@ from sim_pipeline_tests.support.tools import tool
 PROJECT = Path(__file__).parents[2]
 CONFIG = PROJECT / "k8s" / "checkov.yaml"
 DOCKERFILE = PROJECT / "Dockerfile"
-# Whatever it would send, or ask for, would fail.
-NOWHERE = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
+# Makes every network request fail.
+UNREACHABLE_PROXY = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
 
 
 def scan(framework: str, file: Path) -> Any:
@@ -30,7 +30,7 @@ def scan(framework: str, file: Path) -> Any:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, **NOWHERE, "CKV_SKIP_PACKAGE_UPDATE_CHECK": "true"},
+        env={**os.environ, **UNREACHABLE_PROXY, "CKV_SKIP_PACKAGE_UPDATE_CHECK": "true"},
     )
     return json.loads(done.stdout)
 
@@ -42,7 +42,7 @@ def failures(report: Any) -> list[str]:
     ]
 
 
-def test_nothing_is_found_in_the_manifests(manifests: list[Manifest], tmp_path: Path) -> None:
+def test_manifests_have_no_findings(manifests: list[Manifest], tmp_path: Path) -> None:
     file = tmp_path / "manifests.yaml"
     file.write_text(yaml.safe_dump_all(manifests), encoding="utf-8")
     report = scan("kubernetes", file)
@@ -51,7 +51,7 @@ def test_nothing_is_found_in_the_manifests(manifests: list[Manifest], tmp_path: 
     assert report["summary"]["resource_count"] >= len(manifests)
 
 
-def test_a_privileged_container_is_found(local: list[Manifest], tmp_path: Path) -> None:
+def test_privileged_container_is_found(local: list[Manifest], tmp_path: Path) -> None:
     wrong = copy.deepcopy(local)
     job = named(wrong, "Job", "migrate")
     job["spec"]["template"]["spec"]["containers"][0]["securityContext"]["privileged"] = True
@@ -61,11 +61,11 @@ def test_a_privileged_container_is_found(local: list[Manifest], tmp_path: Path) 
     assert found.startswith("CKV_K8S_16 Job.sim-pipeline.migrate: ")
 
 
-def test_nothing_is_found_in_the_dockerfile() -> None:
+def test_dockerfile_has_no_findings() -> None:
     assert failures(scan("dockerfile", DOCKERFILE)) == []
 
 
-def test_every_rule_that_is_skipped_for_all_has_its_reason_above_it() -> None:
+def test_globally_skipped_rules_have_reasons() -> None:
     lines = CONFIG.read_text(encoding="utf-8").partition("skip-check:\n")[2].splitlines()
     rules = [number for number, line in enumerate(lines) if line.startswith("  - ")]
     assert len(rules) == len(yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["skip-check"])
@@ -74,7 +74,7 @@ def test_every_rule_that_is_skipped_for_all_has_its_reason_above_it() -> None:
         assert re.fullmatch(r"  # .*\.", lines[number - 1]), lines[number]
 
 
-def test_every_rule_that_a_resource_skips_has_its_reason(manifests: list[Manifest]) -> None:
+def test_rules_skipped_by_resources_have_reasons(manifests: list[Manifest]) -> None:
     skips = [
         value
         for manifest in manifests

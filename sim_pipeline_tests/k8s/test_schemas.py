@@ -1,4 +1,4 @@
-"""Every manifest is what Kubernetes' own schemas ask for, and nothing beside."""
+"""The manifests match Kubernetes' schemas and have no unknown fields."""
 
 import copy
 import subprocess
@@ -11,7 +11,7 @@ from sim_pipeline_tests.k8s.manifests import named
 from sim_pipeline_tests.k8s.rendering import Manifest
 from sim_pipeline_tests.support.tools import tool
 
-# The oldest that is still looked after by someone, and the newest.
+# The oldest version that any vendor still supports, and the newest.
 VERSIONS = ("1.33.0", "1.37.0")
 
 
@@ -35,7 +35,7 @@ def test_every_manifest_is_valid(manifests: list[Manifest], version: str, tmp_pa
     assert (done.stdout + done.stderr).count("passed for resource") == len(manifests)
 
 
-def test_a_field_that_does_not_exist_is_found(local: list[Manifest], tmp_path: Path) -> None:
+def test_unknown_field_is_found(local: list[Manifest], tmp_path: Path) -> None:
     wrong = copy.deepcopy(local)
     named(wrong, "Deployment", "daemon")["spec"]["template"]["spec"]["restartPolicies"] = "Always"
     done = validate(wrong, tmp_path)

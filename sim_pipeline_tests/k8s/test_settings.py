@@ -1,4 +1,4 @@
-"""The ConfigMap `settings` is what the pipeline and its processes read."""
+"""The ConfigMap `settings` has exactly the variables that the service reads."""
 
 import os
 import re
@@ -14,10 +14,10 @@ from sim_pipeline_tests.k8s.rendering import Manifest
 
 VARIABLES = {variable_name(name) for name in Settings.model_fields}
 PASSWORDS = {"POSTGRES_PASSWORD", "RABBITMQ_PASSWORD"}
-# What libpq, Dagster and workspace.yaml read, and dagster.yaml.
+# Variables for libpq, Dagster, workspace.yaml and dagster.yaml.
 OTHERS = {"PGSSLMODE", "PGSSLROOTCERT", "DAGSTER_HOME", "CODE_SERVER_HOST", "CODE_SERVER_PORT"}
-# Which hosts go through no proxy, daemon and webserver add for themselves: one of them is known
-# inside the cluster only.
+# Hosts that bypass a proxy. Daemon and webserver add them at startup, because the API server's host
+# is known only inside the cluster.
 EXEMPT = {"no_proxy", "NO_PROXY", "no_grpc_proxy"}
 STORAGE = {"DAGSTER_STORAGE_HOST", "DAGSTER_STORAGE_PORT"}
 
@@ -30,27 +30,25 @@ def data(manifests: list[Manifest]) -> dict[str, str]:
 
 @pytest.fixture
 def process_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What the service of one machine sets for its processes, beside settings and places."""
+    """The variables that `run` sets for its processes, without settings, paths and addresses."""
     settings = Settings(log_file=tmp_path / "log")
-    with monkeypatch.context() as nothing:
+    with monkeypatch.context() as empty_environment:
         for name in tuple(os.environ):
-            nothing.delenv(name)
+            empty_environment.delenv(name)
         environment = service_environment(settings, tmp_path)
-    places = settings.environment().keys() | OTHERS | EXEMPT
-    return {name: value for name, value in environment.items() if name not in places}
+    excluded = settings.environment().keys() | OTHERS | EXEMPT
+    return {name: value for name, value in environment.items() if name not in excluded}
 
 
-def test_every_variable_is_read_by_someone(
-    data: dict[str, str], process_variables: dict[str, str]
-) -> None:
+def test_every_variable_is_used(data: dict[str, str], process_variables: dict[str, str]) -> None:
     assert data.keys() <= (VARIABLES - PASSWORDS) | OTHERS | STORAGE | process_variables.keys()
 
 
-def test_every_setting_is_there_but_the_passwords(data: dict[str, str]) -> None:
+def test_contains_every_setting_except_passwords(data: dict[str, str]) -> None:
     assert (VARIABLES - PASSWORDS) - data.keys() <= {"UI_HOST", "UI_PORT"}
 
 
-def test_the_processes_get_what_those_of_one_machine_get(
+def test_variables_match_those_of_one_machine(
     data: dict[str, str], process_variables: dict[str, str]
 ) -> None:
     assert "DAGSTER_EVENT_BATCH_SIZE" in process_variables
@@ -58,7 +56,9 @@ def test_the_processes_get_what_those_of_one_machine_get(
 
 
 @pytest.mark.usefixtures("clean_environment")
-def test_they_load(data: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_settings_are_valid(
+    data: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     authorities = tmp_path / "ca.crt"
     authorities.touch()
     for name, value in data.items():
@@ -69,9 +69,7 @@ def test_they_load(data: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert settings.postgres_host == data["POSTGRES_HOST"]
 
 
-def test_in_production_both_servers_are_reached_by_tls_that_is_verified(
-    production: list[Manifest],
-) -> None:
+def test_production_verifies_tls_of_both_servers(production: list[Manifest]) -> None:
     data = named(production, "ConfigMap", "settings")["data"]
     ca = "/etc/sim_pipeline/ca/ca.crt"
     assert (data["POSTGRES_SSLMODE"], data["POSTGRES_SSLROOTCERT"]) == ("verify-full", ca)
@@ -79,7 +77,7 @@ def test_in_production_both_servers_are_reached_by_tls_that_is_verified(
     assert (data["RABBITMQ_TLS"], data["RABBITMQ_CA_FILE"]) == ("true", ca)
     for name in ("webserver", "daemon", "code-location", "migrate"):
         pod = pods(production)[name]
-        (volume,) = (one for one in pod.spec["volumes"] if one["name"] == "server-ca")
+        (volume,) = (each for each in pod.spec["volumes"] if each["name"] == "server-ca")
         assert volume["configMap"]["name"] == "server-ca"
         for container in pod.containers:
             if container["image"].startswith("registry.example.com/"):
@@ -90,7 +88,7 @@ def test_in_production_both_servers_are_reached_by_tls_that_is_verified(
                 } in container["volumeMounts"]
 
 
-def test_files_of_settings_are_where_pods_look_for_them(manifests: list[Manifest]) -> None:
+def test_pods_mount_their_configuration_and_logs(manifests: list[Manifest]) -> None:
     data = named(manifests, "ConfigMap", "settings")["data"]
     instance = named(manifests, "ConfigMap", "dagster-instance")
     assert yaml.safe_load(instance["data"]["dagster.yaml"])["storage"]
@@ -101,16 +99,16 @@ def test_files_of_settings_are_where_pods_look_for_them(manifests: list[Manifest
         assert str(Path(data["LOG_FILE"]).parents[1]) in mounts
 
 
-def test_every_variable_that_dagster_yaml_names_is_set(manifests: list[Manifest]) -> None:
+def test_variables_of_dagster_yaml_are_set(manifests: list[Manifest]) -> None:
     settings = named(manifests, "ConfigMap", "settings")["data"]
     instance = named(manifests, "ConfigMap", "dagster-instance")["data"]["dagster.yaml"]
-    named_anywhere = set(re.findall(r"\{env: (\w+)\}", instance))
-    assert {"DAGSTER_STORAGE_HOST", "POSTGRES_PASSWORD", "RUN_IMAGE"} <= named_anywhere
+    variables = set(re.findall(r"\{env: (\w+)\}", instance))
+    assert {"DAGSTER_STORAGE_HOST", "POSTGRES_PASSWORD", "RUN_IMAGE"} <= variables
     for name in ("webserver", "daemon"):
         container = pods(manifests)[name].spec["containers"][0]
-        assert named_anywhere <= settings.keys() | {one["name"] for one in container["env"]}
-    # The others open no launcher.
+        assert variables <= settings.keys() | {each["name"] for each in container["env"]}
+    # The other pods do not load the run launcher.
     needed = set(re.findall(r"\{env: (\w+)\}", instance.partition("run_launcher:")[0]))
     for name in ("code-location", "migrate"):
         container = pods(manifests)[name].spec["containers"][0]
-        assert needed <= settings.keys() | {one["name"] for one in container["env"]}
+        assert needed <= settings.keys() | {each["name"] for each in container["env"]}

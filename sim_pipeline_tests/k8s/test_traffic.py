@@ -1,4 +1,4 @@
-"""NetworkPolicies let through what the service needs, and nothing else, from wherever one tries."""
+"""The NetworkPolicies allow the connections that the service needs, and no others."""
 
 from itertools import product
 
@@ -6,14 +6,14 @@ from sim_pipeline_tests.k8s.manifests import COMPONENT, named, of_kind, pods
 from sim_pipeline_tests.k8s.rendering import Manifest
 from sim_pipeline_tests.k8s.traffic import Peer, Port, allowed, selects
 
-# The ports that anything here listens on, and others worth trying.
+# The ports that any part listens on, and other common ports.
 PORTS = (22, 53, 80, 443, 3000, 4000, 4180, 4369, 5432, 5671, 5672, 6432, 6443, 8080, 15672, 25672)
 NAME = {"app.kubernetes.io/name": "sim-pipeline"}
 POSTGRES, BROKER, SOMEWHERE, METADATA = "192.0.2.10", "192.0.2.20", "203.0.113.1", "169.254.169.254"
 
 
 def inside(manifests: list[Manifest]) -> dict[str, Peer]:
-    """The service's pods, those of runs included, and one that somebody else has brought in."""
+    """Return the service's pods, a pod of a run, and an unrelated pod in the same namespace."""
     peers = {name: Peer(pod.labels) for name, pod in pods(manifests).items()}
     return {**peers, "run": Peer({**NAME, COMPONENT: "run"}), "stranger": Peer()}
 
@@ -27,7 +27,7 @@ def connections(manifests: list[Manifest]) -> set[tuple[str, str, int]]:
     }
 
 
-def test_inside_the_namespace(variant: str, manifests: list[Manifest]) -> None:
+def test_connections_inside_the_namespace(variant: str, manifests: list[Manifest]) -> None:
     expected = {("webserver", "code-location", 4000), ("daemon", "code-location", 4000)}
     pooled = ["webserver", "daemon", "code-location", "run"]
     direct = [*pooled, "migrate"]
@@ -39,11 +39,11 @@ def test_inside_the_namespace(variant: str, manifests: list[Manifest]) -> None:
     assert connections(manifests) == expected
 
 
-def test_into_the_namespace(variant: str, manifests: list[Manifest]) -> None:
+def test_connections_into_the_namespace(variant: str, manifests: list[Manifest]) -> None:
     outside = {
         "ingress": Peer(namespace={"sim-pipeline/ingress": "true"}),
         "consumer": Peer(namespace={"sim-pipeline/consumer": "true"}),
-        # Whoever takes our labels in a namespace of its own.
+        # A pod with our labels in another namespace.
         "impostor": Peer({**NAME, COMPONENT: "daemon"}, namespace={}),
         "address": Peer(address=SOMEWHERE),
     }
@@ -58,7 +58,7 @@ def test_into_the_namespace(variant: str, manifests: list[Manifest]) -> None:
     assert found == {only}
 
 
-def test_out_of_the_cluster(variant: str, manifests: list[Manifest]) -> None:
+def test_connections_out_of_the_cluster(variant: str, manifests: list[Manifest]) -> None:
     peers = inside(manifests)
     found = {
         (source, address, port)
@@ -81,7 +81,7 @@ def test_out_of_the_cluster(variant: str, manifests: list[Manifest]) -> None:
     assert found == expected
 
 
-def test_every_pod_may_ask_for_names(manifests: list[Manifest]) -> None:
+def test_every_pod_may_use_dns(manifests: list[Manifest]) -> None:
     dns = Peer({"k8s-app": "kube-dns"}, {"kubernetes.io/metadata.name": "kube-system"})
     for peer in inside(manifests).values():
         assert allowed(manifests, peer, dns, Port(53, "UDP"))
@@ -89,7 +89,7 @@ def test_every_pod_may_ask_for_names(manifests: list[Manifest]) -> None:
         assert not allowed(manifests, peer, dns, Port(443))
 
 
-def test_every_selector_selects_pods_that_there_are(manifests: list[Manifest]) -> None:
+def test_every_selector_matches_a_pod(manifests: list[Manifest]) -> None:
     peers = inside(manifests)
     components = {peer.labels.get(COMPONENT) for peer in peers.values()}
     for policy in of_kind(manifests, "NetworkPolicy"):
@@ -102,7 +102,7 @@ def test_every_selector_selects_pods_that_there_are(manifests: list[Manifest]) -
         assert any(selects(selector, peer.labels) for peer in peers.values())
 
 
-def test_every_service_leads_to_a_port_that_a_pod_has(manifests: list[Manifest]) -> None:
+def test_every_service_targets_a_port_of_a_pod(manifests: list[Manifest]) -> None:
     for service in of_kind(manifests, "Service"):
         (pod,) = (
             pod
@@ -115,7 +115,7 @@ def test_every_service_leads_to_a_port_that_a_pod_has(manifests: list[Manifest])
             assert port["targetPort"] in pod.ports
 
 
-def test_in_production_nothing_but_the_proxy_is_exposed(production: list[Manifest]) -> None:
+def test_production_exposes_only_the_proxy(production: list[Manifest]) -> None:
     (ingress,) = of_kind(production, "Ingress")
     (rule,) = ingress["spec"]["rules"]
     (path,) = rule["http"]["paths"]
@@ -126,7 +126,7 @@ def test_in_production_nothing_but_the_proxy_is_exposed(production: list[Manifes
     assert [port["targetPort"] for port in ports] == ["proxy"]
 
 
-def test_in_production_the_webserver_answers_its_own_pod_alone(production: list[Manifest]) -> None:
+def test_production_webserver_listens_on_loopback(production: list[Manifest]) -> None:
     pod = pods(production)["webserver"]
     assert pod.ports == {"proxy": 4180}
     webserver, proxy = pod.spec["containers"]
@@ -141,19 +141,19 @@ def test_in_production_the_webserver_answers_its_own_pod_alone(production: list[
     proxied = named(production, "ConfigMap", "oauth2-proxy")
     assert source == {"configMapRef": {"name": proxied["metadata"]["name"]}}
     assert proxied["data"]["OAUTH2_PROXY_UPSTREAMS"] == f"http://127.0.0.1:{settings['UI_PORT']}"
-    # Nothing is let by without a log-in.
+    # No path bypasses the log-in.
     assert not [name for name in proxied["data"] if "SKIP_AUTH" in name or "API_ROUTE" in name]
 
 
-def test_the_webserver_runs_behind_its_guard(manifests: list[Manifest]) -> None:
+def test_webserver_runs_with_the_ui_guard(manifests: list[Manifest]) -> None:
     webserver = pods(manifests)["webserver"].spec["containers"][0]
     assert webserver["command"][:3] == ["python", "-m", "sim_pipeline.dagster_instance.webserver"]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        # The kubelet's own requests name the pod's address as their host.
+        # The guard would refuse HTTP probes: the kubelet sends the pod's address as Host.
         assert "exec" in webserver[probe]
 
 
-def test_in_production_the_proxy_has_the_sign_in_page(production: list[Manifest]) -> None:
+def test_production_proxy_has_the_sign_in_page(production: list[Manifest]) -> None:
     pod = pods(production)["webserver"]
     options = named(production, "ConfigMap", "oauth2-proxy")["data"]
     pages = named(production, "ConfigMap", "oauth2-proxy-pages")
@@ -161,5 +161,5 @@ def test_in_production_the_proxy_has_the_sign_in_page(production: list[Manifest]
     proxy = pod.spec["containers"][1]
     (mount,) = proxy["volumeMounts"]
     assert mount["mountPath"] == options["OAUTH2_PROXY_CUSTOM_TEMPLATES_DIR"]
-    (volume,) = (one for one in pod.spec["volumes"] if one["name"] == mount["name"])
+    (volume,) = (each for each in pod.spec["volumes"] if each["name"] == mount["name"])
     assert volume["configMap"]["name"] == pages["metadata"]["name"]

@@ -1,7 +1,7 @@
-"""Who may talk to whom, as NetworkPolicies mean it where a cluster enforces them.
+"""Evaluates NetworkPolicies: whether a connection between two peers is allowed.
 
-Both ends must allow a connection. An end that no policy selects for a direction allows all; one
-that some select allows what any of them names.
+The policies of both ends must allow a connection. If no policy selects a peer for a direction, the
+peer allows everything. If several select it, it allows what any of them allows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,9 @@ class Peer:
     """One end of a connection: a pod, or an address outside the cluster.
 
     Attributes:
-        labels: of the pod.
-        namespace: labels of its namespace.
-        address: outside the cluster; None for a pod.
+        labels: the pod's labels.
+        namespace: the labels of its namespace.
+        address: the address outside the cluster; None for a pod.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -32,14 +32,14 @@ class Peer:
 
 @dataclass(frozen=True)
 class Port:
-    """Where a connection goes to: number and protocol."""
+    """The target port of a connection."""
 
     number: int
     protocol: str = "TCP"
 
 
 def allowed(manifests: Sequence[Manifest], source: Peer, target: Peer, port: Port) -> bool:
-    """Tell whether the policies let a connection through, at both of its ends."""
+    """Return whether the policies of both ends allow a connection."""
     policies = [policy["spec"] for policy in of_kind(manifests, "NetworkPolicy")]
     out = [policy for policy in policies if _applies(policy, "Egress", source)]
     into = [policy for policy in policies if _applies(policy, "Ingress", target)]
@@ -75,12 +75,12 @@ def _covers(
     peer: Peer,
     port: Port,
 ) -> bool:
-    """Tell whether a rule covers a peer and a port; one that names none covers all of them."""
+    """Return whether a rule covers a peer and a port; an omitted list covers everything."""
     return (
         ports is None
         or any(
-            one.get("port") == port.number and one.get("protocol", "TCP") == port.protocol
-            for one in ports
+            rule.get("port") == port.number and rule.get("protocol", "TCP") == port.protocol
+            for rule in ports
         )
     ) and (peers is None or any(_is(described, peer) for described in peers))
 
@@ -104,10 +104,10 @@ def _is(described: Mapping[str, Any], peer: Peer) -> bool:
 
 
 def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """Tell whether a label selector selects what carries these labels.
+    """Return whether a label selector matches these labels.
 
     Raises:
-        ValueError: an operator other than In.
+        ValueError: the selector uses an operator other than In.
     """
     for expression in selector.get("matchExpressions", []):
         if expression["operator"] != "In":

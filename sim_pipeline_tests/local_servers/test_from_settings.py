@@ -1,4 +1,4 @@
-"""The local servers that LOCAL_SERVICES asks for."""
+"""The local servers of LOCAL_SERVICES."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -20,7 +20,7 @@ BOTH = pytest.mark.parametrize(
 
 
 class Recorded:
-    """A server that only says where it would listen."""
+    """A fake server that records its address."""
 
     def __init__(self, data_dir: Path, **options: object) -> None:
         self.data_dir = data_dir
@@ -37,7 +37,7 @@ class Recorded:
 @BOTH
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]"])
 @pytest.mark.usefixtures("clean_environment")
-def test_they_listen_on_any_loopback_address(
+def test_any_loopback_address_is_accepted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, start: Start, variable: str, host: str
 ) -> None:
     made = []
@@ -55,7 +55,7 @@ def test_they_listen_on_any_loopback_address(
 
 @BOTH
 @pytest.mark.usefixtures("clean_environment")
-def test_another_machine_is_refused_by_name(tmp_path: Path, start: Start, variable: str) -> None:
+def test_host_of_another_machine_is_rejected(tmp_path: Path, start: Start, variable: str) -> None:
     settings = read_settings({variable.lower(): "db.example.com"})
     message = rf"^{variable}='db.example.com': allowed .* is 127.0.0.1, ::1 or localhost; set LOCAL"
     with pytest.raises(ServiceError, match=message), start(settings, tmp_path):

@@ -1,4 +1,4 @@
-"""TCP ports of this machine's addresses."""
+"""TCP ports on this machine."""
 
 import socket
 
@@ -28,14 +28,14 @@ def has_ipv6() -> bool:
 with_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="needs IPv6")
 
 
-def test_a_free_port_lies_below_those_of_outgoing_connections() -> None:
+def test_free_port_is_below_the_outgoing_range() -> None:
     ports = {free_port() for _ in range(50)}
     assert all(20_000 <= port < 32_768 for port in ports)
     assert len(ports) > 1
 
 
 @pytest.mark.parametrize("host", [HOST, pytest.param("::1", marks=with_ipv6), "localhost"])
-def test_a_port_is_taken_while_a_server_listens(host: str) -> None:
+def test_port_is_taken_while_a_server_listens(host: str) -> None:
     port = free_port(host)
     assert not listens(host, port)
     family = socket.AF_INET6 if host == "::1" else socket.AF_INET
@@ -44,7 +44,7 @@ def test_a_port_is_taken_while_a_server_listens(host: str) -> None:
         assert listens(host, port)
 
 
-def test_a_port_is_free_after_a_connection_was_closed_by_the_server() -> None:
+def test_connection_in_time_wait_leaves_port_free() -> None:
     port = free_port()
     with socket.create_server((HOST, port)) as server:
         client = socket.create_connection((HOST, port))
@@ -65,11 +65,11 @@ def test_a_port_is_free_after_a_connection_was_closed_by_the_server() -> None:
         pytest.param("::1", marks=with_ipv6),
     ],
 )
-def test_any_address_of_this_machine_will_do(host: str) -> None:
+def test_any_local_address_is_accepted(host: str) -> None:
     require_free("Name", free_port(), host, "A_PORT")
 
 
-def test_localhost_needs_only_one_of_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_local_address_of_a_name_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     def without_ipv6(*_: object, **__: object) -> list[object]:
         stream = socket.SOCK_STREAM
         return [
@@ -82,7 +82,7 @@ def test_localhost_needs_only_one_of_its_addresses(monkeypatch: pytest.MonkeyPat
     require_free("Name", port, "localhost", "A_PORT")
 
 
-def test_a_port_in_use_is_named_with_its_variable() -> None:
+def test_port_in_use_error_names_the_variable() -> None:
     with socket.create_server((HOST, 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(ServiceError, match=rf"^Name: port {port} .* in use.* set A_PORT "):
@@ -98,7 +98,7 @@ def test_a_port_in_use_is_named_with_its_variable() -> None:
         ("2001:db8::1", "is not an address of this machine"),
     ],
 )
-def test_a_host_that_is_not_ours_is_named(host: str, cause: str) -> None:
+def test_host_of_another_machine_is_rejected(host: str, cause: str) -> None:
     with pytest.raises(ServiceError, match=rf"^Name: A_HOST='{host}' {cause}") as raised:
         require_free("Name", free_port(), host, "A_PORT")
     assert "in use" not in str(raised.value)
@@ -111,7 +111,7 @@ def test_a_host_that_is_not_ours_is_named(host: str, cause: str) -> None:
         (OSError(5, "Input/output error"), "cannot listen on [::1]:80: Input/output error"),
     ],
 )
-def test_another_cause_is_named_as_it_is(
+def test_other_errors_are_passed_on(
     monkeypatch: pytest.MonkeyPatch, error: OSError, message: str
 ) -> None:
     def refuse(*_: object) -> None:
@@ -123,11 +123,11 @@ def test_another_cause_is_named_as_it_is(
     assert str(raised.value).startswith(f"Name: {message}")
 
 
-def test_an_address_has_brackets_around_ipv6() -> None:
+def test_address_puts_brackets_around_ipv6() -> None:
     assert address("::1", 5432) == "[::1]:5432"
     assert address("localhost", 5432) == "localhost:5432"
 
 
-def test_a_name_resolves_to_addresses() -> None:
+def test_name_resolves_to_addresses() -> None:
     assert HOST in resolve("localhost")
     assert resolve("::1") == ["::1"]

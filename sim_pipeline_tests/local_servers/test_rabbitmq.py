@@ -65,7 +65,7 @@ def test_only_our_user_exists(rabbitmq_server: LocalRabbitMQ) -> None:
     assert [row.split()[0] for row in rows] == [rabbitmq_server.user]
 
 
-def test_it_listens_on_the_loopback_interface_only(rabbitmq_server: LocalRabbitMQ) -> None:
+def test_node_listens_on_loopback_only(rabbitmq_server: LocalRabbitMQ) -> None:
     listening = {
         connection.laddr.ip
         for process in processes_of(rabbitmq_server.data_dir)
@@ -76,32 +76,32 @@ def test_it_listens_on_the_loopback_interface_only(rabbitmq_server: LocalRabbitM
     assert listening <= {"127.0.0.1", "::1"}
 
 
-def test_only_its_owner_can_read_its_configuration(rabbitmq_server: LocalRabbitMQ) -> None:
+def test_configuration_is_private_to_its_owner(rabbitmq_server: LocalRabbitMQ) -> None:
     for name in ("rabbitmq.conf", "definitions.json", ".erlang.cookie"):
         file = rabbitmq_server.data_dir / name
         assert file.stat().st_mode & 0o077 == 0
         assert rabbitmq_server.password not in file.read_text()
 
 
-def test_ctrl_c_in_the_terminal_does_not_reach_it(rabbitmq_server: LocalRabbitMQ) -> None:
+def test_node_has_its_own_session(rabbitmq_server: LocalRabbitMQ) -> None:
     processes = processes_of(rabbitmq_server.data_dir)
     assert {"beam.smp", "epmd"} <= {process.name() for process in processes}
     assert os.getsid(0) not in {os.getsid(process.pid) for process in processes}
 
 
-def test_a_failing_command_is_told_without_its_arguments(rabbitmq_server: LocalRabbitMQ) -> None:
+def test_ctl_error_omits_the_arguments(rabbitmq_server: LocalRabbitMQ) -> None:
     user, password = rabbitmq_server.user, "a new one"
     with pytest.raises(ServiceError, match=r"^RabbitMQ: rabbitmqctl add_user: .*exists") as raised:
         rabbitmq_server.ctl("add_user", user, password)
     assert password not in str(raised.value)
 
 
-def test_no_command_reaches_a_node_that_does_not_run(directory: Path) -> None:
-    with pytest.raises(ServiceError, match=r"rabbitmqctl list_users: it is not running"):
+def test_ctl_needs_a_running_node(directory: Path) -> None:
+    with pytest.raises(ServiceError, match=r"rabbitmqctl list_users: the node is not running"):
         server_in(directory).ctl("list_users")
 
 
-def test_a_second_owner_is_refused_and_does_no_harm(rabbitmq_server: LocalRabbitMQ) -> None:
+def test_second_owner_is_refused(rabbitmq_server: LocalRabbitMQ) -> None:
     second = server_in(rabbitmq_server.data_dir)
     with pytest.raises(ServiceError, match=f"in use by process {os.getpid()}"):
         second.start()
@@ -109,7 +109,7 @@ def test_a_second_owner_is_refused_and_does_no_harm(rabbitmq_server: LocalRabbit
     assert rabbitmq_server.is_running
 
 
-def test_messages_survive_a_stop_and_a_changed_password(directory: Path) -> None:
+def test_messages_survive_a_new_password(directory: Path) -> None:
     with server_in(directory) as server:
         publish(server, b"message")
     assert not server.is_running
@@ -121,7 +121,7 @@ def test_messages_survive_a_stop_and_a_changed_password(directory: Path) -> None
             pika.BlockingConnection(before.connection_parameters())
 
 
-def test_the_node_of_a_killed_owner_is_adopted_if_it_takes_us(directory: Path) -> None:
+def test_node_of_a_killed_owner_is_adopted(directory: Path) -> None:
     server = server_in(directory)
     start_and_lose_owner(server)
     left = node(directory)
@@ -131,7 +131,7 @@ def test_the_node_of_a_killed_owner_is_adopted_if_it_takes_us(directory: Path) -
     assert processes_of(directory) == []
 
 
-def test_the_node_of_a_killed_owner_is_replaced_if_it_refuses_us(directory: Path) -> None:
+def test_node_that_refuses_us_is_replaced(directory: Path) -> None:
     before = server_in(directory)
     start_and_lose_owner(before)
     publish(before, b"message")
@@ -141,7 +141,7 @@ def test_the_node_of_a_killed_owner_is_replaced_if_it_refuses_us(directory: Path
         assert server.ctl("list_queues", "--vhost", "/", "--no-table-headers") == "kept\t1\n"
 
 
-def test_a_port_in_use_is_named_before_anything_is_started(directory: Path) -> None:
+def test_port_in_use_is_reported_before_the_start(directory: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ServiceError, match=rf"^RabbitMQ: port {port} .*RABBITMQ_PORT"):
@@ -149,7 +149,7 @@ def test_a_port_in_use_is_named_before_anything_is_started(directory: Path) -> N
     assert not (directory / "log").exists()
 
 
-def test_a_late_answer_is_an_error_that_says_where_the_log_is(directory: Path) -> None:
+def test_start_timeout_error_names_the_log(directory: Path) -> None:
     server = server_in(directory, start_timeout=0)
     with pytest.raises(
         ServiceError, match=rf"does not answer on .* \(log: {re.escape(str(server.log_file))}\)$"
@@ -159,13 +159,13 @@ def test_a_late_answer_is_an_error_that_says_where_the_log_is(directory: Path) -
 
 
 @pytest.mark.parametrize("host", [pytest.param("::1", marks=with_ipv6), "localhost"])
-def test_it_listens_where_it_is_told_to(directory: Path, host: str) -> None:
+def test_node_listens_on_the_given_host(directory: Path, host: str) -> None:
     with server_in(directory, host=host) as server:
         publish(server, b"message")
         assert receive(server) == b"message"
 
 
-def test_a_quorum_queue_survives_a_move(directory: Path) -> None:
+def test_quorum_queue_survives_a_moved_directory(directory: Path) -> None:
     before, after = directory / "before [1]", directory / "after *"
     with (
         server_in(before) as server,
@@ -180,30 +180,26 @@ def test_a_quorum_queue_survives_a_move(directory: Path) -> None:
         assert receive(server) == b"message"
 
 
-def test_it_sees_how_much_of_the_disk_is_free(directory: Path) -> None:
+def test_node_measures_free_disk_space(directory: Path) -> None:
     with server_in(directory) as server:
         assert int(server.ctl("eval", "rabbit_disk_monitor:get_disk_free().")) > 0
 
 
-def test_a_path_that_is_not_utf_8_is_named(directory: Path) -> None:
+def test_path_that_is_not_utf8_is_reported(directory: Path) -> None:
     path = directory / os.fsdecode(b"caf\xe9")
     with pytest.raises(
-        ServiceError, match=r"which has the byte b'\\xe9', which is not UTF-8: move"
+        ServiceError, match=r"which contains the byte b'\\xe9', which is not UTF-8: move"
     ):
         server_in(path).start()
 
 
-def test_without_proc_what_a_shell_would_run_is_named(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shell_characters_need_proc(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rabbitmq, "_WORKING_DIRECTORY", directory / "missing")
-    with pytest.raises(ServiceError, match=r"which has the character '\$': move the checkout"):
+    with pytest.raises(ServiceError, match=r"which contains the character '\$': move the checkout"):
         server_in(directory).start()
 
 
-def test_without_proc_it_works_in_an_ordinary_path(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_ordinary_path_needs_no_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(rabbitmq, "_WORKING_DIRECTORY", tmp_path / "missing")
     with server_in(tmp_path / "with a space") as server:
         publish(server, b"message")
@@ -211,7 +207,7 @@ def test_without_proc_it_works_in_an_ordinary_path(
         assert server.log_file.exists()
 
 
-def test_a_disk_that_fills_up_is_named(directory: Path) -> None:
+def test_full_disk_is_reported(directory: Path) -> None:
     with (
         tmpfs(directory, "size=256m,nr_inodes=12"),
         pytest.raises(ServiceError, match=r"^RabbitMQ: No space left on device \(log: "),

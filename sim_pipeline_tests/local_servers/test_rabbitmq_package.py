@@ -19,14 +19,14 @@ def install_in(directory: Path, *names: str) -> None:
 
 @pytest.fixture
 def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with nothing but one directory of programs, which it returns."""
+    """An empty directory of programs, the only one on this machine's PATH."""
     monkeypatch.setattr(rabbitmq_package, "_SCRIPT_DIRECTORIES", ())
     monkeypatch.setattr(rabbitmq_package, "_SEARCH_DIRECTORIES", ())
     monkeypatch.setenv("PATH", str(tmp_path))
     return tmp_path
 
 
-def test_it_is_found_anywhere_on_the_path(bare_machine: Path) -> None:
+def test_programs_are_found_on_the_path(bare_machine: Path) -> None:
     install_in(bare_machine, "erl", "epmd", "rabbitmq-server", "rabbitmqctl")
     programs = find_programs()
     assert programs is not None
@@ -35,7 +35,7 @@ def test_it_is_found_anywhere_on_the_path(bare_machine: Path) -> None:
     assert programs.epmd == bare_machine / "epmd"
 
 
-def test_it_is_found_through_a_link_to_where_it_was_unpacked(bare_machine: Path) -> None:
+def test_programs_are_found_through_a_link(bare_machine: Path) -> None:
     unpacked = bare_machine / "rabbitmq_server-4.0.0" / "sbin"
     unpacked.mkdir(parents=True)
     install_in(bare_machine, "erl", "epmd")
@@ -46,13 +46,13 @@ def test_it_is_found_through_a_link_to_where_it_was_unpacked(bare_machine: Path)
     assert programs.ctl == unpacked / "rabbitmqctl"
 
 
-def test_it_is_not_there_without_erlang(bare_machine: Path) -> None:
+def test_programs_need_erlang(bare_machine: Path) -> None:
     install_in(bare_machine, "rabbitmq-server", "rabbitmqctl")
     assert find_programs() is None
 
 
 @pytest.mark.usefixtures("bare_machine")
-def test_where_nothing_can_install_it_one_line_says_what_to_install() -> None:
+def test_error_says_what_to_install() -> None:
     with pytest.raises(
         ServiceError, match=r"^RabbitMQ is not installed: install .*rabbitmq-server"
     ):
@@ -60,7 +60,7 @@ def test_where_nothing_can_install_it_one_line_says_what_to_install() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="needs an ordinary user: Homebrew refuses root")
-def test_homebrew_installs_it(bare_machine: Path) -> None:
+def test_homebrew_installs_rabbitmq(bare_machine: Path) -> None:
     brew = bare_machine / "brew"
     install_in(bare_machine, "brew")
     brew.write_text(
@@ -75,7 +75,7 @@ def test_homebrew_installs_it(bare_machine: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="needs an ordinary user: Homebrew refuses root")
-def test_a_failing_installation_is_told_with_its_last_words(bare_machine: Path) -> None:
+def test_installation_error_quotes_the_installer(bare_machine: Path) -> None:
     brew = bare_machine / "brew"
     install_in(bare_machine, "brew")
     brew.write_text("#!/bin/sh\necho 'Error: no network'\necho 'see the log'\nexit 1\n")

@@ -1,4 +1,4 @@
-"""When the feed is late."""
+"""The freshness policy of the feed's assets."""
 
 from datetime import timedelta
 
@@ -17,7 +17,7 @@ from sim_pipeline.orchestration.freshness import freshness
         (604_800, 24, timedelta(days=14, minutes=1), timedelta(days=21, minutes=1)),
     ],
 )
-def test_it_warns_after_two_runs_and_fails_when_no_tick_makes_up_for_it(
+def test_policy_warns_before_it_fails(
     interval: int, hours: int, warn: timedelta, fail: timedelta
 ) -> None:
     policy = freshness(timedelta(seconds=interval), timedelta(hours=hours))

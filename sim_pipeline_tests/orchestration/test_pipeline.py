@@ -1,4 +1,4 @@
-"""The graph as a whole: runs of the job against a real database and a real broker."""
+"""Runs of the simulation job against a real database and a real broker."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -55,7 +55,7 @@ def rows(postgres: Postgres) -> list[Any]:
         return list(
             connection.execute(
                 sa.text(
-                    'SELECT id, llm_name, metric, "values" AS data, "timestamp" AS label'
+                    'SELECT id, llm_name, metric, "values" AS data, "timestamp" AS window_start'
                     ' FROM simulation_results ORDER BY llm_name, "timestamp", id'
                 )
             )
@@ -67,14 +67,14 @@ def ledger(postgres: Postgres) -> list[Any]:
         return list(
             connection.execute(
                 sa.text(
-                    'SELECT llm_name, "timestamp" AS label, message_id, published_at'
+                    'SELECT llm_name, "timestamp" AS window_start, message_id, published_at'
                     ' FROM deliveries ORDER BY llm_name, "timestamp"'
                 )
             )
         )
 
 
-def test_a_partition_is_simulated_stored_and_published(
+def test_partition_is_stored_and_published(
     settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
 ) -> None:
     assert run(settings, instance, key=KEY).success
@@ -83,7 +83,9 @@ def test_a_partition_is_simulated_stored_and_published(
     assert {row.llm_name for row in stored} == {"GPT-4o"}
     assert [row.metric for row in stored[:4]] == list(METRICS)
     assert all(len(row.data) == settings.num_data_points for row in stored)
-    assert sorted({row.label for row in stored}) == [DAY + timedelta(hours=h) for h in range(24)]
+    assert sorted({row.window_start for row in stored}) == [
+        DAY + timedelta(hours=h) for h in range(24)
+    ]
 
     messages = drain(settings)
     assert len(messages) == 24
@@ -93,7 +95,7 @@ def test_a_partition_is_simulated_stored_and_published(
                 "llm_name": "GPT-4o",
                 "metric": row.metric,
                 "values": row.data,
-                "timestamp": row.label.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+                "timestamp": row.window_start.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             }
             for row in stored[first : first + 4]
         ]
@@ -104,7 +106,7 @@ def test_a_partition_is_simulated_stored_and_published(
     assert all(entry.published_at is not None for entry in entries)
 
 
-def test_the_same_partition_again_changes_nothing_and_sends_nothing(
+def test_second_run_has_no_effect(
     settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
 ) -> None:
     run(settings, instance, key=KEY)
@@ -119,20 +121,20 @@ def test_the_same_partition_again_changes_nothing_and_sends_nothing(
         assert burned.scalar_one() == len(before)
 
 
-def test_another_seed_replaces_rows_and_sends_one_new_message_a_window(
+def test_another_seed_replaces_and_publishes(
     settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
 ) -> None:
     run(settings, instance, key=KEY)
     before, first = rows(postgres), drain(settings)
     run(settings.model_copy(update={"random_seed": 43}), instance, key=KEY)
     after, second = rows(postgres), drain(settings)
-    assert [row.label for row in after] == [row.label for row in before]
+    assert [row.window_start for row in after] == [row.window_start for row in before]
     assert all(new.data != old.data for new, old in zip(after, before, strict=True))
     assert len(second) == len(first)
     assert not {one.message_id for one in first} & {one.message_id for one in second}
 
 
-def test_a_run_that_must_not_replace_leaves_windows_of_other_inputs_alone(
+def test_replace_false_keeps_stored_windows(
     settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
 ) -> None:
     run(settings, instance, key=KEY)
@@ -143,7 +145,7 @@ def test_a_run_that_must_not_replace_leaves_windows_of_other_inputs_alone(
     assert drain(settings) == []
 
 
-def test_a_range_of_models_and_days_is_one_run_over_the_rectangle(
+def test_range_of_partitions_is_one_run(
     settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
 ) -> None:
     tags = range_tags(settings.llm_models, DAY.date(), DAY.date() + timedelta(days=1))
@@ -166,13 +168,11 @@ def test_since_and_until_narrow_a_run(
     run(
         settings, instance, key=KEY, since="2026-11-20T05:00:00Z", until="2026-11-20T09:00:00+02:00"
     )
-    assert {row.label.hour for row in rows(postgres)} == {5, 6}
+    assert {row.window_start.hour for row in rows(postgres)} == {5, 6}
     assert len(drain(settings)) == 2
 
 
-def test_a_scope_that_is_no_time_is_refused_with_what_is_allowed(
-    settings: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_invalid_timestamp_is_rejected(settings: Settings, instance: dg.DagsterInstance) -> None:
     with pytest.raises(dg.DagsterError) as raised:
         run(settings, instance, key=KEY, since="yesterday")
     assert (
@@ -180,7 +180,7 @@ def test_a_scope_that_is_no_time_is_refused_with_what_is_allowed(
     ) in str(raised.value.__cause__)
 
 
-def test_todays_partition_holds_the_windows_that_have_ended(
+def test_todays_partition_has_the_ended_windows(
     settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
 ) -> None:
     began = datetime.now(UTC)
@@ -193,11 +193,11 @@ def test_todays_partition_holds_the_windows_that_have_ended(
         tags=range_tags(settings.llm_models, since.date(), day),
         since=since.isoformat(),
     )
-    last = max(row.label for row in rows(postgres))
+    last = max(row.window_start for row in rows(postgres))
     assert began - timedelta(minutes=2) < last <= datetime.now(UTC) - timedelta(minutes=1)
 
 
-def test_force_writes_every_window_anew_and_sends_none(
+def test_force_rewrites_rows_without_publishing(
     settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
 ) -> None:
     run(settings, instance, key=KEY)
@@ -213,7 +213,7 @@ def test_force_writes_every_window_anew_and_sends_none(
     assert drain(settings) == []
 
 
-def test_resend_publishes_delivered_windows_again_under_the_same_ids(
+def test_resend_publishes_the_same_ids_again(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     run(settings, instance, key=KEY)
@@ -236,7 +236,7 @@ def test_resend_publishes_delivered_windows_again_under_the_same_ids(
         ),
     ],
 )
-def test_what_fails_a_check_is_not_published(
+def test_failed_check_blocks_publishing(
     settings: Settings,
     postgres: Postgres,
     instance: dg.DagsterInstance,
@@ -258,14 +258,14 @@ def test_what_fails_a_check_is_not_published(
 
 
 def drain_if_there(settings: Settings) -> list[Any]:
-    """Return the queue's messages; a queue that nothing was ever sent to does not exist."""
+    """Return the queue's messages. A queue that was never published to does not exist."""
     try:
         return list(drain(settings))
     except pika.exceptions.ChannelClosedByBroker:
         return []
 
 
-def test_no_password_is_in_a_default_config(settings: Settings) -> None:
+def test_default_config_has_no_password(settings: Settings) -> None:
     repository = build_defs(settings).get_repository_def()
     shown = repr(
         [
@@ -287,7 +287,7 @@ def test_no_password_is_in_a_default_config(settings: Settings) -> None:
         ("frames", {"results": {"host": "elsewhere"}}),
     ],
 )
-def test_a_launch_sets_the_scope_alone(
+def test_launch_can_set_only_the_scope(
     settings: Settings, resource: str, config: dict[str, object]
 ) -> None:
     job = build_defs(settings).resolve_job_def(SIMULATION_JOB)
@@ -300,7 +300,7 @@ def test_a_launch_sets_the_scope_alone(
         dg.validate_run_config(job, {"resources": {**scope, resource: {"config": config}}})
 
 
-def test_the_launchpad_fills_in_every_field_of_a_runs_scope_and_describes_it() -> None:
+def test_scope_fields_have_defaults_and_descriptions() -> None:
     shape: Any = RunScope.to_config_schema().as_field().config_type
     assert set(shape.fields) == set(RunScope.model_fields)
     for name, field in shape.fields.items():
@@ -309,7 +309,7 @@ def test_the_launchpad_fills_in_every_field_of_a_runs_scope_and_describes_it() -
         assert field.default_value is not None, name
 
 
-def test_a_profiles_file_brings_models_and_incidents_of_ones_own(
+def test_profiles_file_sets_models_and_incidents(
     settings: Settings, postgres: Postgres, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     file = tmp_path / "fleet.toml"
@@ -360,7 +360,7 @@ def partition_metadata(
     }
 
 
-def test_each_partition_of_a_run_says_what_became_of_it(
+def test_partitions_have_metadata(
     settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
 ) -> None:
     run(settings, instance, key=KEY, until="2026-11-20T06:00:00Z")
@@ -373,35 +373,35 @@ def test_each_partition_of_a_run_says_what_became_of_it(
         day, llm_name = key.split("|")
         there = 6 if key == KEY else 0
         assert said["windows simulated"].value == 24 - there
-        assert said["windows already there"].value == there
+        assert said["windows already stored"].value == there
         assert said["points per metric"].value == (24 - there) * settings.num_data_points
         failed, completed = said["requests failed"].value, said["requests completed"].value
         assert 0 < failed < completed / 10
-        assert 0 < said["utilisation, mean"].value < 1
+        assert 0 < said["mean utilisation"].value < 1
         medians = [
             np.median(row.data)
             for row in rows(postgres)
             if (row.llm_name, row.metric) == (llm_name, "TTFT")
-            and row.label.date().isoformat() == day
+            and row.window_start.date().isoformat() == day
         ]
         assert said["TTFT p50 [s]"].value == pytest.approx(np.median(medians[there:]), rel=1e-4)
         assert feed[key]["messages sent"].value == 24 - there
         assert "messages sent again" not in feed[key]
 
 
-def test_a_partition_that_was_complete_has_nothing_to_say_of_its_values(
+def test_complete_partition_has_no_value_metadata(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     run(settings, instance, key=KEY)
     result = run(settings, instance, key=KEY, resend=True)
     frames = partition_metadata(result, "metric_frames")[KEY]
-    assert frames["windows already there"].value == 24
+    assert frames["windows already stored"].value == 24
     assert "TTFT p50 [s]" not in frames
     feed = partition_metadata(result, "benchmark_feed")[KEY]
     assert (feed["messages sent"].value, feed["messages sent again"].value) == (24, 24)
 
 
-def test_each_partition_says_how_many_of_its_messages_were_sent_again(
+def test_resent_messages_are_counted_per_partition(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     run(settings, instance, key=KEY, until="2026-11-20T06:00:00Z")
@@ -416,7 +416,7 @@ def test_each_partition_says_how_many_of_its_messages_were_sent_again(
     }
 
 
-def test_a_message_that_another_seed_replaced_is_not_sent_again_but_anew(
+def test_replaced_message_does_not_count_as_resent(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     run(settings, instance, key=KEY)

@@ -1,4 +1,4 @@
-"""A step tries again after a fault that may pass; any other fails it at once, and says why."""
+"""Retries of a step: transient errors are retried, other errors fail the run at once."""
 
 import logging
 import uuid
@@ -11,13 +11,10 @@ import pika
 import pytest
 from dagster._core.events import DagsterEventType
 from dagster._serdes import serialize_value
+from pydantic import SecretStr
 
 from sim_pipeline.broker.config import BrokerConfig
-from sim_pipeline.broker.errors import (
-    BrokerUnreachableError,
-    LoginRefusedError,
-    MessageNackedError,
-)
+from sim_pipeline.broker.errors import BrokerError, BrokerErrorKind
 from sim_pipeline.config import Settings
 from sim_pipeline.definitions import build_defs
 from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
@@ -26,15 +23,15 @@ from sim_pipeline.orchestration import retries as faults
 from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
 from sim_pipeline.orchestration.retries import STEP_RETRIES, retry_transient_errors
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline.store.errors import SchemaError, StoreUnreachableError
-from sim_pipeline_tests.store.windows import (
+from sim_pipeline.store.errors import ErrorKind, StoreError
+from sim_pipeline_tests.support.assertions import exception_text
+from sim_pipeline_tests.support.queue_reader import Received, drain
+from sim_pipeline_tests.support.stored_windows import (
     execute,
     ledger_entries,
     pending_entries,
     stored_rows,
 )
-from sim_pipeline_tests.support.exceptions import all_told
-from sim_pipeline_tests.support.queue_reader import Received, drain
 from sim_pipeline_tests.support.tcp_proxy import Direction, TcpProxy
 
 KEY = "2026-11-20|GPT-4o"
@@ -44,7 +41,7 @@ FRAMES, CHECKS, FEED = "metric_frames", "frame_checks", "benchmark_feed"
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many attempts, of the step and of the publisher in it, without the pauses."""
+    """Keep the number of attempts, of the step and of the publisher, but not the delays."""
     retries = dg.RetryPolicy(max_retries=STEP_RETRIES.max_retries, delay=0.001)
     monkeypatch.setattr(faults, "STEP_RETRIES", retries)
     monkeypatch.setattr(resources, "BrokerConfig", partial(BrokerConfig, backoff=0.01))
@@ -71,10 +68,10 @@ class Run:
     """A run of the job over one partition.
 
     Args:
-        settings: what the run is given.
-        instance: of Dagster.
-        at: called when a step's event of this type is stored, before the run goes on.
-        scope: what the run is given as its `RunScope`.
+        settings: the settings of the run.
+        instance: the Dagster instance.
+        at: called when a step's event of this type is stored, before the run continues.
+        scope: fields of the run's `RunScope`.
     """
 
     def __init__(
@@ -111,7 +108,7 @@ class Run:
         assert settings.rabbitmq_password.get_secret_value() not in told
 
     def of_type(self, kind: DagsterEventType) -> list[str]:
-        """The steps that had an event of this type, as often as they had it."""
+        """Return the step of each event of this type."""
         return [
             str(entry.step_key)
             for entry in self.entries
@@ -120,14 +117,14 @@ class Run:
 
     @property
     def retried(self) -> list[str]:
-        """The steps that were tried again, as often as they were."""
+        """The step of each retry."""
         retried = self.of_type(DagsterEventType.STEP_UP_FOR_RETRY)
         assert self.of_type(DagsterEventType.STEP_RESTARTED) == retried
         return retried
 
     @property
     def feed_metadata(self) -> dict[str, Any]:
-        """What the feed says of its partition."""
+        """The metadata of the partition of `benchmark_feed`."""
         (made,) = (
             entry.dagster_event.step_materialization_data.materialization
             for entry in self.entries
@@ -139,7 +136,7 @@ class Run:
 
     @property
     def failure(self) -> tuple[str, str]:
-        """The step that failed the run, and what Dagster shows as the reason."""
+        """The step that failed the run, and the reason that Dagster shows."""
         assert not self.success
         (failed,) = (
             entry.dagster_event
@@ -155,7 +152,7 @@ class Run:
 
 
 def declare_bounded(settings: Settings, server: LocalRabbitMQ, length: int) -> None:
-    """Declare the queue so that it refuses messages once it holds so many."""
+    """Declare a queue that rejects messages once it holds `length` of them."""
     with (
         pika.BlockingConnection(server.connection_parameters()) as connection,
         connection.channel() as channel,
@@ -175,7 +172,7 @@ def through(proxy: TcpProxy, settings: Settings, server: str) -> Settings:
 # The broker
 
 
-def test_a_broker_that_stays_away_fails_the_run_after_the_publishers_last_attempt(
+def test_broker_outage_fails_the_run(
     settings: Settings,
     postgres: Postgres,
     instance: dg.DagsterInstance,
@@ -197,16 +194,16 @@ def test_a_broker_that_stays_away_fails_the_run_after_the_publishers_last_attemp
     assert len(drain(settings)) == WINDOWS
 
 
-def test_a_broker_that_comes_back_is_delivered_to_in_the_same_run(
+def test_broker_that_recovers_gets_the_messages(
     settings: Settings,
     postgres: Postgres,
     instance: dg.DagsterInstance,
     rabbitmq_proxy: TcpProxy,
 ) -> None:
     class Healer(logging.Handler):
-        """Heals once the publisher says that it will try again."""
+        """Heals the proxy when the publisher logs a retry."""
 
-        def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002 - it says nothing else
+        def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002 - the publisher logs nothing else
             rabbitmq_proxy.heal()
 
     healer, publisher = Healer(), logging.getLogger("sim_pipeline.broker.publisher")
@@ -222,15 +219,14 @@ def test_a_broker_that_comes_back_is_delivered_to_in_the_same_run(
     assert pending_entries(postgres) == []
 
 
-def test_a_wrong_password_of_the_broker_fails_the_run_at_once(
+def test_wrong_broker_password_fails_at_once(
     settings: Settings,
     postgres: Postgres,
     instance: dg.DagsterInstance,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setenv("RABBITMQ_PASSWORD", "another password")
-    run = Run(settings, instance)
+    wrong = {"rabbitmq_password": SecretStr("another password")}
+    run = Run(settings.model_copy(update=wrong), instance)
     assert run.retried == []
     step, reason = run.failure
     assert step == FEED
@@ -242,7 +238,7 @@ def test_a_wrong_password_of_the_broker_fails_the_run_at_once(
     assert len(pending_entries(postgres)) == WINDOWS
 
 
-def test_what_was_confirmed_before_the_fault_is_entered_as_delivered(
+def test_confirmed_messages_are_marked_delivered(
     settings: Settings,
     postgres: Postgres,
     instance: dg.DagsterInstance,
@@ -259,7 +255,7 @@ def test_what_was_confirmed_before_the_fault_is_entered_as_delivered(
 
 
 @pytest.mark.parametrize("resend", [False, True])
-def test_a_feed_that_is_tried_again_counts_what_it_sent_in_all_attempts_and_sends_each_once(
+def test_retried_feed_counts_all_attempts(
     settings: Settings,
     postgres: Postgres,
     instance: dg.DagsterInstance,
@@ -267,7 +263,7 @@ def test_a_feed_that_is_tried_again_counts_what_it_sent_in_all_attempts_and_send
     *,
     resend: bool,
 ) -> None:
-    """The queue refuses messages when it is full; it is emptied between the attempts."""
+    """The queue rejects messages when it is full; the test empties it between attempts."""
     received: list[Received] = []
     emptied = {(FEED, "STEP_UP_FOR_RETRY"): lambda: received.extend(drain(settings))}
     declare_bounded(settings, rabbitmq_server, WINDOWS - 8)
@@ -288,7 +284,7 @@ def test_a_feed_that_is_tried_again_counts_what_it_sent_in_all_attempts_and_send
 # The database
 
 
-def test_a_database_that_stays_away_fails_the_run_after_the_last_attempt(
+def test_database_outage_fails_the_run(
     settings: Settings, instance: dg.DagsterInstance, postgres_proxy: TcpProxy
 ) -> None:
     postgres_proxy.refuse()
@@ -302,7 +298,7 @@ def test_a_database_that_stays_away_fails_the_run_after_the_last_attempt(
 
 
 @pytest.mark.parametrize("step", [FRAMES, CHECKS, FEED])
-def test_a_database_that_comes_back_ends_the_same_run_well(
+def test_database_that_recovers_lets_the_run_succeed(
     settings: Settings,
     postgres: Postgres,
     instance: dg.DagsterInstance,
@@ -324,7 +320,7 @@ def test_a_database_that_comes_back_ends_the_same_run_well(
     assert len(drain(settings)) == WINDOWS
 
 
-def test_a_connection_that_is_reset_in_the_middle_of_a_write_is_made_up_for(
+def test_connection_reset_during_a_write_is_retried(
     settings: Settings, postgres: Postgres, instance: dg.DagsterInstance, postgres_proxy: TcpProxy
 ) -> None:
     cut = iter([20_000])
@@ -343,14 +339,13 @@ def test_a_connection_that_is_reset_in_the_middle_of_a_write_is_made_up_for(
     assert len(drain(settings)) == WINDOWS
 
 
-def test_a_wrong_password_of_the_database_fails_the_run_at_once(
+def test_wrong_database_password_fails_at_once(
     settings: Settings,
     instance: dg.DagsterInstance,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setenv("POSTGRES_PASSWORD", "another password")
-    run = Run(settings, instance)
+    wrong = {"postgres_password": SecretStr("another password")}
+    run = Run(settings.model_copy(update=wrong), instance)
     assert run.retried == []
     step, reason = run.failure
     assert step == FRAMES
@@ -360,7 +355,7 @@ def test_a_wrong_password_of_the_database_fails_the_run_at_once(
 
 
 @pytest.mark.parametrize("step", [FRAMES, CHECKS, FEED])
-def test_a_missing_table_fails_the_run_at_once(
+def test_missing_table_fails_at_once(
     settings: Settings, postgres: Postgres, instance: dg.DagsterInstance, step: str
 ) -> None:
     def drop() -> None:
@@ -377,7 +372,7 @@ def test_a_missing_table_fails_the_run_at_once(
 
 
 @pytest.mark.parametrize("error", [ValueError("ours"), KeyboardInterrupt(), dg.Failure("ours")])
-def test_what_is_no_fault_of_a_server_passes(postgres: Postgres, error: BaseException) -> None:
+def test_other_errors_are_not_translated(postgres: Postgres, error: BaseException) -> None:
     with pytest.raises(type(error)) as raised, retry_transient_errors(postgres, 0):
         raise error
     assert raised.value is error
@@ -386,29 +381,29 @@ def test_what_is_no_fault_of_a_server_passes(postgres: Postgres, error: BaseExce
 @pytest.mark.parametrize(
     ("error", "retry_number", "again"),
     [
-        (MessageNackedError("full"), 0, True),
-        (MessageNackedError("full"), 1, True),
-        (MessageNackedError("full"), 2, False),
-        (BrokerUnreachableError("away for long"), 0, False),
-        (StoreUnreachableError("away"), 1, True),
-        (LoginRefusedError("who?"), 0, False),
-        (SchemaError("what?"), 0, False),
+        (BrokerError(BrokerErrorKind.NACKED, "full"), 0, True),
+        (BrokerError(BrokerErrorKind.NACKED, "full"), 1, True),
+        (BrokerError(BrokerErrorKind.NACKED, "full"), 2, False),
+        (BrokerError(BrokerErrorKind.UNREACHABLE, "away for long"), 0, False),
+        (StoreError(ErrorKind.UNREACHABLE, "away"), 1, True),
+        (BrokerError(BrokerErrorKind.LOGIN_REFUSED, "who?"), 0, False),
+        (StoreError(ErrorKind.SCHEMA_OUTDATED, "what?"), 0, False),
     ],
 )
-def test_only_what_may_pass_is_tried_again_and_that_not_for_ever(
+def test_only_transient_errors_are_retried(
     postgres: Postgres, error: Exception, retry_number: int, *, again: bool
 ) -> None:
     expected: Any = dg.RetryRequested if again else dg.Failure
     with pytest.raises(expected) as raised, retry_transient_errors(postgres, retry_number):
         raise error
     assert raised.value.__cause__ is error
-    assert postgres.password not in all_told(raised.value)
+    assert postgres.password not in exception_text(raised.value)
     if not again:
         assert raised.value.description == str(error)
         assert not raised.value.allow_retries
 
 
-def test_the_pauses_are_short() -> None:
+def test_retry_delays_are_short() -> None:
     for _ in range(100):
         pauses = [STEP_RETRIES.calculate_delay(attempt) for attempt in (1, 2)]
         assert 0 <= pauses[0] <= 4 <= pauses[1] <= 8

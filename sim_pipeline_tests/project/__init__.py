@@ -1,1 +1,1 @@
-"""Tests of the project's files."""
+"""Tests of the project's files: the Makefile and the wheel."""

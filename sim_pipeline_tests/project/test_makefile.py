@@ -1,6 +1,6 @@
-"""The Makefile: its help names every target, and what is wrong is said on standard error.
+"""The Makefile: its help, its error messages and the installation.
 
-The targets for Kubernetes and for the image have tests of their own, beside what they make.
+The tests of k8s/ and image/ cover the targets for Kubernetes and the image.
 """
 
 import os
@@ -18,7 +18,7 @@ MAKEFILE = (PROJECT / "Makefile").read_text(encoding="utf-8")
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The Makefile with nothing installed, and a lock of what no index has."""
+    """The Makefile without .venv, and a lock file that no package index can satisfy."""
     shutil.copy(PROJECT / "Makefile", tmp_path)
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "locks").mkdir()
@@ -31,32 +31,30 @@ def declared_phony() -> set[str]:
     return set(names.replace("\\", "").split())
 
 
-def test_every_target_that_makes_no_file_is_declared_so() -> None:
+def test_targets_without_a_file_are_phony() -> None:
     targets = set(re.findall(r"^([a-z][a-z0-9-]*):(?!=)", MAKEFILE, flags=re.MULTILINE))
     assert "help" in targets
     assert targets <= declared_phony()
 
 
-def test_help_lists_every_target_for_people() -> None:
-    parts_of_others = {"k8s-ready", "k8s-reachable", "k8s-secrets-local", "k8s-secrets-production"}
-    shorter_names = {"k8-render", "k8-apply", "k8-delete"}
+def test_help_lists_every_public_target() -> None:
+    internal = {"k8s-ready", "k8s-reachable", "k8s-secrets-local", "k8s-secrets-production"}
+    short_forms = {"k8-render", "k8-apply", "k8-delete"}
     done = make()
     assert done.returncode == 0, done.stderr
     listed = set(re.findall(r"^  ([a-z0-9-]+) +\S", done.stdout, flags=re.MULTILINE))
-    assert listed == declared_phony() - parts_of_others - shorter_names
+    assert listed == declared_phony() - internal - short_forms
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nonsense"], "There is no target nonsense: make help lists all\n"),
+        (["nonsense"], "There is no target nonsense. make help lists all targets\n"),
         (["install", "LOCK=none"], "LOCK=none: allowed is one of dev, k8s, run\n"),
-        (["install", "PYTHON=none"], "Python 3.11 to 3.13 is needed; none is no Python.\n"),
+        (["install", "PYTHON=none"], "Python 3.11 to 3.13 is needed; none is not a Python.\n"),
     ],
 )
-def test_what_is_wrong_is_named_and_nothing_is_made(
-    checkout: Path, arguments: list[str], message: str
-) -> None:
+def test_invalid_arguments_are_reported(checkout: Path, arguments: list[str], message: str) -> None:
     done = make(*arguments, directory=checkout)
     assert done.returncode == 2
     assert done.stderr.startswith(message)
@@ -64,19 +62,19 @@ def test_what_is_wrong_is_named_and_nothing_is_made(
     assert not (checkout / ".venv").exists()
 
 
-def test_the_last_word_on_what_could_not_be_installed_is_what_to_do(checkout: Path) -> None:
+def test_failed_install_ends_with_the_remedy(checkout: Path) -> None:
     done = make("install", directory=checkout, PIP_NO_INDEX="1", PIP_CONFIG_FILE=os.devnull)
     assert done.returncode == 2
     assert "No matching distribution found for nothing==1" in done.stderr
     *_, cause, remedy, _ = done.stderr.splitlines()
-    assert cause.startswith("Not installed: pip says above why. It needs a package index")
-    assert remedy == "The same command again goes on from there"
+    assert cause.startswith("Not installed, see the error of pip above. It needs a package index")
+    assert remedy == "Run the same command again to continue"
 
 
-def test_install_says_where_all_is_that_it_names(checkout: Path) -> None:
+def test_repeated_install_says_that_it_is_done(checkout: Path) -> None:
     (checkout / ".venv").mkdir()
     (checkout / ".venv" / ".installed-dev").touch()
-    assert make("install", directory=checkout).stdout == ".venv holds what locks/dev.txt names\n"
+    assert make("install", directory=checkout).stdout == ".venv has everything in locks/dev.txt\n"
 
 
 AWKWARD = "Документы 100% $x/it's #1 `\""
@@ -84,9 +82,9 @@ AWKWARD = "Документы 100% $x/it's #1 `\""
 
 @pytest.fixture
 def installable(tmp_path: Path) -> Path:
-    """A checkout, at a path with much that a shell or make reads otherwise, of one small package.
+    """A checkout of a small package, at a path with characters that shells and make interpret.
 
-    It has no dependencies, so that pip needs no index.
+    The package has no dependencies, so that pip needs no index.
     """
     checkout = tmp_path / AWKWARD
     (checkout / "locks").mkdir(parents=True)
@@ -105,7 +103,7 @@ def installable(tmp_path: Path) -> Path:
     return checkout
 
 
-# Of a build backend what an editable installation asks for: a wheel with the path of the checkout.
+# A build backend for editable installations: its wheel contains the path of the checkout.
 BACKEND = """
 import os, zipfile
 
@@ -126,7 +124,7 @@ def build_editable(directory, settings=None, metadata=None):
 
 
 def installed_from(checkout: Path) -> Path:
-    """Return the directory of the code that the checkout's own Python runs, started elsewhere."""
+    """Return the directory from which the checkout's .venv imports the package."""
     python = checkout / ".venv" / "bin" / "python"
     done = subprocess.run(
         [python, "-c", "import where; print(where.__file__)"],
@@ -139,12 +137,12 @@ def installed_from(checkout: Path) -> Path:
 
 
 REMADE = (
-    ".venv was made at another path (the checkout was moved or copied): making it again\n"
+    ".venv was created at another path (the checkout was moved or copied): creating it again\n"
     "Installing into .venv (a minute or two the first time)\n"
 )
 
 
-def test_a_moved_or_copied_checkout_runs_its_own_code(installable: Path) -> None:
+def test_moved_or_copied_checkout_runs_its_own_code(installable: Path) -> None:
     done = make("install", "LOCK=run", directory=installable)
     assert done.returncode == 0, done.stderr
     assert "another path" not in done.stdout
@@ -163,10 +161,10 @@ def test_a_moved_or_copied_checkout_runs_its_own_code(installable: Path) -> None
     assert make("install", "LOCK=run", directory=moved).stdout.startswith(REMADE)
     assert installed_from(moved) == moved
     again = make("install", "LOCK=run", directory=moved)
-    assert again.stdout == ".venv holds what locks/run.txt names\n"
+    assert again.stdout == ".venv has everything in locks/run.txt\n"
 
 
-def test_what_a_link_named_venv_leads_to_is_kept(installable: Path, tmp_path: Path) -> None:
+def test_target_of_a_linked_venv_is_kept(installable: Path, tmp_path: Path) -> None:
     others = tmp_path / "others"
     others.mkdir()
     (others / "pyvenv.cfg").write_text("command = /usr/bin/python3 -m venv /elsewhere/.venv\n")
@@ -178,22 +176,24 @@ def test_what_a_link_named_venv_leads_to_is_kept(installable: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["a:b", "a\nb", "a\tb"])
-def test_a_path_that_python_cannot_take_is_named(checkout: Path, name: str) -> None:
+def test_path_without_venv_support_is_reported(checkout: Path, name: str) -> None:
     directory = checkout / name
     directory.mkdir()
     for file in ("Makefile", "pyproject.toml", "locks"):
         (checkout / file).rename(directory / file)
     done = make("install", directory=directory)
     assert done.returncode == 2
-    assert done.stderr.startswith("The path of this checkout has a colon or a control character;")
+    assert done.stderr.startswith(
+        "The path of this checkout contains a colon or a control character;"
+    )
     assert not (directory / ".venv").exists()
 
 
 @pytest.mark.parametrize("rounds", ["many", "0", "-1", "1.5"])
-def test_rounds_of_faults_are_a_whole_number(checkout: Path, rounds: str) -> None:
+def test_fault_rounds_are_validated(checkout: Path, rounds: str) -> None:
     (checkout / ".venv").mkdir()
     (checkout / ".venv" / ".installed-dev").touch()
     done = make("test-faults", f"FAULT_ROUNDS={rounds}", directory=checkout)
     assert done.returncode == 2
-    message = f"FAULT_ROUNDS={rounds}: allowed is a whole number from 1 on\n"
+    message = f"FAULT_ROUNDS={rounds}: allowed is a whole number, 1 or more\n"
     assert message in done.stderr

@@ -1,4 +1,4 @@
-"""The wheel, installed into an empty environment: one package, and a command that works."""
+"""The wheel: its content, and its command in an empty environment."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def command(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel's command, in an environment with the locked dependencies and nothing else."""
+    """The wheel's command in an environment with only the locked dependencies."""
     environment = tmp_path_factory.mktemp("installed") / "venv"
     subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, environment], check=True)
     python = environment / "bin" / "python"
@@ -57,13 +57,13 @@ def service(
             service.interrupt()
 
 
-def test_a_wheel_has_one_package_at_its_top(wheel: Path) -> None:
+def test_wheel_has_one_top_level_package(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as files:
         tops = {name.partition("/")[0] for name in files.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"sim_pipeline"}
 
 
-def test_an_installed_wheel_runs_and_backfills(service: Service, command: Path) -> None:
+def test_installed_wheel_runs_and_backfills(service: Service, command: Path) -> None:
     service.read_until("Ready.")
     backfill = subprocess.run(
         [command, "backfill", "--from", f"{YESTERDAY}", "--to", f"{YESTERDAY}T02:00"],

@@ -1,4 +1,4 @@
-"""A backfill as its user starts it, against the whole service: interrupted, resumed, repeated."""
+"""The backfill command against the whole service: interrupted, resumed, repeated."""
 
 import os
 import signal
@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from sim_pipeline.dagster_instance.run_tags import REQUEST_TAG
+from sim_pipeline_tests.support.assertions import wait_until
 from sim_pipeline_tests.support.queue_reader import drain
-from sim_pipeline_tests.support.waiting import wait_until
 from sim_pipeline_tests.support.whole_service import Service, start_service, write_env_file
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("clean_environment")]
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("clean_environme
 MODELS = ("GPT-4o", "Llama-3.1-8B")
 DAYS = 3
 SINCE = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=9)
-# Not at midnight, so that the first partition is not wanted whole.
+# Not at midnight, so that the backfill needs only a part of the first partition.
 FROM, TO = SINCE + timedelta(hours=6), SINCE + timedelta(days=DAYS)
 INTERVAL = timedelta(minutes=10)
 WINDOWS = len(MODELS) * ((TO - FROM) // INTERVAL)
@@ -29,17 +29,16 @@ WINDOWS = len(MODELS) * ((TO - FROM) // INTERVAL)
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A directory with an `.env` for services of its own, on free ports."""
+    """A directory whose `.env` gives a service its own servers on free ports."""
     write_env_file(
         tmp_path,
         {
             "LLM_MODELS_STR": ",".join(MODELS),
             "SIMULATION_INTERVAL": INTERVAL.seconds,
             "SIMULATION_START": SINCE.isoformat(),
-            # What a tick asks for is none of the backfill's windows.
+            # Keeps ticks away from the backfill's windows.
             "CATCH_UP_HOURS": 0,
-            # Six runs, of which four go side by side: when the first has stored something, two
-            # wait in the queue.
+            # Six runs, four of them at a time: when the first has stored windows, two are queued.
             "BACKFILL_DAYS_PER_RUN": 1,
         },
     )
@@ -97,7 +96,7 @@ def backfills(service: Service) -> list[Any]:
     return found
 
 
-def test_a_backfill_that_is_interrupted_and_killed_is_gone_on_with_and_done_once(
+def test_interrupted_backfill_resumes(
     service: Service,
 ) -> None:
     service.read_until("Ready.")
@@ -107,7 +106,7 @@ def test_a_backfill_that_is_interrupted_and_killed_is_gone_on_with_and_done_once
     os.killpg(interrupted.pid, signal.SIGINT)
     status, output = finish(interrupted)
     assert status == 130, output
-    assert "The same command again does what is left" in output
+    assert "Run the same command again to continue" in output
     (canceled,) = backfills(service)
     assert canceled["status"] == "CANCELED"
     stored_first = rows(service)
@@ -123,14 +122,14 @@ def test_a_backfill_that_is_interrupted_and_killed_is_gone_on_with_and_done_once
 
     status, output = finish(start_backfill())
     assert status == 0, output
-    assert "under way already" in output
+    assert "already in progress" in output
     assert "Simulated" in output
     first, second = backfills(service)
     assert {first["status"], second["status"]} == {"CANCELED", "COMPLETED_SUCCESS"}
     assert all(REQUEST_TAG in {tag["key"] for tag in one["tags"]} for one in (first, second))
     assert in_span(service, "count(*), count(published_at)") == [(WINDOWS, WINDOWS)]
     assert len(rows(service)) == 4 * WINDOWS
-    # Under the ids they had: nothing was written a second time.
+    # The rows keep their ids: nothing was written twice.
     assert stored_first <= rows(service)
 
     status, output = finish(start_backfill())
@@ -147,11 +146,11 @@ def test_a_backfill_that_is_interrupted_and_killed_is_gone_on_with_and_done_once
     assert service.interrupt() == 0
 
 
-def test_without_a_service_it_says_how_to_start_one(directory: Path) -> None:  # noqa: ARG001
+def test_backfill_without_a_service_is_one_line(directory: Path) -> None:  # noqa: ARG001
     status, output = finish(start_backfill())
     assert status == 1
     (line,) = output.splitlines()
-    assert "No Dagster answers at http://127.0.0.1:" in line
+    assert "No Dagster web server answers at http://127.0.0.1:" in line
     assert "make run" in line
 
 
@@ -159,11 +158,14 @@ def test_without_a_service_it_says_how_to_start_one(directory: Path) -> None:  #
     ("arguments", "words"),
     [
         (["--from", "soon", "--to", "2026-01-02"], "FROM='soon': allowed is an ISO 8601"),
-        (["--from", SINCE.isoformat(), "--to", TO.isoformat(), "--models", "X"], "unknown is 'X'"),
+        (
+            ["--from", SINCE.isoformat(), "--to", TO.isoformat(), "--models", "X"],
+            "unknown models: 'X'",
+        ),
         (["--to", "soon"], "TO='soon': allowed is an ISO 8601"),
     ],
 )
-def test_a_wrong_argument_is_refused(
+def test_invalid_argument_is_rejected(
     directory: Path,  # noqa: ARG001 - for the settings in it
     arguments: list[str],
     words: str,

@@ -1,4 +1,4 @@
-"""What the service's processes say reaches the log at the level that it deserves."""
+"""The output of the service's processes and its log levels."""
 
 import io
 import logging
@@ -9,7 +9,7 @@ from sim_pipeline.service.children import _relay
 
 
 def relayed(caplog: pytest.LogCaptureFixture, text: str) -> list[tuple[str, str, bool]]:
-    """Level, text and whether it is for the console only, of each line that passes at INFO."""
+    """Return level, text and `console_only` of each line that is logged at INFO or above."""
     caplog.set_level(logging.INFO, "sim_pipeline.service.children")
     _relay("code", io.StringIO(text))
     return [
@@ -18,7 +18,7 @@ def relayed(caplog: pytest.LogCaptureFixture, text: str) -> list[tuple[str, str,
     ]
 
 
-def test_lines_of_a_run_are_for_the_console_and_take_the_level_of_their_head(
+def test_run_lines_keep_their_level_for_the_console(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert relayed(
@@ -32,7 +32,7 @@ def test_lines_of_a_run_are_for_the_console_and_take_the_level_of_their_head(
 @pytest.mark.parametrize(
     "beginning", ["Exception in thread grpc-server-cleanup:", "Traceback (most recent call last):"]
 )
-def test_an_unexpected_error_is_told_whatever_was_said_before(
+def test_unhandled_exception_is_logged_as_an_error(
     caplog: pytest.LogCaptureFixture, beginning: str
 ) -> None:
     assert relayed(
@@ -43,7 +43,7 @@ def test_an_unexpected_error_is_told_whatever_was_said_before(
     ) == [("ERROR", beginning, False), ("ERROR", "File one", False)]
 
 
-def test_a_daemons_housekeeping_is_left_out_and_what_comes_of_it_told(
+def test_daemon_housekeeping_is_hidden(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     head = "2026-11-24 12:00:00 +0000 - dagster.daemon."
@@ -60,7 +60,7 @@ def test_a_daemons_housekeeping_is_left_out_and_what_comes_of_it_told(
     ) == [("INFO", "Launched 1 runs.", False)]
 
 
-def test_of_a_backfill_what_names_all_partitions_is_left_out_and_errors_are_told(
+def test_backfill_details_are_hidden_but_not_errors(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     head = "2026-11-24 12:00:00 +0000 - dagster.daemon.BackfillDaemon - "

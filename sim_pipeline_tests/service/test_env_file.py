@@ -1,4 +1,4 @@
-"""The file of settings of a fresh checkout."""
+"""The creation of `.env` in a fresh checkout."""
 
 import stat
 from pathlib import Path
@@ -9,7 +9,7 @@ from sim_pipeline.errors import ServiceError
 from sim_pipeline.service.env_file import ensure_env_file
 
 
-def test_it_is_made_once_with_passwords_that_only_its_owner_can_read(tmp_path: Path) -> None:
+def test_env_file_is_private_with_random_passwords(tmp_path: Path) -> None:
     (tmp_path / ".env.sample").write_text("A_PASSWORD=\nB_PASSWORD=mine\nC=1\n")
     file = ensure_env_file(tmp_path)
     assert file == tmp_path / ".env"
@@ -20,9 +20,9 @@ def test_it_is_made_once_with_passwords_that_only_its_owner_can_read(tmp_path: P
     assert ensure_env_file(tmp_path) is None
 
 
-def test_where_it_cannot_be_made_that_is_said(tmp_path: Path) -> None:
+def test_env_file_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / ".env.sample").touch()
     file = tmp_path / ".env"
     file.symlink_to("nowhere")
-    with pytest.raises(ServiceError, match=f"^{file} cannot be made: File exists$"):
+    with pytest.raises(ServiceError, match=f"^{file} cannot be created: File exists$"):
         ensure_env_file(tmp_path)

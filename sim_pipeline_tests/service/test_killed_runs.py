@@ -1,8 +1,7 @@
-"""Runs whose processes are killed in the middle: found, and finished, with nothing done twice.
+"""Runs whose processes are killed are detected and finished, and no work is done twice.
 
-The whole service runs, with a tick's run and a backfill under way. The code server, which would
-tell of a dead process, is put out of action by the very fault it does not survive: Dagster's
-storage is away at that moment.
+The whole service runs with a scheduled run and a backfill in progress. Dagster's storage is
+unavailable when the processes are killed, so that the code server cannot report their death.
 """
 
 import contextlib
@@ -19,18 +18,18 @@ import sqlalchemy as sa
 
 from sim_pipeline.connections import results_database
 from sim_pipeline.dagster_instance.run_tags import WINDOWS_TAG
+from sim_pipeline_tests.support.assertions import wait_until
 from sim_pipeline_tests.support.queue_reader import drain
-from sim_pipeline_tests.support.waiting import wait_until
 from sim_pipeline_tests.support.whole_service import Service, start_service, write_env_file
 
 pytestmark = pytest.mark.timeout(600)
 
 MODELS = ("GPT-4o", "Llama-3.1-8B")
 INTERVAL = timedelta(seconds=30)
-# Before what the schedule looks after; a day of it is backfilled.
+# A day before the schedule's catch-up range; the test backfills it.
 DAY = datetime.combine(datetime.now(UTC).date() - timedelta(days=3), time(), UTC)
 BACKFILLED = (DAY, DAY + timedelta(days=1))
-# What the schedule looks after begins later with each tick: more than the test lasts.
+# The catch-up range moves on with each tick. This is more than it moves during the test.
 CATCH_UP_MOVES = timedelta(minutes=30)
 PARENT, BACKFILL = "dagster/parent_run_id", "dagster/backfill"
 
@@ -55,9 +54,9 @@ def directory(
     tmp_path: Path,
     clean_environment: None,  # noqa: ARG001 - for what it clears
 ) -> Path:
-    """A directory with an `.env` for services of its own, on free ports.
+    """A directory whose `.env` gives a service its own servers on free ports.
 
-    A window has so many values that a few hundred make a slice, and a run several.
+    A window has 200 values per metric, so that a run stores several batches.
     """
     write_env_file(
         tmp_path,
@@ -86,21 +85,23 @@ def start(directory: Path) -> Iterator[Callable[[], Service]]:
     for service in started:
         if service.process.poll() is None:
             service.interrupt()
-        for process in service.processes():  # of one that was killed, and not started again
+        for process in service.processes():  # of a killed service that was not started again
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
 
-def test_what_a_killed_run_committed_stays_and_the_rest_is_done_once(
+def test_killed_runs_are_finished_exactly_once(
     start: Callable[[], Service],
 ) -> None:
     service = start()
     runs = Runs(service)
     backfill = launch_backfill(service)
 
-    # A run of a tick and one of the backfill: each is stopped in its middle.
+    # A scheduled run and a run of the backfill are suspended after their first batch.
     held: dict[str, psutil.Process] = {}
-    wait_until(lambda: runs.hold_what_has_stored(held), "two runs to store a slice", seconds=180)
+    wait_until(
+        lambda: runs.suspend_runs_with_a_batch(held), "two runs to store a batch", seconds=180
+    )
     (of_the_tick,) = (run for run in held if BACKFILL not in runs.tags(run))
     kept, before = rows(service), stored(service, *BACKFILLED)
     with dagster_storage_away(service):
@@ -114,9 +115,8 @@ def test_what_a_killed_run_committed_stays_and_the_rest_is_done_once(
         (failure,) = runs.messages(run, "PIPELINE_FAILURE")
         assert f"FAILED: 'The process of the run (pid {process.pid}) is gone'" in failure
 
-    # That of the backfill is launched anew. In the middle of that all of the service dies but
-    # for its servers.
-    wait_until(lambda: stored(service, *BACKFILLED) > before, "a slice more", seconds=120)
+    # Dagster retries the backfill's run. Before it ends, all processes but the servers are killed.
+    wait_until(lambda: stored(service, *BACKFILLED) > before, "another batch", seconds=120)
     kill_all_but_the_servers(service)
     assert runs.parents() == set(held) - {of_the_tick}
     assert kept.items() <= rows(service).items()
@@ -129,7 +129,7 @@ def test_what_a_killed_run_committed_stays_and_the_rest_is_done_once(
     messages: dict[str, list[Any]] = {}
     await_delivery(service, *BACKFILLED)
     await_delivery(service, since, until)
-    # What the next tick makes up for, Dagster leaves alone; and nothing was written twice.
+    # Dagster does not retry scheduled runs: the next tick replaces them. Nothing is written twice.
     assert of_the_tick not in runs.parents()
     assert kept.items() <= rows(service).items()
     for message in drain(service.settings):
@@ -140,7 +140,7 @@ def test_what_a_killed_run_committed_stays_and_the_rest_is_done_once(
 
 
 class Runs:
-    """What Dagster's storage knows of the runs."""
+    """The runs in Dagster's storage."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -169,7 +169,7 @@ class Runs:
         return [json.loads(row[0])["dagster_event"]["message"] for row in found]
 
     def parents(self) -> set[str]:
-        """Return the runs that were launched anew."""
+        """Return the ids of the runs that were retried."""
         return {
             row[0] for row in self._rows("SELECT value FROM run_tags WHERE key = :key", key=PARENT)
         }
@@ -179,8 +179,8 @@ class Runs:
         (pid,) = re.findall(r"Started process for run \(pid: (\d+)\)", said)
         return psutil.Process(int(pid))
 
-    def hold_what_has_stored(self, held: dict[str, psutil.Process]) -> bool:
-        """Suspend each run that has stored a slice; tell whether these are two."""
+    def suspend_runs_with_a_batch(self, held: dict[str, psutil.Process]) -> bool:
+        """Suspend each run that has stored a batch; return whether two are suspended."""
         for (run,) in self._rows("SELECT run_id FROM runs WHERE status = 'STARTED'"):
             tags = self.tags(run)
             if run in held:
@@ -188,9 +188,11 @@ class Runs:
             since, until = BACKFILLED
             if BACKFILL not in tags:
                 since, until = map(datetime.fromisoformat, tags[WINDOWS_TAG].split("/"))
-                if until - since < timedelta(hours=1):  # the service's first, of the last window
+                if until - since < timedelta(
+                    hours=1
+                ):  # the service's first run, for the latest window
                     continue
-            # Among a tick's windows is the one of the first run.
+            # A scheduled run's windows include that of the first run.
             if stored(self._service, since, until) > len(MODELS):
                 held[run] = self.process(run)
                 held[run].suspend()
@@ -207,7 +209,7 @@ def kill_all_but_the_servers(service: Service) -> None:
 
 
 def launch_backfill(service: Service) -> str:
-    """Ask for a day of both models; return the backfill's id."""
+    """Launch a backfill of a day of both models; return its id."""
     keys = [f"{DAY.date().isoformat()}|{model}" for model in MODELS]
     assets = [{"path": [name]} for name in ("metric_frames", "benchmark_feed")]
     answer = service.graphql(
@@ -217,7 +219,7 @@ def launch_backfill(service: Service) -> str:
 
 
 def done(service: Service, backfill: str) -> bool:
-    """Tell whether the backfill is complete, by Dagster's own account."""
+    """Return whether Dagster reports the backfill as complete."""
     answer = service.graphql(BACKFILL_STATUS, backfill=backfill)["partitionBackfillOrError"]
     assert answer["status"] in ("REQUESTED", "COMPLETED_SUCCESS")
     return bool(answer["status"] == "COMPLETED_SUCCESS")
@@ -225,7 +227,7 @@ def done(service: Service, backfill: str) -> bool:
 
 @contextlib.contextmanager
 def dagster_storage_away(service: Service) -> Iterator[None]:
-    """Let nobody connect to Dagster's database while the context lasts."""
+    """Refuse connections to Dagster's database while the context lasts."""
     engine = results_database(service.settings).engine.execution_options(
         isolation_level="AUTOCOMMIT"
     )
@@ -239,7 +241,7 @@ def dagster_storage_away(service: Service) -> Iterator[None]:
 
 
 def rows(service: Service) -> dict[int, tuple[str, str, datetime]]:
-    """Return what each row, by its id, is about."""
+    """Return model, metric and timestamp of each row by its id."""
     found = service.query('SELECT id, llm_name, metric, "timestamp" FROM simulation_results')
     return {row[0]: (row[1], row[2], row[3]) for row in found}
 
@@ -249,7 +251,7 @@ def stored(
     since: datetime,
     until: datetime,
 ) -> int:
-    """Count the windows in the ledger."""
+    """Return the number of windows in the ledger."""
     found = service.query(
         """SELECT count(*) FROM deliveries WHERE "timestamp" >= :since AND "timestamp" < :until""",
         since=since,
@@ -267,7 +269,7 @@ def await_delivery(service: Service, since: datetime, until: datetime) -> None:
 
 
 def delivered(service: Service, since: datetime, until: datetime) -> set[str]:
-    """Return the message ids of the windows that are stored with four rows, and delivered."""
+    """Return the message ids of delivered windows that have four rows."""
     found = service.query(
         """
         SELECT d.message_id FROM deliveries AS d

@@ -1,7 +1,4 @@
-"""`migrate`, with Dagster's storage and without: where it is taken from, and what is missing.
-
-And `revision`: what it will not write.
-"""
+"""The commands `migrate`, with and without Dagster's storage, and `revision`."""
 
 import subprocess
 import sys
@@ -23,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("settings")
 
 @pytest.fixture
 def dagster(postgres_server: LocalPostgres, monkeypatch: pytest.MonkeyPatch) -> Postgres:
-    """An empty database that the settings name for Dagster."""
+    """An empty database that DAGSTER_POSTGRES_DB names."""
     name = f"dagster_{uuid.uuid4().hex}"
     postgres_server.ensure_database(name)
     monkeypatch.setenv("DAGSTER_POSTGRES_DB", name)
@@ -32,7 +29,7 @@ def dagster(postgres_server: LocalPostgres, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """DAGSTER_HOME, with the configuration of the service, that nobody may write to."""
+    """DAGSTER_HOME with the service's dagster.yaml."""
     home = tmp_path / "home"
     home.mkdir()
     (home / "dagster.yaml").write_bytes((PROJECT / "dagster.yaml").read_bytes())
@@ -60,9 +57,7 @@ def tables(postgres: Postgres) -> list[str]:
 
 
 @pytest.mark.usefixtures("home")
-def test_both_are_brought_to_their_schemas_and_again_without_harm(
-    dagster: Postgres, postgres: Postgres
-) -> None:
+def test_migrating_twice_is_harmless(dagster: Postgres, postgres: Postgres) -> None:
     for _ in range(2):
         done = migrate("--dagster")
         assert done.returncode == 0, done.stderr
@@ -71,13 +66,13 @@ def test_both_are_brought_to_their_schemas_and_again_without_harm(
 
 
 @pytest.mark.usefixtures("home")
-def test_without_the_option_dagster_s_is_left_alone(dagster: Postgres) -> None:
+def test_dagster_storage_needs_the_option(dagster: Postgres) -> None:
     assert migrate().returncode == 0
     assert tables(dagster) == []
 
 
 @pytest.mark.usefixtures("dagster")
-def test_a_dagster_home_that_is_none_is_a_clear_line(
+def test_invalid_dagster_home_is_one_clear_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for value in ("", "relative", str(tmp_path / "missing")):
@@ -88,7 +83,7 @@ def test_a_dagster_home_that_is_none_is_a_clear_line(
 
 
 @pytest.mark.usefixtures("dagster")
-def test_an_instance_with_another_storage_is_refused(home: Path) -> None:
+def test_instance_with_another_storage_is_rejected(home: Path) -> None:
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     done = migrate("--dagster")
     assert done.returncode == 1
@@ -96,7 +91,7 @@ def test_an_instance_with_another_storage_is_refused(home: Path) -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_a_database_that_is_missing_ends_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_database_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_POSTGRES_DB", "nothing_of_this_name")
     done = migrate("--dagster")
     assert done.returncode == 1
@@ -104,12 +99,15 @@ def test_a_database_that_is_missing_ends_it_at_once(monkeypatch: pytest.MonkeyPa
     assert "Traceback" not in done.stderr
 
 
-def test_no_migration_is_written_where_the_tables_have_not_changed() -> None:
+def test_unchanged_tables_need_no_migration() -> None:
     before = sorted(project_file("migrations").rglob("*.py"))
     done = command("revision", "don't")
     try:
         assert done.returncode == 1
-        assert "No migration was written: sim_pipeline/store/schema.py" in done.stderr
+        assert (
+            "No migration was written: the tables in sim_pipeline/store/schema.py have not changed"
+            in done.stderr
+        )
         assert """alembic revision -m 'don'"'"'t'`""" in done.stderr
         assert sorted(project_file("migrations").rglob("*.py")) == before
     finally:

@@ -1,4 +1,4 @@
-"""A server that cannot be reached yet is waited for; one that refuses is not."""
+"""Waiting for servers: unreachable ones are retried, refusals fail at once."""
 
 import logging
 from collections.abc import Iterator
@@ -13,24 +13,24 @@ from sim_pipeline.errors import ServiceError
 from sim_pipeline.service.readiness import await_database, await_servers
 from sim_pipeline_tests.support.tcp_proxy import TcpProxy
 
-PASSWORD = "not the right one"  # noqa: S105 - by intention
+PASSWORD = "not the right one"  # noqa: S105 - a wrong password, for tests
 
 
-def no_pause(seconds: float) -> bool:
-    pytest.fail(f"waits {seconds} s for a server that refused")
+def no_sleep(seconds: float) -> bool:
+    pytest.fail(f"waits {seconds} s although it must not retry")
 
 
 def stop(seconds: float) -> bool:
     return seconds > 0
 
 
-def go_on(seconds: float) -> bool:
+def keep_waiting(seconds: float) -> bool:
     return seconds < 0
 
 
 @pytest.fixture
 def named(settings: Settings) -> Settings:
-    """Settings whose two databases are there: here one, for both."""
+    """Settings that name one existing database for both purposes."""
     return settings.model_copy(update={"dagster_postgres_db": settings.postgres_db})
 
 
@@ -48,79 +48,77 @@ def proxy(named: Settings, server: str) -> Iterator[TcpProxy]:
 
 @pytest.fixture
 def behind(named: Settings, server: str, proxy: TcpProxy) -> Settings:
-    """The same, with a proxy in front of one of the servers."""
+    """The same settings with a proxy in front of one server."""
     return named.model_copy(update={f"{server}_host": proxy.host, f"{server}_port": proxy.port})
 
 
-def test_servers_that_are_there_are_not_waited_for(named: Settings) -> None:
-    assert await_servers(named, no_pause)
+def test_ready_servers_need_no_wait(named: Settings) -> None:
+    assert await_servers(named, no_sleep)
 
 
-def test_one_that_comes_later_is_waited_for_and_that_is_told_once(
+def test_late_server_is_awaited_with_one_log_line(
     behind: Settings, server: str, proxy: TcpProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pauses = []
+    sleeps = []
 
     def heal_at_the_third(seconds: float) -> bool:
-        pauses.append(seconds)
-        if len(pauses) == 3:
+        sleeps.append(seconds)
+        if len(sleeps) == 3:
             proxy.heal()
         return False
 
     proxy.refuse()
     with caplog.at_level(logging.INFO, "sim_pipeline"):
         assert await_servers(behind, heal_at_the_third)
-    assert len(pauses) == 3
+    assert len(sleeps) == 3
     (line,) = caplog.messages
     name = {"postgres": "PostgreSQL", "rabbitmq": "RabbitMQ"}[server]
     assert line.startswith(f"Waiting for {name} at {proxy.host}:{proxy.port}, up to 120 s: ")
 
 
-def test_one_that_stays_away_is_named_with_its_variables(
+def test_timeout_error_names_server_and_variables(
     behind: Settings, server: str, proxy: TcpProxy
 ) -> None:
     proxy.refuse()
     with pytest.raises(ServiceError) as raised:
-        await_servers(behind, go_on, seconds=0)
+        await_servers(behind, keep_waiting, timeout=0)
     message = str(raised.value)
-    assert f"at {proxy.host}:{proxy.port} cannot be reached, after 0 s: " in message
+    assert f"at {proxy.host}:{proxy.port} cannot be reached within 0 s: " in message
     assert f"{server.upper()}_HOST and {server.upper()}_PORT" in message
 
 
-def test_a_name_without_an_address_is_waited_for(named: Settings, server: str) -> None:
+def test_unresolved_host_name_is_retried(named: Settings, server: str) -> None:
     nowhere = named.model_copy(update={f"{server}_host": "nowhere.invalid"})
     assert not await_servers(nowhere, stop)
 
 
-def test_a_stop_ends_the_wait(behind: Settings, proxy: TcpProxy) -> None:
+def test_stop_request_ends_the_wait(behind: Settings, proxy: TcpProxy) -> None:
     proxy.refuse()
     assert not await_servers(behind, stop)
 
 
-def test_a_wrong_password_is_not_waited_for(named: Settings, server: str) -> None:
+def test_wrong_password_fails_at_once(named: Settings, server: str) -> None:
     secret = type(named.postgres_password)(PASSWORD)
     wrong = named.model_copy(update={f"{server}_password": secret})
     with pytest.raises(ServiceError, match="check the user") as raised:
-        await_servers(wrong, no_pause)
+        await_servers(wrong, no_sleep)
     assert PASSWORD not in str(raised.value)
 
 
-def test_a_database_that_does_not_exist_is_not_waited_for(named: Settings) -> None:
+def test_missing_database_fails_at_once(named: Settings) -> None:
     with pytest.raises(ServiceError, match="nothing_of_this_name"):
-        await_database(replace(results_database(named), database="nothing_of_this_name"), no_pause)
+        await_database(replace(results_database(named), database="nothing_of_this_name"), no_sleep)
 
 
-def test_a_virtual_host_that_does_not_exist_is_not_waited_for(named: Settings) -> None:
+def test_missing_virtual_host_fails_at_once(named: Settings) -> None:
     wrong = named.model_copy(update={"rabbitmq_vhost": "nothing-of-this-name"})
     with pytest.raises(ServiceError, match="nothing-of-this-name"):
-        await_servers(wrong, no_pause)
+        await_servers(wrong, no_sleep)
 
 
-def test_a_file_of_authorities_that_is_none_is_not_waited_for(
-    named: Settings, tmp_path: Path
-) -> None:
+def test_invalid_ca_file_fails_at_once(named: Settings, tmp_path: Path) -> None:
     empty = tmp_path / "ca.pem"
     empty.touch()
     wrong = named.model_copy(update={"rabbitmq_tls": True, "rabbitmq_ca_file": empty})
     with pytest.raises(ServiceError, match="CA file"):
-        await_servers(wrong, no_pause)
+        await_servers(wrong, no_sleep)

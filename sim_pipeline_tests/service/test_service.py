@@ -1,7 +1,7 @@
-"""The service as its user starts it: `python -m sim_pipeline run`, processes and all.
+"""The whole service, started by `python -m sim_pipeline run`.
 
-What these tests look at is outside the process: the databases, the queue, the UI's API, what the
-console says, and which processes there are.
+These tests check what is visible from outside: the databases, the queue, the UI's API, the console
+and the list of processes.
 """
 
 import itertools
@@ -20,8 +20,9 @@ import pytest
 from sim_pipeline.config import read_settings
 from sim_pipeline.dagster_instance.run_tags import WINDOWS_TAG
 from sim_pipeline.local_servers.data_directory import ServiceDirectory
+from sim_pipeline.timestamps import format_timestamp
+from sim_pipeline_tests.support.assertions import wait_until
 from sim_pipeline_tests.support.queue_reader import drain
-from sim_pipeline_tests.support.waiting import wait_until
 from sim_pipeline_tests.support.whole_service import Service, start_service, write_env_file
 
 pytestmark = pytest.mark.timeout(400)
@@ -32,7 +33,7 @@ INTERVAL = timedelta(seconds=10)
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A directory with an `.env` for services of its own, on free ports."""
+    """A directory whose `.env` gives a service its own servers on free ports."""
     write_env_file(
         tmp_path,
         {
@@ -50,7 +51,7 @@ def start(
     clean_environment: None,  # noqa: ARG001 - for what it clears
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Callable[[], Service]]:
-    # In the environment, which wins over the file, here and in every process of the service.
+    # The environment overrides `.env`, here and in every process of the service.
     monkeypatch.setenv("SIMULATION_INTERVAL", str(INTERVAL.seconds))
     started: list[Service] = []
 
@@ -65,7 +66,7 @@ def start(
             service.interrupt()
 
 
-def test_a_service_simulates_publishes_stops_and_picks_up_where_it_was(
+def test_restarted_service_closes_its_gap(
     start: Callable[[], Service],
 ) -> None:
     service = start()
@@ -82,11 +83,11 @@ def test_a_service_simulates_publishes_stops_and_picks_up_where_it_was(
         "retention_schedule": "RUNNING",
     }
 
-    # The first run, and that of a tick, with all that was missing since SIMULATION_START.
+    # The first run, and the run of a tick for all windows missing since SIMULATION_START.
     wait_until(lambda: len(finished(service)) >= 2, "two runs", seconds=150)
     assert {run["status"] for run in finished(service)} == {"SUCCESS"}
     assert_complete(service)
-    last = latest_label(service)
+    last = latest_window_start(service)
     assert service.interrupt() == 0
     assert "Stopped" in service.lines[-1]
     assert service.processes() == []
@@ -100,9 +101,9 @@ def test_a_service_simulates_publishes_stops_and_picks_up_where_it_was(
     service = start()
     service.read_until("Ready.")
     wait_until(
-        lambda: latest_label(service) >= last + 3 * INTERVAL, "the gap to close", seconds=150
+        lambda: latest_window_start(service) >= last + 3 * INTERVAL, "the gap to close", seconds=150
     )
-    assert (last + INTERVAL).isoformat().replace("+00:00", "Z") in {
+    assert format_timestamp(last + INTERVAL) in {
         tag["value"].split("/")[0]
         for run in service.runs()
         for tag in run["tags"]
@@ -112,9 +113,9 @@ def test_a_service_simulates_publishes_stops_and_picks_up_where_it_was(
     assert service.interrupt() == 0
 
 
-def latest_label(service: Service) -> datetime:
-    label: datetime = service.query('SELECT max("timestamp") FROM deliveries')[0][0]
-    return label.astimezone(UTC)
+def latest_window_start(service: Service) -> datetime:
+    window_start: datetime = service.query('SELECT max("timestamp") FROM deliveries')[0][0]
+    return window_start.astimezone(UTC)
 
 
 def finished(service: Service) -> list[dict[str, Any]]:
@@ -122,21 +123,21 @@ def finished(service: Service) -> list[dict[str, Any]]:
 
 
 def assert_complete(service: Service) -> None:
-    """Every window from the first stored to the last: four rows, one message, for each model."""
+    """Check that each window between the first and the last has four rows and one message."""
     rows = service.query(
         'SELECT llm_name, "timestamp", count(*) FROM simulation_results GROUP BY 1, 2 ORDER BY 1, 2'
     )
     assert {row[2] for row in rows} == {4}
     assert {row[0] for row in rows} == set(MODELS)
     for model in MODELS:
-        labels = [row[1] for row in rows if row[0] == model]
-        assert [b - a for a, b in itertools.pairwise(labels)] == [INTERVAL] * (len(labels) - 1)
+        starts = [row[1] for row in rows if row[0] == model]
+        assert [b - a for a, b in itertools.pairwise(starts)] == [INTERVAL] * (len(starts) - 1)
     messages = drain(service.settings)
     assert len({message.message_id for message in messages}) == len(messages)
 
 
 @pytest.mark.usefixtures("clean_environment")
-def test_wrong_settings_end_it_before_anything_starts(directory: Path) -> None:
+def test_invalid_settings_abort_the_start(directory: Path) -> None:
     with (directory / ".env").open("a") as file:
         file.write("\nNUM_DATA_POINTS=0\n")
     completed = subprocess.run(
@@ -148,12 +149,12 @@ def test_wrong_settings_end_it_before_anything_starts(directory: Path) -> None:
     )
     assert completed.returncode == 2
     assert completed.stderr == (
-        "1 setting is wrong:\n  NUM_DATA_POINTS='0': allowed is a whole number, 1 to 10000\n"
+        "1 invalid setting:\n  NUM_DATA_POINTS='0': allowed is a whole number, 1 to 10000\n"
     )
     assert not (directory / ".local").exists()
 
 
-def test_a_port_in_use_is_one_clear_line(start: Callable[[], Service], directory: Path) -> None:
+def test_port_in_use_is_one_clear_line(start: Callable[[], Service], directory: Path) -> None:
     service_port = read_settings().ui_port
     with socket.create_server(("127.0.0.1", service_port)):
         service = start()
@@ -164,25 +165,25 @@ def test_a_port_in_use_is_one_clear_line(start: Callable[[], Service], directory
     assert not (directory / ".local" / "postgres").exists()
 
 
-def test_a_second_one_in_a_directory_is_refused_and_leaves_the_first_alone(
+def test_second_service_in_a_directory_is_refused(
     start: Callable[[], Service], directory: Path
 ) -> None:
     owned = ServiceDirectory("The service", directory / ".local" / "dagster")
-    owned.take()
+    owned.acquire()
     with subprocess.Popen(
         ["sleep", "infinity"], env={**os.environ, "SIM_PIPELINE_SERVICE": str(directory / ".local")}
-    ) as one_of_the_first:
+    ) as child_of_the_first:
         second = start()
         assert second.wait() == 1
         (output,) = second.lines
         assert f"{directory / '.local' / 'dagster'} is in use by process {os.getpid()}" in output
-        assert one_of_the_first.poll() is None
-        one_of_the_first.kill()
+        assert child_of_the_first.poll() is None
+        child_of_the_first.kill()
     owned.release()
 
 
 @pytest.mark.usefixtures("clean_environment")
-def test_an_interrupt_before_anything_is_started_ends_it_without_a_trace(directory: Path) -> None:
+def test_interrupt_during_imports_is_silent(directory: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-X", "importtime", "-m", "sim_pipeline", "run"],
         cwd=directory,
@@ -200,7 +201,7 @@ def test_an_interrupt_before_anything_is_started_ends_it_without_a_trace(directo
     assert {line.split(":")[0] for line in said.splitlines()} == {"import time"}
 
 
-def test_it_ends_with_an_error_when_one_of_its_processes_dies(
+def test_death_of_a_child_ends_the_service(
     start: Callable[[], Service],
 ) -> None:
     service = start()
@@ -209,12 +210,12 @@ def test_it_ends_with_an_error_when_one_of_its_processes_dies(
         p for p in service.processes() if "sim_pipeline.dagster_instance.webserver" in p.cmdline()
     ]
     webserver.kill()
-    service.read_until("webserver ended by itself")
+    service.read_until("webserver exited unexpectedly")
     assert service.wait() == 1
     assert service.processes() == []
 
 
-def test_what_a_killed_service_left_running_is_ended_by_the_next_one(
+def test_next_start_stops_leftover_processes(
     start: Callable[[], Service],
 ) -> None:
     service = start()
@@ -223,7 +224,7 @@ def test_what_a_killed_service_left_running_is_ended_by_the_next_one(
     service.wait()
     assert service.processes() != []
     service = start()
-    service.read_until("left over")
+    service.read_until("of an earlier service")
     service.read_until("Ready.")
     assert service.interrupt() == 0
     assert service.processes() == []

@@ -1,4 +1,4 @@
-"""The whole service where nothing around it is as on a developer's machine."""
+"""The whole service on an unusual machine: odd path, dead proxies, C locale, another time zone."""
 
 import os
 import shutil
@@ -16,17 +16,17 @@ from sim_pipeline.connections import results_database
 from sim_pipeline.local_servers.postgres import WHEEL
 from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
 from sim_pipeline.orchestration.partitions import range_tags
+from sim_pipeline_tests.support.assertions import wait_until
 from sim_pipeline_tests.support.queue_reader import drain
-from sim_pipeline_tests.support.waiting import wait_until
 from sim_pipeline_tests.support.whole_service import Service, start_service, write_env_file
 
 pytestmark = pytest.mark.timeout(400)
 
 PROJECT = Path(__file__).parents[2]
-# The names of people's home folders, and what a shell, an INI file or a URL has a use for.
+# Like the home folders of some users, with characters of shells, INI files and URLs.
 ODD_PATH = Path("Документы 100% $x") / "it's #1"
 MODELS = ("GPT-4o ($2.50/$10)", "通义千问-72B", "<img src=x onerror=alert(1)>", "__init__")
-# Nothing listens there: what goes through a proxy fails.
+# Nothing listens there, so that every request through a proxy fails.
 DEAD_PROXY = "http://127.0.0.1:9"
 EAST = "Asia/Shanghai"
 YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
@@ -38,7 +38,7 @@ def checkout(
     clean_environment: None,  # noqa: ARG001 - for what it clears
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    """A checkout with an `.env` and a `.venv` of its own, PostgreSQL's programs included."""
+    """A checkout with its own `.env` and `.venv`, PostgreSQL's programs included."""
     checkout = tmp_path / ODD_PATH
     for name in ("sim_pipeline", "migrations"):
         shutil.copytree(PROJECT / name, checkout / name, ignore=shutil.ignore_patterns("__pyc*"))
@@ -67,7 +67,7 @@ def checkout(
 
 @pytest.fixture
 def surroundings() -> Mapping[str, str]:
-    """The environment of a process behind dead proxies, east of UTC, in the C locale."""
+    """An environment with dead proxies, a time zone east of UTC and the C locale."""
     proxies = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
     return {
         "PATH": os.environ["PATH"],
@@ -92,7 +92,7 @@ def service(checkout: Path, surroundings: Mapping[str, str]) -> Iterator[Service
             service.interrupt()
 
 
-def test_a_partition_is_materialized_in_odd_surroundings(service: Service) -> None:
+def test_partition_materializes_in_odd_surroundings(service: Service) -> None:
     service.read_until("Ready.")
     set_time_zone(service)
     tags = range_tags(MODELS, YESTERDAY, YESTERDAY)
@@ -129,7 +129,7 @@ def test_a_partition_is_materialized_in_odd_surroundings(service: Service) -> No
 
 
 def set_time_zone(service: Service) -> None:
-    """Move the role's sessions east, as an administrator could."""
+    """Set the role's time zone, as an administrator could."""
     with results_database(service.settings).engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql(
             f"ALTER ROLE \"{service.settings.postgres_user}\" SET timezone = '{EAST}'"
@@ -137,7 +137,7 @@ def set_time_zone(service: Service) -> None:
 
 
 def assert_times_are_in_utc(service: Service) -> None:
-    """Dagster's tables hold times without a zone, by which it judges how old a run is."""
+    """Check Dagster's tables, whose times have no zone and tell it the age of a run."""
     dagster = results_database(service.settings).url.set(
         database=service.settings.dagster_postgres_db
     )

@@ -1,1 +1,1 @@
-"""Tests of sim_pipeline."""
+"""Tests of sim_pipeline.simulator."""

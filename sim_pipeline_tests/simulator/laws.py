@@ -1,7 +1,7 @@
-"""What simulated numbers must agree with, as checks of any simulator with `simulate`'s signature.
+"""Laws that simulated numbers must follow, as checks of any function with `simulate`'s signature.
 
-Each law takes a simulator, runs it and asserts. The laws look at the published metrics alone, so
-that another way to make numbers can be put in the simulator's place.
+Each law runs a simulator and asserts. Laws use only the published metrics, so that another
+implementation can take the simulator's place.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,13 +39,13 @@ class Simulator(Protocol):
 
 
 def steady(profile: Profile, rho: float, **changes: object) -> Profile:
-    """Return ``profile`` at a utilisation that does not change, and with room in the batch."""
+    """Return ``profile`` with a constant utilisation and a batch limit that is never reached."""
     constant = {"workload": STEADY, "random_incidents": False, "batch_limit": 100_000, "rho": rho}
     return replace(profile, **(constant | changes))  # type: ignore[arg-type]
 
 
 def output_tokens(result: Simulation) -> npt.NDArray[np.float64]:
-    """Return n_out of each request, as the metrics imply it."""
+    """Return n_out of each request, computed from its metrics."""
     return 1.0 + (result.e2e_latency - result.ttft) * result.tps
 
 
@@ -90,7 +90,7 @@ def littles_law(simulator: Simulator) -> None:
     for name in ("GPT-4o", "Llama-3.1-405B"):
         for rho in (0.1, 0.4, 0.7, 0.85):
             profile = steady(MODELS[name], rho, itl_jitter=0.0)
-            # The lengths cancel out; what is left of the noise is ITL's, 0.7 % at the most.
+            # The lengths cancel out; the remaining noise is that of ITL, at most 0.7 %.
             result = simulator(profile, np.arange(500), interval=HOUR, points=40, seed=4)
             itl = 1.0 / result.tps
             mean_steps = np.mean(output_tokens(result) - 1.0)
@@ -108,7 +108,7 @@ def published_lengths(simulator: Simulator) -> None:
     published = stats.lognorm(s=0.86, scale=np.exp(5.02))
     inside = np.arange(2, 2048)
     observed = np.searchsorted(tokens, inside, side="right") / tokens.size
-    # Kolmogorov and Smirnov's statistic, which 1 in 1,000 samples exceeds.
+    # Kolmogorov-Smirnov statistic that 1 in 1,000 samples exceeds.
     limit = stats.kstwo.isf(1e-3, tokens.size)
     assert np.abs(observed - published.cdf(inside + 0.5)).max() < limit
     assert tokens.max() <= 2048
@@ -128,7 +128,7 @@ def arrival_variability(simulator: Simulator) -> None:
 
 
 def week_shape(simulator: Simulator) -> None:
-    """Weekdays have a peak of about twice the trough at 14 UTC, weekends 0.57 of their load."""
+    """Weekdays peak at 14 UTC at about twice the trough; weekends have 0.57 of their load."""
     weeks = 26
     result = simulator(
         MODELS["Llama-3.1-8B"],
@@ -139,11 +139,11 @@ def week_shape(simulator: Simulator) -> None:
     )
     hourly = result.rps.mean(axis=1).reshape(weeks, 7, 24).mean(axis=0)
     day = hourly[:5].mean(axis=0)
-    # The drift, 0.15 a day, leaves 1.3 % of noise on the mean of 130 days, 2.1 % on that of 52.
+    # The drift, 0.15 per day, leaves 1.3 % noise on a mean over 130 days and 2.1 % over 52 days.
     assert abs(day.max() / day.min() / 1.97 - 1.0) < 0.08
     assert 13 <= day.argmax() <= 14
     assert abs(hourly[5:].mean() / hourly[:5].mean() / 0.57 - 1.0) < 0.10
-    # The same load slows the tokens down: (1 - rho) at the peak over (1 - rho) at the trough.
+    # The load also lowers TPS: by (1 - rho) at the peak over (1 - rho) at the trough.
     tps = np.median(result.tps.reshape(weeks, 7, 24, 5)[:, :5], axis=(0, 1, 3))
     rho = 0.30 * day / result.rps.mean()
     expected = (1.0 - rho.max()) / (1.0 - rho.min())
@@ -160,7 +160,7 @@ def busier_is_slower(simulator: Simulator) -> None:
 
 
 def independent_lengths(simulator: Simulator) -> None:
-    """At a constant load neither ITL nor TTFT has to do with the output length, but e2e has."""
+    """At a constant load ITL and TTFT do not depend on the output length, but e2e does."""
     result = simulator(
         steady(MODELS["GPT-4o"], 0.5), np.arange(500), interval=HOUR, points=20, seed=9
     )
@@ -172,10 +172,10 @@ def independent_lengths(simulator: Simulator) -> None:
 
 
 def bursts(simulator: Simulator) -> None:
-    """Bursts, cv 3 against 1, raise the tail of the wait at least threefold."""
+    """Bursts (cv 3 instead of 1) raise the tail of the wait at least threefold."""
     tails = []
     for cv in (1.0, 3.0):
-        # Prompts of one length and no jitter: what exceeds the least TTFT is the wait.
+        # With equal prompts and no jitter, the wait is the TTFT above its minimum.
         prompts = replace(STEADY.input_lengths, log_sd=0.0)
         workload = replace(STEADY, input_lengths=prompts, arrival_cv=cv)
         profile = steady(MODELS["GPT-4o"], 0.7, workload=workload, ttft_jitter=0.0, slow_share=0.0)
@@ -195,7 +195,7 @@ def slow_tail(simulator: Simulator) -> None:
 
 
 def incidents(simulator: Simulator) -> None:
-    """Under an incident TTFT, TPS and e2e are worse together, and RPS falls."""
+    """During an incident TTFT, TPS and e2e all get worse, and RPS falls."""
     windows = np.arange(MONDAY + 8, MONDAY + 20)
     for profile in MODELS.values():
         usual = replace(profile, random_incidents=False)
@@ -213,7 +213,7 @@ def incidents(simulator: Simulator) -> None:
 
 
 def failures(simulator: Simulator) -> None:
-    """1.5 % of the requests fail, and are counted apart from the completed ones."""
+    """1.5 % of the requests fail, and are not counted as completed."""
     result = simulator(
         steady(MODELS["GPT-4o"], 0.5), np.arange(500), interval=HOUR, points=5, seed=13
     )

@@ -1,4 +1,4 @@
-"""Whatever is not allowed is refused by name, value and what is allowed."""
+"""Invalid arguments raise an error with name, value and allowed values."""
 
 import math
 import re
@@ -45,14 +45,14 @@ def test_bad_argument_is_named(
         function(MODELS["GPT-4o"], windows, **arguments)
 
 
-def test_every_bad_field_is_named_at_once() -> None:
+def test_one_error_names_all_bad_fields() -> None:
     ranges = {"a": Range(0, 1), "b": Range(0, 1), "c": Range(0, 1, low_included=False)}
     with pytest.raises(ValueError, match=r"^a is 2, .* \[0, 1\]; c is 0, .* \(0, 1\]$"):
         check_fields({"a": 2, "b": 1, "c": 0}, ranges)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, True, "1", None])
-def test_no_range_allows_what_is_not_a_finite_number(value: object) -> None:
+def test_ranges_allow_only_finite_numbers(value: object) -> None:
     assert not Range(-1e300, None).allows(value)
     assert not Range(-1e300, 1e300).allows(value)
 
@@ -65,5 +65,5 @@ def test_windows_become_int64() -> None:
         assert array.tolist() == [3, 1]
 
 
-def test_no_windows_are_allowed() -> None:
+def test_empty_windows_are_allowed() -> None:
     assert check_windows([], 60).shape == (0,)

@@ -1,4 +1,4 @@
-"""A slice's random numbers have the laws that they stand for."""
+"""The random numbers of a slice have the documented distributions."""
 
 import numpy as np
 import pytest
@@ -8,13 +8,13 @@ from sim_pipeline.simulator.draws import Draws
 
 
 @pytest.mark.parametrize("cv", [0.5, 1.0, 1.1, 3.0])
-def test_gaps_have_the_coefficient_of_variation(cv: float) -> None:
+def test_gaps_have_the_given_variation(cv: float) -> None:
     draws = Draws.empty(500, 200)
     draws.fill(slice(0, 500), np.random.default_rng(1), cv)
     shape = cv**-2
     assert stats.kstest(draws.gaps.ravel(), "gamma", args=(shape,)).pvalue > 1e-3
     assert draws.gaps.std() / draws.gaps.mean() == pytest.approx(cv, rel=0.03)
-    # The gap that covers an instant is a gap, weighted with its length.
+    # The gap that spans an instant is length-biased.
     assert stats.kstest(draws.covering, "gamma", args=(shape + 1.0,)).pvalue > 1e-3
 
 

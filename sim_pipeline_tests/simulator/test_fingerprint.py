@@ -1,4 +1,4 @@
-"""A fingerprint tells apart what has other numbers, and nothing else."""
+"""Fingerprints differ exactly where simulated numbers may differ."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -33,7 +33,7 @@ OTHER: dict[str, Any] = {
 }
 
 
-def test_a_fingerprint_is_stable() -> None:
+def test_fingerprint_is_stable() -> None:
     assert fingerprints(PROFILE, [0, 490_000], **RUN) == [
         "963bd5417ef31e0b410a917f639a0c7c",
         "72ed995b302a95db61c8caed41e136f4",
@@ -41,7 +41,7 @@ def test_a_fingerprint_is_stable() -> None:
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(Profile)])
-def test_every_field_counts_but_the_source(field: str) -> None:
+def test_every_field_but_source_counts(field: str) -> None:
     changed = replace(PROFILE, **{field: OTHER.get(field, "elsewhere")})
     same = fingerprints(changed, [0], **RUN) == fingerprints(PROFILE, [0], **RUN)
     assert same == (field == "source")
@@ -55,12 +55,12 @@ def test_every_field_counts_but_the_source(field: str) -> None:
         Workload(peak_hour=13),
     ],
 )
-def test_the_workload_counts(workload: Workload) -> None:
+def test_workload_counts(workload: Workload) -> None:
     changed = replace(PROFILE, workload=workload)
     assert fingerprints(changed, [0], **RUN) != fingerprints(PROFILE, [0], **RUN)
 
 
-def test_run_settings_window_and_version_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_settings_and_version_count(monkeypatch: pytest.MonkeyPatch) -> None:
     digests = [fingerprints(PROFILE, [3], **RUN)]
     digests += [fingerprints(PROFILE, [3], **RUN | {name: 7}) for name in RUN]
     digests += [fingerprints(PROFILE, [4], **RUN)]
@@ -69,17 +69,17 @@ def test_run_settings_window_and_version_count(monkeypatch: pytest.MonkeyPatch) 
     assert len({tuple(digest) for digest in digests}) == len(digests)
 
 
-def test_an_incident_counts_for_the_windows_that_it_overlaps() -> None:
+def test_incident_counts_in_overlapping_windows() -> None:
     windows = np.arange(10)
     usual = fingerprints(PROFILE, windows, **RUN)
-    # From the last second of window 2 to the first instant of window 5, which it leaves alone.
+    # From the last second of window 2 up to the start of window 5, which is excluded.
     incident = Incident(3 * 3600 - 1, 5 * 3600, 0.5)
     during = fingerprints(replace(PROFILE, incidents=(incident,)), windows, **RUN)
     changed = [k for k in windows.tolist() if usual[k] != during[k]]
     assert changed == [2, 3, 4]
 
 
-def test_the_order_of_incidents_and_the_type_of_a_number_do_not_count() -> None:
+def test_incident_order_and_int_type_do_not_count() -> None:
     one, two = Incident(0, 5_000, 0.5), Incident(100, 9_000, 0.4)
     same_one = Incident(0.0, 5_000.0, 0.5)
     first = replace(PROFILE, cap=20, incidents=(one, two, one))
@@ -87,7 +87,7 @@ def test_the_order_of_incidents_and_the_type_of_a_number_do_not_count() -> None:
     assert fingerprints(first, [0, 1, 2], **RUN) == fingerprints(second, [0, 1, 2], **RUN)
 
 
-def test_a_window_has_its_fingerprint_in_any_range_and_order() -> None:
+def test_fingerprint_is_independent_of_range_and_order() -> None:
     incident = Incident(4 * 3600, 6 * 3600, 0.5)
     profile = replace(PROFILE, incidents=(incident,))
     whole = fingerprints(profile, np.arange(10), **RUN)

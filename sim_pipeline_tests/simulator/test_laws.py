@@ -1,4 +1,4 @@
-"""The simulator agrees with what has been published; numbers drawn anyhow do not."""
+"""The simulator follows every law; independent random numbers break every law."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def naive(
     points: int,
     seed: int,
 ) -> Simulation:
-    """Draw every metric by itself, uniformly around its published value."""
+    """Draw every metric independently, uniformly around its published value."""
     generator = np.random.default_rng([seed, interval])
     shape = (len(windows), points)
     return Simulation(
@@ -35,7 +35,7 @@ def naive(
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
-def test_the_simulator_keeps(law: Callable[[Simulator], None]) -> None:
+def test_simulator_follows(law: Callable[[Simulator], None]) -> None:
     law(simulate)
 
 

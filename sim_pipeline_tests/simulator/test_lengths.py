@@ -1,4 +1,4 @@
-"""Token counts and their moments, against SciPy."""
+"""Token counts and their moments, compared with SciPy."""
 
 import numpy as np
 import pytest
@@ -20,10 +20,10 @@ laws = st.builds(
 
 @given(laws)
 @settings(max_examples=50, derandomize=True, deadline=None)
-def test_moments_are_those_of_the_clipped_lognormal(law: TokenLengths) -> None:
+def test_moments_match_clipped_lognormal(law: TokenLengths) -> None:
     counts = np.arange(law.minimum, law.maximum + 1)
     lognormal = stats.lognorm(s=law.log_sd, scale=np.exp(law.log_median))
-    # Each count has what lies within a half of it, the first and the last all that lies beyond.
+    # A count has the mass within 0.5 of it; the first and last also have the tails.
     edges = np.concatenate(([0.0], counts[1:] - 0.5, [np.inf]))
     masses = -np.diff(lognormal.sf(edges))
     mean = float((counts * masses).sum())
@@ -34,7 +34,7 @@ def test_moments_are_those_of_the_clipped_lognormal(law: TokenLengths) -> None:
 
 @given(laws, st.lists(st.floats(-8.0, 8.0), min_size=1))
 @settings(max_examples=50, derandomize=True, deadline=None)
-def test_counts_are_integers_within_their_bounds(law: TokenLengths, z: list[float]) -> None:
+def test_counts_are_integers_within_bounds(law: TokenLengths, z: list[float]) -> None:
     counts = law.from_normal(np.array(z))
     assert (counts == np.rint(counts)).all()
     assert (counts >= law.minimum).all()
@@ -51,7 +51,7 @@ def test_sample_has_the_published_distribution(law: TokenLengths) -> None:
     assert counts.mean() == pytest.approx(law.mean, rel=5.0 * np.sqrt(law.squared_cv / counts.size))
 
 
-def test_one_length_has_no_spread() -> None:
+def test_zero_log_sd_gives_one_length() -> None:
     law = TokenLengths(np.log(700.0), 0.0, 1, 8192)
     assert law.mean == pytest.approx(700.0)
     assert law.squared_cv == pytest.approx(0.0, abs=1e-12)

@@ -1,4 +1,4 @@
-"""Profiles: the built-in table, those derived from a name, and what is refused."""
+"""Profiles: built-in models, profiles derived from a name, and invalid fields."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ from sim_pipeline.simulator.profiles import (
 OURS = Profile("ours", 0.5, 90, 12, 0.4, 128)
 
 
-def test_the_table_holds_the_published_figures() -> None:
+def test_built_in_models_have_published_figures() -> None:
     rows = {
         name: (p.ttft_ref, p.tps_ref, p.cap, p.rho, p.batch_limit) for name, p in MODELS.items()
     }
@@ -42,16 +42,16 @@ def test_the_table_holds_the_published_figures() -> None:
 
 
 @pytest.mark.parametrize("profile", MODELS.values(), ids=MODELS)
-def test_gpu_time_is_used_up_at_saturation(profile: Profile) -> None:
+def test_saturation_uses_all_gpu_time(profile: Profile) -> None:
     prefill = profile.cap * profile.workload.input_lengths.mean * profile.prefill_cost
     assert prefill == pytest.approx(profile.prefill_share)
-    # kappa c = rho ITL: at rho_ref, the batch of Little's law gives the published TPS.
+    # kappa c = rho ITL: at rho_ref, the batch size of Little's law gives the published TPS.
     itl = 1.0 / profile.tps_ref
     batch = RHO_REF * profile.cap * profile.mean_steps * itl
     assert profile.itl_base + profile.step_cost * batch == pytest.approx(itl)
 
 
-def test_override_stands_before_the_table_and_the_table_before_the_name() -> None:
+def test_order_of_override_table_and_name() -> None:
     other = replace(MODELS["GPT-4o"], rho=0.2)
     assert profile_for("GPT-4o", {"GPT-4o": other}) is other
     assert profile_for("GPT-4o") is MODELS["GPT-4o"]
@@ -60,7 +60,7 @@ def test_override_stands_before_the_table_and_the_table_before_the_name() -> Non
 
 @given(st.text(min_size=1, max_size=50).filter(lambda name: name not in MODELS))
 @settings(max_examples=200, derandomize=True, deadline=None)
-def test_a_derived_profile_is_inside_the_range_of_the_table(name: str) -> None:
+def test_derived_profile_is_within_table_range(name: str) -> None:
     profile = profile_for(name)
     assert profile.name == name
     for field in ("ttft_ref", "tps_ref", "cap", "rho", "batch_limit"):
@@ -69,12 +69,12 @@ def test_a_derived_profile_is_inside_the_range_of_the_table(name: str) -> None:
     assert profile == profile_for(name)
 
 
-def test_derived_profiles_cover_the_range() -> None:
+def test_derived_profiles_cover_table_range() -> None:
     tps = [profile_for(f"model {number}").tps_ref for number in range(200)]
     assert np.ptp(np.log(tps)) > 0.9 * np.log(190 / 27)
 
 
-def test_a_derived_profile_is_the_same_in_another_process() -> None:
+def test_derived_profile_is_same_in_other_process() -> None:
     program = (
         "from sim_pipeline.simulator.profiles import profile_for; print(profile_for('Qwen-2.5'))"
     )
@@ -111,12 +111,12 @@ def test_bad_field_is_named(field: str, value: object, allowed: str) -> None:
         replace(OURS, **{field: value})  # type: ignore[arg-type]
 
 
-def test_all_bad_fields_are_named_at_once() -> None:
+def test_one_error_names_all_bad_fields() -> None:
     with pytest.raises(ValueError, match=r"tps_ref is -1,.*rho is 2,.*slow_share is 0.9,"):
         replace(OURS, tps_ref=-1, rho=2, slow_share=0.9)
 
 
-def test_a_time_to_first_token_below_prefill_is_refused() -> None:
+def test_ttft_shorter_than_prefill_is_refused() -> None:
     with pytest.raises(ValueError, match=r"ttft_ref is 0\.03, but must be more than 0\.0366"):
         replace(OURS, ttft_ref=0.03)
 
@@ -137,7 +137,7 @@ def test_bad_workload_is_named(field: str, value: float) -> None:
         replace(Workload(), **{field: value})  # type: ignore[arg-type]
 
 
-def test_outputs_of_one_token_are_refused() -> None:
+def test_one_token_outputs_are_refused() -> None:
     with pytest.raises(ValueError, match=r"output_lengths.minimum is 1, but must be at least 2"):
         Workload(output_lengths=TokenLengths(5.0, 0.9, 1, 2048))
 

@@ -1,4 +1,4 @@
-"""MODEL_PROFILES_FILE: what it changes, and how its faults are named."""
+"""MODEL_PROFILES_FILE: what it changes, and how errors name its problems."""
 
 import re
 from datetime import UTC, datetime
@@ -67,8 +67,8 @@ def written(directory: Path, name: str, text: str) -> Path:
     return path
 
 
-def faults(path: Path) -> list[str]:
-    """Return the lines of the error, after the first, which names the file."""
+def problems(path: Path) -> list[str]:
+    """Return the lines of the error after the first one, which names the file."""
     with pytest.raises(ProfilesFileError) as caught:
         read_profiles(path, ["GPT-4o"])
     first, *lines = str(caught.value).split("\n  ")
@@ -105,14 +105,14 @@ def test_models_workload_and_incidents_are_read(tmp_path: Path, name: str, text:
 
 
 @pytest.mark.parametrize("path", [None, "empty.toml", "empty.yaml"])
-def test_nothing_changes_without_a_file_or_content(tmp_path: Path, path: str | None) -> None:
+def test_no_file_or_empty_file_changes_nothing(tmp_path: Path, path: str | None) -> None:
     file = None if path is None else written(tmp_path, path, "# nothing\n")
     profiles = read_profiles(file, ["GPT-4o", "unheard of"])
     assert profiles["GPT-4o"] == MODELS["GPT-4o"]
     assert profiles["unheard of"].source == DERIVED
 
 
-def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
+def test_one_error_names_all_problems(tmp_path: Path) -> None:
     text = """
 modells = 1
 [workload]
@@ -132,7 +132,7 @@ cap = 12
 rho = 0.4
 batch_limit = 128
 [[incidents]]
-model = "nobody"
+model = "unknown"
 start = 2026-03-02T09:00:00Z
 end = 2026-03-02T10:00:00Z
 capacity_factor = 0.4
@@ -146,8 +146,8 @@ start = 2026-03-02T09:00:00Z
 end = 2026-03-02T08:00:00Z
 capacity_factor = 0.4
 """
-    # A misspelt table hides nothing of the others.
-    lines = faults(written(tmp_path, "p.toml", text))
+    # A misspelt table does not hide problems in other tables.
+    lines = problems(written(tmp_path, "p.toml", text))
     expected = [
         "modells is not a field of this table",
         "workload.output_lengths.log_median is nan: must be a number in [0, 14]",
@@ -157,22 +157,23 @@ capacity_factor = 0.4
         "models.Llama-3.1-70B.rho is 1.6: must be a number in (0, 0.9]",
         "models.ours needs batch_limit, cap, rho: it is not built in",
         "models.low: ttft_ref is 0.0001, but must be more than",
-        "incidents.0.model is 'nobody': must be one of ",
-        "incidents.1.start is 2026-03-02 09:00:00: must have an offset from UTC, or Z",
+        "incidents.0.model is 'unknown': must be one of ",
+        "incidents.1.start is 2026-03-02 09:00:00: must be a time with an offset from UTC, or Z",
         "incidents.1.end is missing",
         "incidents.1.capacity_factor is 0: must be a number in [0.01, 1]",
         "incidents.2.end is 2026-03-02 08:00:00+00:00: must be after start, ",
     ]
     assert len(lines) == len(expected)
-    for fault in expected:
-        assert any(line.startswith(fault) for line in lines), fault
+    for problem in expected:
+        assert any(line.startswith(problem) for line in lines), problem
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "problem"),
     [
         ("workload: [1]", "workload is [1]: "),
         ("models: {a: 1}", "models.a is 1: "),
+        ("models: {4: {rho: 0.5}}", "models.4: the name must be a string"),
         ("incidents: {model: a}", "incidents is {'model': 'a'}: "),
         ("[]", "the file is []: "),
         ("workload: {output_lengths: {minimum: 1}}", "workload: output_lengths.minimum is 1"),
@@ -182,20 +183,20 @@ capacity_factor = 0.4
         ("models: {GPT-4o: {name: other}}", "models.GPT-4o.name is not a field of this table"),
     ],
 )
-def test_a_fault_is_named(tmp_path: Path, text: str, fault: str) -> None:
-    (line,) = faults(written(tmp_path, "p.yaml", text))
-    assert line.startswith(fault)
+def test_problem_is_named(tmp_path: Path, text: str, problem: str) -> None:
+    (line,) = problems(written(tmp_path, "p.yaml", text))
+    assert line.startswith(problem)
 
 
-def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
+def test_too_long_name_is_refused(tmp_path: Path) -> None:
     name = "x" * 51
     text = f"models: {{{name}: {{ttft_ref: 1, tps_ref: 1, cap: 9, rho: 0.1, batch_limit: 1}}}}"
-    (line,) = faults(written(tmp_path, "p.yaml", text))
+    (line,) = problems(written(tmp_path, "p.yaml", text))
     assert line == f"models.{name}: name is {name!r}, but must be a string of 1 to 50 characters"
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "fault"),
+    ("name", "content", "problem"),
     [
         ("p.toml", b"a = ", "cannot be read: "),
         ("p.yaml", b"a: [", "cannot be read: "),
@@ -203,15 +204,15 @@ def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
         ("p.json", b"{}", "the name must end in .toml, .yaml or .yml"),
     ],
 )
-def test_an_unreadable_file_is_refused(
-    tmp_path: Path, name: str, content: bytes, fault: str
+def test_unreadable_file_is_refused(
+    tmp_path: Path, name: str, content: bytes, problem: str
 ) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(ProfilesFileError, match=rf"^{re.escape(str(path))}: {fault}"):
+    with pytest.raises(ProfilesFileError, match=rf"^{re.escape(str(path))}: {problem}"):
         read_profiles(path, ["GPT-4o"])
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ProfilesFileError, match=r"none\.toml: cannot be read: "):
         read_profiles(tmp_path / "none.toml", ["GPT-4o"])

@@ -1,4 +1,4 @@
-"""Requests and what they wait for, against queues that are run event by event."""
+"""Requests and their waits, compared with event-driven queues."""
 
 import heapq
 from dataclasses import replace
@@ -54,7 +54,7 @@ def _values(requests: Requests) -> list[Array]:
 
 
 def first_come_first_served(arrivals: Array, services: Array) -> Array:
-    """Serve requests one after another, event by event; return when each begins to be served."""
+    """Serve requests one after another; return the time at which each service begins."""
     free = 0.0
     begins = np.empty_like(arrivals)
     for index, (arrival, service) in enumerate(zip(arrivals, services, strict=True)):
@@ -75,11 +75,11 @@ times = st.floats(0.0, 10.0)
     )
 )
 @settings(max_examples=100, derandomize=True, deadline=None)
-def test_waits_are_those_of_a_queue_run_event_by_event(arrays: tuple[Array, Array]) -> None:
+def test_waits_match_event_driven_queue(arrays: tuple[Array, Array]) -> None:
     services, gaps = arrays
     waits, wait = waits_looking_back(services, gaps)
     for row in range(services.shape[0]):
-        # The oldest stands last and arrives at 0; the observed request comes after them all.
+        # The oldest request is the last element and arrives at 0; the observed request follows.
         arrivals = np.concatenate(([0.0], np.cumsum(gaps[row, ::-1])))
         begins = first_come_first_served(arrivals, np.append(services[row, ::-1], 0.0))
         expected = begins - arrivals
@@ -87,17 +87,17 @@ def test_waits_are_those_of_a_queue_run_event_by_event(arrays: tuple[Array, Arra
         assert wait[row] == pytest.approx(expected[-1], abs=1e-9)
 
 
-def test_waits_need_a_gap_for_each_service() -> None:
+def test_services_and_gaps_need_equal_shapes() -> None:
     with pytest.raises(ValueError, match=r"services has shape \(2, 3\) and gaps \(3, 2\)"):
         waits_looking_back(np.ones((2, 3)), np.ones((3, 2)))
 
 
 @pytest.mark.parametrize(("rho", "cv"), [(0.3, 1.1), (0.6, 1.1), (0.85, 1.1), (0.5, 3.0)])
-def test_the_history_is_long_enough_for_a_stationary_wait(rho: float, cv: float) -> None:
+def test_history_gives_stationary_wait(rho: float, cv: float) -> None:
     profile = steady(MODELS["GPT-4o"], rho, workload=replace(STEADY, arrival_cv=cv))
     wait = observed(profile, 30_000, seed=1).wait
 
-    # The same queue, run once and for long, with SciPy's distributions.
+    # The same queue, event by event in one long run, with SciPy's distributions.
     generator = np.random.default_rng(2)
     size = 400_000
     gaps = stats.gamma(cv**-2, scale=cv**2 / (rho * 20)).rvs(size, random_state=generator)
@@ -106,7 +106,7 @@ def test_the_history_is_long_enough_for_a_stationary_wait(rho: float, cv: float)
     services = prompts / prompts.mean() * (0.4 / 20) / (1.0 - 0.6 * rho)
     arrivals = np.cumsum(gaps)
     run = first_come_first_served(arrivals, services) - arrivals
-    # The waits of one run depend on each other: its error is that of the means of 50 parts.
+    # Waits within a run are correlated: its standard error comes from the means of 50 parts.
     error = np.hypot(run.reshape(50, -1).mean(axis=1).std() / np.sqrt(50), wait.std() / 173.0)
     assert abs(wait.mean() - run.mean()) < 4.0 * error
     assert 4.0 * error < 0.16 * run.mean()
@@ -115,7 +115,7 @@ def test_the_history_is_long_enough_for_a_stationary_wait(rho: float, cv: float)
 
 
 @pytest.mark.parametrize("rho", [0.2, 0.6, 0.9])
-def test_the_wait_of_poisson_arrivals_is_pollaczeks_and_khinchins(rho: float) -> None:
+def test_poisson_wait_matches_pollaczek_khinchine(rho: float) -> None:
     profile = steady(MODELS["GPT-4o"], rho, workload=replace(STEADY, arrival_cv=1.0))
     wait = observed(profile, 40_000, seed=3).wait
     r = float(prefill_utilisation(profile, np.array(rho)))
@@ -125,7 +125,7 @@ def test_the_wait_of_poisson_arrivals_is_pollaczeks_and_khinchins(rho: float) ->
     assert wait.mean() == pytest.approx(expected, abs=4.0 * wait.std() / np.sqrt(wait.size))
 
 
-def test_the_history_grows_with_load_and_bursts() -> None:
+def test_history_grows_with_load_and_bursts() -> None:
     profile = MODELS["GPT-4o"]
     lengths = history_length(profile, np.array([0.1, 0.6, 0.85, 0.9]))
     assert lengths.tolist() == [64, 64, 256, 512]
@@ -134,10 +134,10 @@ def test_the_history_grows_with_load_and_bursts() -> None:
 
 
 def processor_sharing(profile: Profile, size: int, *, seed: int) -> tuple[Array, float]:
-    """Run a batch event by event: every request in it gets a step each itl0 + kappa * (others).
+    """Simulate a batch event by event: each request gets one step every itl0 + kappa * (others).
 
     Returns:
-        the mean ITL of each request [s], and the mean number of requests in the batch over time.
+        The mean ITL of each request [s], and the mean number of requests in the batch over time.
     """
     generator = np.random.default_rng(seed)
     shape = profile.workload.arrival_cv**-2
@@ -145,7 +145,7 @@ def processor_sharing(profile: Profile, size: int, *, seed: int) -> tuple[Array,
     steps = np.clip(np.rint(generator.lognormal(5.02, 0.86, size)), 2, 2048) - 1.0
     itl = np.full(size, np.nan)
     arrived = np.empty(size)
-    batch: list[tuple[float, int]] = []  # progress at which a request is done, and which it is
+    batch: list[tuple[float, int]] = []  # (progress at which the request is done, its index)
     clock = progress = area = 0.0
     for index in range(size):
         left = gaps[index]
@@ -168,20 +168,21 @@ def processor_sharing(profile: Profile, size: int, *, seed: int) -> tuple[Array,
 
 
 @pytest.mark.parametrize("rho", [0.2, 0.45, 0.7])
-def test_the_batch_is_that_of_processor_sharing_run_event_by_event(rho: float) -> None:
+def test_batch_matches_processor_sharing(rho: float) -> None:
     profile = steady(MODELS["GPT-4o"], rho, itl_jitter=0.0)
     requests = observed(profile, 20_000, seed=4)
     itl, in_batch = processor_sharing(profile, 150_000, seed=5)
     assert requests.concurrency.mean() == pytest.approx(in_batch, rel=0.03)
     assert requests.itl.mean() == pytest.approx(itl.mean(), rel=0.02)
-    # A request has one ITL here, and there the mean over its decode, which varies less.
+    # A simulated request has one ITL. The reference has the mean over its decode, which varies
+    # less.
     assert requests.itl.std() == pytest.approx(itl.std(), rel=0.25)
     assert np.median(requests.itl) == pytest.approx(np.median(itl), rel=0.02)
 
 
 @pytest.mark.parametrize("cv", [0.5, 1.1, 3.0])
 @pytest.mark.parametrize("expected", [0.05, 1.0, 20.0, 300.0, 20_000.0])
-def test_the_count_of_a_slice_has_the_load_as_its_mean(cv: float, expected: float) -> None:
+def test_slice_count_has_expected_mean(cv: float, expected: float) -> None:
     profile = steady(MODELS["GPT-4o"], 0.4, workload=replace(STEADY, arrival_cv=cv))
     count = observed(profile, 20_000, seed=6, expected=expected).completed
     assert (count == np.rint(count)).all()
@@ -191,21 +192,21 @@ def test_the_count_of_a_slice_has_the_load_as_its_mean(cv: float, expected: floa
 
 @pytest.mark.parametrize("cv", [0.5, 1.1, 3.0])
 @pytest.mark.parametrize("expected", [1.0, 20.0, 300.0])
-def test_the_count_of_a_slice_is_that_of_a_renewal_process(cv: float, expected: float) -> None:
+def test_slice_count_matches_renewal_process(cv: float, expected: float) -> None:
     profile = steady(MODELS["GPT-4o"], 0.4, workload=replace(STEADY, arrival_cv=cv))
     count = observed(profile, 8_000, seed=7, expected=expected).completed
-    # A long renewal process, counted between instants that have nothing to do with it.
+    # Reference: a long renewal process, counted between instants independent of it.
     generator = np.random.default_rng(8)
     shape = cv**-2
     arrivals = np.cumsum(generator.standard_gamma(shape, int(8_200 * expected)) / shape)
     edges = np.arange(1, 8_001) * expected
     reference = np.diff(np.searchsorted(arrivals, edges))
-    # Counts are tied, and neighbours weakly dependent: the limit of 1 in 10,000 leaves room.
+    # Counts have ties, and neighbours are weakly dependent: use the 1 in 10,000 limit.
     limit = stats.kstwobign.isf(1e-4) * np.sqrt(2.0 / 8_000)
     assert stats.ks_2samp(count, reference).statistic < limit
 
 
-def test_jitter_leaves_the_mean_itl_alone() -> None:
+def test_jitter_does_not_change_mean_itl() -> None:
     profile = steady(MODELS["GPT-4o"], 0.3)
     calm = observed(replace(profile, itl_jitter=0.0), 20_000, seed=12).itl
     jittery = observed(replace(profile, itl_jitter=0.5), 20_000, seed=12).itl
@@ -215,7 +216,7 @@ def test_jitter_leaves_the_mean_itl_alone() -> None:
     assert np.log(jittery / calm).std() == pytest.approx(0.5, rel=0.03)
 
 
-def test_a_full_batch_is_waited_for() -> None:
+def test_requests_wait_for_a_full_batch() -> None:
     profile = steady(MODELS["GPT-4o"], 0.8, ttft_jitter=0.0, slow_share=0.0, itl_jitter=0.0)
     free = observed(profile, 5_000, seed=9)
     full = observed(replace(profile, batch_limit=60), 5_000, seed=9)
@@ -230,7 +231,7 @@ def test_a_full_batch_is_waited_for() -> None:
     assert full.itl.max() == pytest.approx(itl)
 
 
-def test_prompts_have_the_published_distribution_and_prolong_ttft() -> None:
+def test_prompt_lengths_and_their_effect_on_ttft() -> None:
     profile = steady(MODELS["GPT-4o"], 0.5)
     requests = observed(profile, 20_000, seed=10)
     prompts = np.sort(requests.n_in)
@@ -244,11 +245,11 @@ def test_prompts_have_the_published_distribution_and_prolong_ttft() -> None:
     assert abs(stats.spearmanr(requests.n_in, requests.itl).statistic) < limit
 
 
-def test_lost_capacity_slows_everything_down() -> None:
+def test_lost_capacity_slows_requests() -> None:
     profile = steady(MODELS["GPT-4o"], 0.6)
     usual = observed(profile, 5_000, seed=11)
     half = observed(profile, 5_000, seed=11, capacity=0.5)
-    # At the same utilisation half the capacity has half the batch and twice the prefill time.
+    # At equal utilisation, half the capacity means half the batch and twice the prefill time.
     assert half.concurrency.mean() == pytest.approx(0.5 * usual.concurrency.mean(), rel=0.03)
     assert half.itl.mean() == pytest.approx(usual.itl.mean(), rel=0.02)
     assert half.wait.mean() == pytest.approx(2.0 * usual.wait.mean(), rel=1e-9)

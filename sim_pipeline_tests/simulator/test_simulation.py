@@ -1,4 +1,4 @@
-"""The same window, the same numbers: in any company, order and process; and in bounded memory."""
+"""A window has the same numbers in any range, order and process, and memory is bounded."""
 
 import hashlib
 import subprocess
@@ -17,7 +17,7 @@ from sim_pipeline.simulator.profiles import MODELS, Incident, Profile, profile_f
 from sim_pipeline.simulator.simulation import Simulation, simulate
 from sim_pipeline_tests.simulator.laws import HOUR, MONDAY, WEEK, output_tokens
 
-# An incident and several lengths of history are among these windows.
+# These windows include an incident and histories of several lengths.
 BUSY = replace(
     MODELS["DeepSeek-V3"],
     incidents=(Incident((MONDAY + 30) * HOUR + 500, (MONDAY + 32) * HOUR, 0.4),),
@@ -34,7 +34,7 @@ def picked(result: Simulation, index: Any) -> Simulation:
 
 
 @pytest.mark.parametrize(("interval", "points"), [(HOUR, 5), (60, 1), (WEEK, 3), (1, 150)])
-def test_a_window_has_its_numbers_in_any_range_and_order(interval: int, points: int) -> None:
+def test_numbers_do_not_depend_on_range_or_order(interval: int, points: int) -> None:
     start = MONDAY * HOUR // interval
     windows = np.arange(start, start + 60)
     run: dict[str, Any] = {"interval": interval, "points": points, "seed": 42}
@@ -49,7 +49,9 @@ def test_a_window_has_its_numbers_in_any_range_and_order(interval: int, points: 
 
 
 @pytest.mark.parametrize("exponent", [9, 13, 20])
-def test_the_size_of_a_block_does_not_show(monkeypatch: pytest.MonkeyPatch, exponent: int) -> None:
+def test_numbers_do_not_depend_on_block_size(
+    monkeypatch: pytest.MonkeyPatch, exponent: int
+) -> None:
     windows = np.arange(MONDAY, MONDAY + 40)
     run: dict[str, Any] = {"interval": HOUR, "points": 70, "seed": 1}
     expected = simulate(BUSY, windows, **run)
@@ -57,7 +59,7 @@ def test_the_size_of_a_block_does_not_show(monkeypatch: pytest.MonkeyPatch, expo
     assert_equal(simulate(BUSY, windows, **run), expected)
 
 
-def test_another_process_has_the_same_numbers() -> None:
+def test_numbers_are_same_in_other_process() -> None:
     program = """
 import hashlib, numpy as np
 from sim_pipeline.simulator.profiles import profile_for
@@ -80,7 +82,7 @@ print(hashlib.sha256(b"".join(values.tobytes() for values in vars(result).values
     assert output == hashlib.sha256(parts).hexdigest()
 
 
-def test_seed_model_and_window_have_numbers_of_their_own() -> None:
+def test_seed_model_and_window_change_numbers() -> None:
     run: dict[str, Any] = {"interval": HOUR, "points": 5}
     twin = replace(MODELS["GPT-4o"], name="GPT-4o twin")
     results = [
@@ -92,7 +94,7 @@ def test_seed_model_and_window_have_numbers_of_their_own() -> None:
     assert np.unique(ttft).size == ttft.size
 
 
-def test_result_has_the_documented_form() -> None:
+def test_result_has_documented_shapes() -> None:
     result = simulate(MODELS["GPT-4o"], [5, 3, 5], interval=HOUR, points=7, seed=1)
     for name in ("ttft", "tps", "e2e_latency", "rps"):
         values = getattr(result, name)
@@ -115,7 +117,7 @@ def test_result_has_the_documented_form() -> None:
     name=st.text(min_size=1, max_size=50),
 )
 @settings(max_examples=60, derandomize=True, deadline=None)
-def test_any_window_of_any_model_has_sound_numbers(
+def test_any_model_and_window_gives_valid_numbers(
     interval: int, points: int, seed: int, window: int, name: str
 ) -> None:
     result = simulate(profile_for(name), [window], interval=interval, points=points, seed=seed)
@@ -141,7 +143,7 @@ EXTREMES = [
 
 
 @pytest.mark.parametrize("changes", EXTREMES, ids=",".join)
-def test_extreme_profiles_have_sound_numbers(changes: dict[str, Any]) -> None:
+def test_extreme_profiles_give_valid_numbers(changes: dict[str, Any]) -> None:
     profile = replace(MODELS["GPT-4o"], **changes)
     result = simulate(profile, np.arange(20), interval=HOUR, points=5, seed=1)
     for values in vars(result).values():
@@ -153,7 +155,7 @@ def test_extreme_profiles_have_sound_numbers(changes: dict[str, Any]) -> None:
 
 
 def peak_beyond_result(profile: Profile, windows: int, points: int) -> int:
-    """Return the bytes that a simulation takes at its peak beyond those of its result."""
+    """Return the peak memory of a simulation, without its result [bytes]."""
     tracemalloc.start()
     try:
         result = simulate(profile, np.arange(windows), interval=HOUR, points=points, seed=1)
@@ -168,7 +170,7 @@ def test_memory_does_not_grow_with_windows() -> None:
     simulate(MODELS["GPT-4o"], [0], interval=HOUR, points=5, seed=1)
     some = peak_beyond_result(MODELS["GPT-4o"], 7_000, 5)
     many = peak_beyond_result(MODELS["GPT-4o"], 14_000, 5)
-    # The windows' numbers themselves are 8 bytes each.
+    # The window numbers take 8 bytes each.
     assert many - some < 0.1 * some + 8 * 7_000
 
 
@@ -211,10 +213,10 @@ GOLDEN: dict[tuple[str, int, int, int], dict[str, list[float]]] = {
 
 
 @pytest.mark.parametrize("case", GOLDEN, ids=str)
-def test_numbers_are_the_pinned_ones(case: tuple[str, int, int, int]) -> None:
-    """A change here changes what users have stored: it needs a new SIMULATOR_VERSION."""
+def test_golden_numbers(case: tuple[str, int, int, int]) -> None:
+    """Stored data depends on these numbers: a change needs a new SIMULATOR_VERSION."""
     name, interval, points, window = case
     result = simulate(profile_for(name), [window], interval=interval, points=points, seed=42)
     for metric, expected in GOLDEN[case].items():
-        # NumPy's exp and log may differ in the last digit from processor to processor.
+        # NumPy's exp and log may differ in the last digit between processors.
         assert getattr(result, metric).ravel().tolist() == pytest.approx(expected, rel=1e-12)

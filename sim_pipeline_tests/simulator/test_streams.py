@@ -1,4 +1,4 @@
-"""Streams are addressed: the same numbers wherever one comes from, others at other addresses."""
+"""An address determines a stream's numbers, and different addresses give different numbers."""
 
 import numpy as np
 import pytest
@@ -9,24 +9,24 @@ from sim_pipeline.simulator.streams import WindowStreams, dated_uniforms, stream
 KEY = stream_key("windows", seed=42, model="GPT-4o", interval=3600)
 
 
-def test_a_stream_is_philox_at_its_counter() -> None:
+def test_stream_is_philox_at_its_counter() -> None:
     generator = WindowStreams(KEY).at(window=7, chunk=3)
-    # Word 0 of the counter counts the stream's own outputs, then chunk and window.
+    # Word 0 of the counter is the position in the stream; chunk and window follow.
     counter = np.array([0, 3, 7, 0], dtype=np.uint64)
     reference = np.random.Generator(np.random.Philox(key=KEY, counter=counter))
     assert np.array_equal(generator.standard_normal(100), reference.standard_normal(100))
 
 
-def test_a_stream_does_not_depend_on_what_was_drawn_before() -> None:
+def test_stream_does_not_depend_on_earlier_draws() -> None:
     streams = WindowStreams(KEY)
     first = streams.at(5, 0).random(9)
-    # An odd number of 32-bit draws leaves half a word over, a gamma an unknown number of words.
+    # An odd number of 32-bit draws leaves half a word in the buffer, a gamma draw any number.
     streams.at(6, 0).integers(0, 10, 3, dtype=np.uint32)
     streams.at(6, 1).standard_gamma(0.8, 7)
     assert np.array_equal(streams.at(5, 0).random(9), first)
 
 
-def test_streams_of_different_addresses_differ() -> None:
+def test_different_addresses_give_different_streams() -> None:
     keys = [
         KEY,
         stream_key("windows", seed=43, model="GPT-4o", interval=3600),
@@ -48,7 +48,7 @@ def test_neighbouring_streams_are_independent() -> None:
     assert np.abs(off_diagonal).max() < 5.0 / np.sqrt(len(first))
 
 
-def test_a_date_has_its_uniforms_wherever_the_range_begins() -> None:
+def test_date_uniforms_do_not_depend_on_range() -> None:
     whole = dated_uniforms(KEY, first=0, count=40, width=8)
     assert np.array_equal(dated_uniforms(KEY, first=17, count=3, width=8), whole[17:20])
     assert dated_uniforms(KEY, first=17, count=0, width=4).shape == (0, 4)
@@ -57,13 +57,13 @@ def test_a_date_has_its_uniforms_wherever_the_range_begins() -> None:
     assert stats.kstest(dated_uniforms(KEY, 0, 5_000, 4).ravel(), "uniform").pvalue > 1e-3
 
 
-def test_the_key_takes_a_seed_of_any_size() -> None:
+def test_key_accepts_any_seed_size() -> None:
     keys = {stream_key("windows", seed=2**power, model="m").tobytes() for power in range(200)}
     assert len(keys) == 200
 
 
-def test_numpys_stream_is_the_pinned_one() -> None:
-    """NumPy may change what a Generator draws: then every simulated number changes."""
+def test_golden_numpy_stream() -> None:
+    """A NumPy release may change what a Generator draws; every simulated number would change."""
     generator = WindowStreams(KEY).at(window=7, chunk=3)
     assert generator.standard_normal(3).tolist() == pytest.approx(
         [-0.7877677461459321, -1.5312470636845268, 1.6721642788504971], rel=1e-12

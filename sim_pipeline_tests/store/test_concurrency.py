@@ -1,4 +1,4 @@
-"""Several runs over the same windows at once: nothing stored or sent twice, nobody stuck."""
+"""Concurrent runs over the same windows: nothing is stored or sent twice, no run is blocked."""
 
 import multiprocessing
 from collections import Counter
@@ -26,7 +26,7 @@ _processes = multiprocessing.get_context("spawn")
 
 @pytest.fixture
 def settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """As many values as make each run write several slices, by COPY."""
+    """Return settings with so many values that each run writes several batches by COPY."""
     monkeypatch.setenv("SIMULATION_INTERVAL", "600")
     monkeypatch.setenv("NUM_DATA_POINTS", "250")
     return read_settings(settings.model_dump(include={"rabbitmq_queue"}))
@@ -45,10 +45,10 @@ def _run(barrier: Barrier, overrides: dict[str, Any], scope: dict[str, Any]) -> 
 
 
 def run_at_once(*runs: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    """Start a process for each run, have all begin together, and wait until they are over.
+    """Start one process for each run, begin all runs at the same time, and wait for them.
 
     Args:
-        runs: of each, the settings that differ and the run's scope.
+        runs: for each run, the settings to override and its scope.
     """
     barrier = _processes.Barrier(len(runs))
     processes = [
@@ -62,8 +62,8 @@ def run_at_once(*runs: tuple[dict[str, Any], dict[str, Any]]) -> None:
     assert [process.exitcode for process in processes] == [0] * len(processes), "see stderr"
 
 
-def assert_whole(postgres: Postgres, messages: list[Received]) -> None:
-    """Each window stored once, published, and its last message equal to its rows."""
+def assert_consistent(postgres: Postgres, messages: list[Received]) -> None:
+    """Assert that each window is stored once and published, and its last message has its rows."""
     with postgres.engine.connect() as connection:
         rows = connection.execute(
             sa.text(
@@ -80,22 +80,22 @@ def assert_whole(postgres: Postgres, messages: list[Received]) -> None:
         assert row.published_at is not None
         assert row.rows == len(METRICS)
         body = bodies[row.message_id]
-        assert {one["metric"]: float(one["values"][0]) for one in body} == {
+        assert {series["metric"]: float(series["values"][0]) for series in body} == {
             metric: float(first) for metric, first in row.firsts.items()
         }
 
 
-def test_runs_over_the_same_windows_store_and_send_each_once(
+def test_concurrent_runs_store_and_send_each_window_once(
     settings: Settings, postgres: Postgres
 ) -> None:
     tick = {"since": "2026-11-20T06:00:00Z", "until": "2026-11-21T18:00:00Z", "replace": False}
     run_at_once(({}, {}), ({}, {}), ({}, tick), ({}, {"force": True}))
     messages = drain(settings)
     assert len(messages) == WINDOWS
-    assert_whole(postgres, messages)
+    assert_consistent(postgres, messages)
 
 
-def test_runs_of_different_seeds_leave_each_window_with_the_rows_of_one(
+def test_concurrent_runs_with_different_seeds_do_not_mix(
     settings: Settings, postgres: Postgres
 ) -> None:
     run_at_once(
@@ -104,10 +104,10 @@ def test_runs_of_different_seeds_leave_each_window_with_the_rows_of_one(
     messages = drain(settings)
     assert set(Counter(message.message_id for message in messages).values()) == {1}
     assert WINDOWS <= len(messages) <= 3 * WINDOWS
-    assert_whole(postgres, messages)
+    assert_consistent(postgres, messages)
 
 
-def test_feeds_that_send_again_at_once_send_each_window_as_often_as_asked_at_most(
+def test_concurrent_resends_send_each_window_twice_at_most(
     settings: Settings, postgres: Postgres
 ) -> None:
     run_at_once(({}, {}))
@@ -117,4 +117,4 @@ def test_feeds_that_send_again_at_once_send_each_window_as_often_as_asked_at_mos
     counts = Counter(message.message_id for message in messages)
     assert len(counts) == WINDOWS
     assert set(counts.values()) <= {1, 2}
-    assert_whole(postgres, messages)
+    assert_consistent(postgres, messages)

@@ -1,4 +1,4 @@
-"""Both drivers reach the database whatever it is called; neither tells the password."""
+"""Both drivers connect whatever the database is called; neither shows the password."""
 
 import dataclasses
 import socket
@@ -32,17 +32,17 @@ BOTH = pytest.mark.parametrize("connect", [by_sqlalchemy, by_adbc])
 
 
 def refusal(connect: Callable[[Postgres], object], postgres: Postgres) -> str:
-    """Return all that can be seen of a failure to connect: the traceback with every cause."""
+    """Return the message of a failure to connect; its traceback must not show the password."""
     with pytest.raises((sa.exc.OperationalError, adbc_driver_manager.OperationalError)) as raised:
         connect(postgres)
-    seen = "".join(traceback.format_exception(raised.value)) + repr(raised.value)
-    assert postgres.password not in seen
+    shown = "".join(traceback.format_exception(raised.value)) + repr(raised.value)
+    assert postgres.password not in shown
     return str(raised.value)
 
 
 @pytest.fixture
 def awkward(postgres: Postgres) -> Iterator[Postgres]:
-    """A role, a password and a database with every character that an address has a use for."""
+    """Return a database whose role, password and name contain all special characters of URLs."""
 
     def quoted(name: str) -> str:
         return '"' + name.replace('"', '""') + '"'
@@ -61,21 +61,21 @@ def awkward(postgres: Postgres) -> Iterator[Postgres]:
 
 
 @BOTH
-def test_any_character_may_be_in_user_password_and_database(
+def test_any_character_in_user_password_and_database(
     awkward: Postgres, connect: Callable[[Postgres], object]
 ) -> None:
     assert connect(awkward) == (USER, DATABASE)
 
 
-def test_the_password_is_in_no_description(awkward: Postgres) -> None:
+def test_password_is_in_no_description(awkward: Postgres) -> None:
     for description in (awkward, awkward.engine, {"postgres": awkward, "url": awkward.url}):
-        for seen in (str(description), repr(description), f"{description}"):
-            assert PASSWORD not in seen
-            assert awkward.url.render_as_string(hide_password=False) not in seen
+        for text in (str(description), repr(description), f"{description}"):
+            assert PASSWORD not in text
+            assert awkward.url.render_as_string(hide_password=False) not in text
 
 
 @BOTH
-def test_a_wrong_password_is_refused_and_not_told(
+def test_wrong_password_is_refused_and_not_shown(
     awkward: Postgres, connect: Callable[[Postgres], object]
 ) -> None:
     wrong = dataclasses.replace(awkward, password=PASSWORD[::-1])
@@ -83,7 +83,7 @@ def test_a_wrong_password_is_refused_and_not_told(
 
 
 @BOTH
-def test_an_unknown_database_is_named(
+def test_unknown_database_is_named(
     postgres: Postgres, connect: Callable[[Postgres], object]
 ) -> None:
     unknown = dataclasses.replace(postgres, database="nowhere")
@@ -92,7 +92,7 @@ def test_an_unknown_database_is_named(
 
 @BOTH
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_a_port_that_nobody_listens_on_is_named(
+def test_closed_port_is_named(
     postgres: Postgres, connect: Callable[[Postgres], object], host: str
 ) -> None:
     port = free_port()
@@ -104,15 +104,13 @@ def test_a_port_that_nobody_listens_on_is_named(
 
 
 @BOTH
-def test_a_host_that_is_unknown_is_named(
-    postgres: Postgres, connect: Callable[[Postgres], object]
-) -> None:
+def test_unknown_host_is_named(postgres: Postgres, connect: Callable[[Postgres], object]) -> None:
     unknown = dataclasses.replace(postgres, host="nowhere.invalid")
     assert '"nowhere.invalid"' in refusal(connect, unknown)
 
 
 @BOTH
-def test_encryption_that_the_server_lacks_is_an_error(
+def test_server_without_tls_is_refused(
     postgres: Postgres, connect: Callable[[Postgres], object]
 ) -> None:
     encrypted = dataclasses.replace(postgres, sslmode="require")
@@ -121,20 +119,18 @@ def test_encryption_that_the_server_lacks_is_an_error(
 
 @BOTH
 @pytest.mark.timeout(30)
-def test_a_host_that_does_not_answer_is_given_up(
-    postgres: Postgres, connect: Callable[[Postgres], object]
-) -> None:
-    """Something accepts the connection, and says nothing."""
+def test_silent_host_times_out(postgres: Postgres, connect: Callable[[Postgres], object]) -> None:
+    """The host accepts the connection and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         mute = dataclasses.replace(postgres, port=silent.getsockname()[1], connect_timeout=2)
         assert "timeout expired" in refusal(connect, mute)
 
 
-def test_reachable_is_what_answers(postgres: Postgres) -> None:
+def test_reachable(postgres: Postgres) -> None:
     assert postgres.reachable()
 
 
-def test_a_session_that_the_server_ended_is_replaced(postgres: Postgres) -> None:
+def test_terminated_session_is_replaced(postgres: Postgres) -> None:
     with postgres.engine.connect() as connection:
         before = connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
     server = sa.create_engine(postgres.url, poolclass=sa.NullPool)

@@ -1,4 +1,4 @@
-"""The migrations go up, down and up again, and several processes may run them at once."""
+"""The migrations run up and down, and in several processes at once."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ PROJECT = Path(__file__).parents[2]
 
 @pytest.fixture
 def empty(postgres_server: LocalPostgres) -> Iterator[Postgres]:
-    """A database without any table."""
+    """Return a database without tables."""
     name = f"empty_{uuid.uuid4().hex}"
     postgres_server.ensure_database(name)
     postgres = Postgres(
@@ -50,7 +50,7 @@ def test_up_down_and_up_again(empty: Postgres) -> None:
     assert relations(empty) == everything
 
 
-def test_the_columns_are_those_of_the_contract(postgres: Postgres) -> None:
+def test_columns_match_the_contract(postgres: Postgres) -> None:
     with postgres.engine.connect() as connection:
         columns = connection.execute(
             sa.text(
@@ -75,11 +75,11 @@ def test_the_columns_are_those_of_the_contract(postgres: Postgres) -> None:
     ]
 
 
-def test_the_tables_in_code_and_database_do_not_differ(postgres: Postgres) -> None:
+def test_schema_module_matches_migrations(postgres: Postgres) -> None:
     command.check(alembic_config(postgres))
 
 
-def test_processes_that_migrate_at_once_all_succeed(empty: Postgres) -> None:
+def test_concurrent_migrations_all_succeed(empty: Postgres) -> None:
     script = (
         "import sys; from sim_pipeline.store.migrations import upgrade;"
         " from sim_pipeline.store.connection import Postgres;"
@@ -92,13 +92,13 @@ def test_processes_that_migrate_at_once_all_succeed(empty: Postgres) -> None:
         )
         for _ in range(4)
     ]
-    said = [process.communicate(empty.password)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4, said
+    errors = [process.communicate(empty.password)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, errors
     assert "deliveries" in relations(empty)
 
 
 @pytest.mark.usefixtures("clean_environment")
-def test_alembics_own_command_line_reads_the_settings(empty: Postgres) -> None:
+def test_alembic_command_line_reads_the_settings(empty: Postgres) -> None:
     environment = os.environ | {
         "POSTGRES_HOST": empty.host,
         "POSTGRES_PORT": str(empty.port),
@@ -114,7 +114,7 @@ def test_alembics_own_command_line_reads_the_settings(empty: Postgres) -> None:
     assert "deliveries" in relations(empty)
 
 
-def test_the_summary_agrees_with_numpy(postgres: Postgres) -> None:
+def test_metric_summary_agrees_with_numpy(postgres: Postgres) -> None:
     values = np.random.default_rng(5).lognormal(size=101)
     with postgres.engine.begin() as connection:
         connection.execute(

@@ -1,4 +1,4 @@
-"""Old results go with their ledger entries: nothing else does, and nobody waits for it."""
+"""Old results are removed with their ledger entries, nothing else is, and no lock is waited for."""
 
 import threading
 from collections.abc import Callable
@@ -8,24 +8,25 @@ from datetime import datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
+from sim_pipeline.store.completeness import MissingWindows, find_missing
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline.store.ledger import MissingWindows, Span, claim, find_missing, reopen
+from sim_pipeline.store.ledger import Span, claim, reopen
 from sim_pipeline.store.retention import RemovedResults, remove_delivered
-from sim_pipeline_tests.store.windows import (
+from sim_pipeline_tests.support.assertions import wait_until
+from sim_pipeline_tests.support.stored_windows import (
     FIRST,
     HOUR,
     START,
+    batch_of,
     execute,
     fetch,
-    labels,
     ledger_entries,
     pending_entries,
     sessions_waiting,
-    slice_of,
     store,
     stored_rows,
+    window_starts,
 )
-from sim_pipeline_tests.support.waiting import wait_until
 
 MODELS = ("GPT-4o", "Llama-3.1-8B")
 # A window is delivered five minutes after its end.
@@ -41,52 +42,52 @@ def deliver(postgres: Postgres, where: str = "true") -> None:
     )
 
 
-def left(postgres: Postgres) -> tuple[set[tuple[str, datetime]], set[tuple[str, datetime]]]:
-    """The windows that have rows, and those that have an entry."""
+def remaining(postgres: Postgres) -> tuple[set[tuple[str, datetime]], set[tuple[str, datetime]]]:
+    """Return the windows that have rows, and those that have an entry."""
     rows = {(row[1], row[3]) for row in stored_rows(postgres)}
     return rows, {entry[:2] for entry in ledger_entries(postgres)}
 
 
 @pytest.fixture
 def delivered(postgres: Postgres) -> Postgres:
-    """Twelve windows of two models, all delivered."""
-    store(postgres, slice_of(MODELS, labels(12)))
+    """Return a database with twelve windows of two models, all delivered."""
+    store(postgres, batch_of(MODELS, window_starts(12)))
     deliver(postgres)
     return postgres
 
 
-def test_rows_and_entries_older_than_the_moment_go_together(delivered: Postgres) -> None:
+def test_old_rows_and_entries_are_removed_together(delivered: Postgres) -> None:
     before = START + 5 * HOUR + DELAY
     assert remove_delivered(delivered.engine, before) == RemovedResults(windows=10, rows=40)
-    kept = {(name, label) for name in MODELS for label in labels(12)[5:]}
-    assert left(delivered) == (kept, kept)
+    kept = {(name, start) for name in MODELS for start in window_starts(12)[5:]}
+    assert remaining(delivered) == (kept, kept)
     assert len(stored_rows(delivered)) == 14 * 4
 
 
 @pytest.mark.parametrize("batch", [1, 4, 5, 1000])
-def test_any_size_of_batch_removes_the_same(delivered: Postgres, batch: int) -> None:
+def test_any_batch_size_removes_the_same(delivered: Postgres, batch: int) -> None:
     removed = remove_delivered(delivered.engine, START + 5 * HOUR + DELAY, batch)
     assert removed == RemovedResults(windows=10, rows=40)
 
 
-def test_a_second_time_nothing_is_left_to_remove(delivered: Postgres) -> None:
+def test_second_removal_removes_nothing(delivered: Postgres) -> None:
     before = START + 5 * HOUR
     remove_delivered(delivered.engine, before)
-    state = left(delivered)
+    state = remaining(delivered)
     assert remove_delivered(delivered.engine, before) == RemovedResults()
-    assert left(delivered) == state
+    assert remaining(delivered) == state
 
 
-def test_what_is_pending_stays_however_old(postgres: Postgres) -> None:
-    store(postgres, slice_of(MODELS, labels(4)))
+def test_pending_windows_are_kept(postgres: Postgres) -> None:
+    store(postgres, batch_of(MODELS, window_starts(4)))
     deliver(postgres, "llm_name = 'GPT-4o'")
     assert remove_delivered(postgres.engine, START + 900 * HOUR, 2).windows == 4
-    kept = {("Llama-3.1-8B", label) for label in labels(4)}
-    assert left(postgres) == (kept, kept)
+    kept = {("Llama-3.1-8B", start) for start in window_starts(4)}
+    assert remaining(postgres) == (kept, kept)
     assert len(pending_entries(postgres)) == 4
 
 
-def test_a_window_that_was_sent_again_is_kept_from_then_on(delivered: Postgres) -> None:
+def test_resent_window_is_kept(delivered: Postgres) -> None:
     with delivered.engine.begin() as connection:
         reopen(connection, Span(("GPT-4o",), START, START + HOUR))
     execute(
@@ -95,34 +96,34 @@ def test_a_window_that_was_sent_again_is_kept_from_then_on(delivered: Postgres) 
         at=START + 100 * HOUR,
     )
     assert remove_delivered(delivered.engine, START + 50 * HOUR).windows == 23
-    assert left(delivered)[1] == {("GPT-4o", START)}
+    assert remaining(delivered)[1] == {("GPT-4o", START)}
 
 
-def test_models_that_are_no_longer_simulated_and_odd_names_go_too(postgres: Postgres) -> None:
-    store(postgres, slice_of(["it's", "100% {x}", "日本"], labels(2)))
+def test_unknown_models_and_odd_names_are_removed(postgres: Postgres) -> None:
+    store(postgres, batch_of(["it's", "100% {x}", "日本"], window_starts(2)))
     deliver(postgres)
     assert remove_delivered(postgres.engine, START + 50 * HOUR) == RemovedResults(6, 24)
-    assert left(postgres) == (set(), set())
+    assert remaining(postgres) == (set(), set())
 
 
-def test_an_empty_database_has_nothing_to_remove(postgres: Postgres) -> None:
+def test_empty_database_has_nothing_to_remove(postgres: Postgres) -> None:
     assert remove_delivered(postgres.engine, START) == RemovedResults()
 
 
-def test_a_tick_asks_for_nothing_that_was_removed(delivered: Postgres) -> None:
+def test_removed_windows_are_missing_only_in_their_range(delivered: Postgres) -> None:
     remove_delivered(delivered.engine, START + 5 * HOUR + DELAY)
     with delivered.engine.connect() as connection:
         assert find_missing(connection, MODELS, range(FIRST + 5, FIRST + 12), HOUR) is None
-        # That the removed ones would be asked for is why they must lie before the catch-up.
+        # A schedule would simulate removed windows again, so they must be older than the catch-up.
         assert find_missing(connection, MODELS, range(FIRST, FIRST + 12), HOUR) == MissingWindows(
             Span(MODELS, START, START + 5 * HOUR), 10
         )
 
 
-def test_a_removed_window_can_be_made_and_sent_again(delivered: Postgres) -> None:
+def test_removed_window_can_be_stored_and_sent_again(delivered: Postgres) -> None:
     before = START + 5 * HOUR
     remove_delivered(delivered.engine, before)
-    store(delivered, slice_of(MODELS, labels(2)))
+    store(delivered, batch_of(MODELS, window_starts(2)))
     assert remove_delivered(delivered.engine, before) == RemovedResults()
     with claim(delivered.engine, Span(MODELS, START, START + 2 * HOUR), 10) as claimed:
         assert len(claimed.pending) == 4
@@ -130,8 +131,8 @@ def test_a_removed_window_can_be_made_and_sent_again(delivered: Postgres) -> Non
     assert remove_delivered(delivered.engine, before) == RemovedResults()
 
 
-def test_what_others_hold_is_passed_over_without_waiting(delivered: Postgres) -> None:
-    """A feed that sends a window again, and a writer that is at another one."""
+def test_locked_entries_are_skipped(delivered: Postgres) -> None:
+    """A feed has claimed one window, a writer another."""
     with delivered.engine.begin() as connection:
         reopen(connection, Span(("GPT-4o",), START, START + HOUR))
     with (
@@ -144,14 +145,14 @@ def test_what_others_hold_is_passed_over_without_waiting(delivered: Postgres) ->
         )
         assert remove_delivered(delivered.engine, START + 50 * HOUR, 3).windows == 21
         claimed.mark_published([entry.message_id for entry in claimed.pending])
-    assert left(delivered)[1] == {
+    assert remaining(delivered)[1] == {
         ("GPT-4o", START),
         *((name, START + 2 * HOUR) for name in MODELS),
     }
 
 
-def test_rows_and_entry_of_one_removed_half_way_are_both_still_there(delivered: Postgres) -> None:
-    """A batch waits for a reader's lock on the table; it is then killed."""
+def test_interrupted_removal_removes_nothing(delivered: Postgres) -> None:
+    """The server ends the session while it waits for a lock on the table."""
     with ThreadPoolExecutor() as threads, delivered.engine.connect() as other:
         other.execute(sa.text("LOCK TABLE simulation_results IN SHARE MODE"))
         removing = threads.submit(remove_delivered, delivered.engine, START + 5 * HOUR)
@@ -164,27 +165,30 @@ def test_rows_and_entry_of_one_removed_half_way_are_both_still_there(delivered: 
         with pytest.raises(sa.exc.OperationalError):
             removing.result()
         other.rollback()
-    assert [len(windows) for windows in left(delivered)] == [24, 24]
+    assert [len(windows) for windows in remaining(delivered)] == [24, 24]
     assert remove_delivered(delivered.engine, START + 5 * HOUR).windows == 8
 
 
-def test_writers_feeds_and_removers_at_once_neither_deadlock_nor_part_rows_from_entries(
+def test_concurrent_writers_feeds_and_removers(
     postgres: Postgres,
 ) -> None:
-    """Some write and send the same windows over and over, in both orders, while two remove them."""
+    """Two write the same windows in both orders, one sends them, two remove them: no deadlock.
+
+    At the end every window has both its rows and its entry, or neither.
+    """
     span = Span(MODELS, START, START + 60 * HOUR)
 
     def write(version: str) -> None:
         for index in range(20):
             names = MODELS if index % 2 else MODELS[::-1]
-            store(postgres, slice_of(names, labels(60), version=version))
+            store(postgres, batch_of(names, window_starts(60), version=version))
 
     def send() -> None:
         with claim(postgres.engine, span, 40) as claimed:
             claimed.mark_published([entry.message_id for entry in claimed.pending])
 
     def remove() -> int:
-        # Before a moment that is still to come: what was delivered just now goes as well.
+        # A time in the future, so that windows delivered just now are removed as well.
         later = fetch(postgres, "SELECT now() + interval '1 day'")[0][0]
         return remove_delivered(postgres.engine, later, 7).windows
 
@@ -207,6 +211,6 @@ def test_writers_feeds_and_removers_at_once_neither_deadlock_nor_part_rows_from_
         removed = sum(other.result() for other in others)
     send()
     assert removed + remove() > 0
-    rows, entries = left(postgres)
+    rows, entries = remaining(postgres)
     assert rows == entries
     assert len(stored_rows(postgres)) == 4 * len(rows)

@@ -1,4 +1,4 @@
-"""What a database must be like, and that sessions do not depend on its defaults."""
+"""Requirements on a database are checked, and sessions do not depend on its defaults."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from sim_pipeline.store.connection import SESSION_SETTINGS, Postgres
 from sim_pipeline.store.server_facts import ids_running_out, unmet_requirements
 from sim_pipeline_tests.support.databases import database_in
 
-# Each is the default of some service that people use, or of a role that somebody set up.
+# Each is a default of a real hosting service, or a plausible setting of a role.
 ODD_DEFAULTS = {
     "TimeZone": "Asia/Shanghai",
     "DateStyle": "SQL, DMY",
@@ -29,7 +29,7 @@ ODD_DEFAULTS = {
 
 @pytest.fixture
 def admin(postgres_server: LocalPostgres) -> Iterator[Callable[[str], None]]:
-    """Execute statements as the server's superuser."""
+    """Return a function that executes a statement as the server's superuser."""
     engine = sa.create_engine(
         postgres_server.url(), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
     )
@@ -43,7 +43,7 @@ def admin(postgres_server: LocalPostgres) -> Iterator[Callable[[str], None]]:
 
 @pytest.fixture
 def role(postgres: Postgres, admin: Callable[[str], None]) -> Iterator[Postgres]:
-    """A role with no right but to connect, in the test's database."""
+    """Return the test's database with a role that may only connect."""
     name = f"role_{uuid.uuid4().hex}"
     admin(f"CREATE ROLE {name} LOGIN PASSWORD 'of the tests'")
     of_role = replace(postgres, user=name, password="of the tests")  # noqa: S106 - as it says
@@ -58,7 +58,7 @@ def unmet(postgres: Postgres, *, temporary_tables: bool = True) -> list[str]:
         return unmet_requirements(connection, temporary_tables=temporary_tables)
 
 
-def test_a_database_of_ours_is_fit(postgres: Postgres) -> None:
+def test_suitable_database_passes(postgres: Postgres) -> None:
     assert unmet(postgres) == []
 
 
@@ -76,7 +76,7 @@ def by_adbc(postgres: Postgres, name: str) -> object:
 
 
 @pytest.mark.parametrize("ask", [by_sqlalchemy, by_adbc])
-def test_odd_defaults_reach_no_session(
+def test_sessions_override_odd_defaults(
     role: Postgres, admin: Callable[[str], None], ask: Callable[[Postgres, str], object]
 ) -> None:
     for name, value in ODD_DEFAULTS.items():
@@ -89,7 +89,7 @@ def test_odd_defaults_reach_no_session(
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
-def test_another_encoding_is_named(
+def test_wrong_encoding_is_reported(
     postgres_server: LocalPostgres, admin: Callable[[str], None], encoding: str
 ) -> None:
     name = f"encoded_{uuid.uuid4().hex}"
@@ -103,17 +103,17 @@ def test_another_encoding_is_named(
     assert line.startswith(f"its encoding is {encoding}: allowed is UTF8")
 
 
-def test_a_role_without_temporary_tables_is_named(
+def test_role_without_temporary_tables_is_reported(
     role: Postgres, admin: Callable[[str], None]
 ) -> None:
     admin(f'REVOKE TEMPORARY ON DATABASE "{role.database}" FROM PUBLIC')
     assert unmet(role) == [
-        f"role '{role.user}' may not make temporary tables: GRANT TEMPORARY ON DATABASE to it"
+        f"role '{role.user}' may not create temporary tables: run GRANT TEMPORARY ON DATABASE"
     ]
     assert unmet(role, temporary_tables=False) == []
 
 
-def test_a_search_path_without_a_schema_is_named(
+def test_search_path_without_schema_is_reported(
     role: Postgres, admin: Callable[[str], None]
 ) -> None:
     admin(f"ALTER ROLE {role.user} SET search_path = nowhere")
@@ -122,13 +122,13 @@ def test_a_search_path_without_a_schema_is_named(
     assert "'nowhere'" in line
 
 
-def test_a_transaction_timeout_is_named(role: Postgres, admin: Callable[[str], None]) -> None:
+def test_transaction_timeout_is_reported(role: Postgres, admin: Callable[[str], None]) -> None:
     admin(f"ALTER ROLE {role.user} SET transaction_timeout = '5s'")
     (line,) = unmet(role)
     assert line.startswith("transaction_timeout is 5s: allowed is 0")
 
 
-def test_a_pooler_that_drops_the_settings_is_named(postgres: Postgres) -> None:
+def test_pooler_that_drops_settings_is_reported(postgres: Postgres) -> None:
     dropped = sa.create_engine(
         postgres.url.difference_update_query(["options"]), poolclass=sa.NullPool
     )
@@ -146,12 +146,12 @@ def test_a_pooler_that_drops_the_settings_is_named(postgres: Postgres) -> None:
         (3 * 2**29 - 1, None, None),
         (3 * 2**29 + 1, None, 2**29 - 2),
         (2**31 - 2, None, 1),
-        # Restarted at the lowest number there is: rows from 1 on are in the way.
+        # Restarted at the lowest possible number: it meets the row with id 1.
         (-(2**31), 1, None),
         (-1000, 1, 1000),
     ],
 )
-def test_a_warning_says_how_many_ids_are_left(
+def test_warning_says_how_many_ids_are_left(
     postgres: Postgres, last: int, first_row: int | None, left: int | None
 ) -> None:
     with postgres.engine.begin() as connection:
@@ -170,6 +170,6 @@ def test_a_warning_says_how_many_ids_are_left(
         assert f"has {left:,} ids left" in warning
 
 
-def test_an_unused_sequence_warns_of_nothing(postgres: Postgres) -> None:
+def test_unused_sequence_gives_no_warning(postgres: Postgres) -> None:
     with postgres.engine.connect() as connection:
         assert ids_running_out(connection) is None

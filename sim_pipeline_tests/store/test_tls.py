@@ -1,7 +1,7 @@
-"""TLS to PostgreSQL: encrypted, and only with the one that the certificate is for.
+"""TLS to PostgreSQL: encrypted, and only to a server with a valid certificate.
 
-The server that the tests have speaks none: the proxy before it does, and hangs up on who does not
-ask for it. What is tested is the clients' part, which is libpq's own in each of them.
+The test server does not support TLS. A proxy in front of it does, and closes connections that do
+not request TLS. These tests cover the client side, which is libpq in every driver.
 """
 
 import uuid
@@ -18,19 +18,22 @@ import sqlalchemy as sa
 from sim_pipeline.config import read_settings
 from sim_pipeline.dagster_instance.storage import create_tables
 from sim_pipeline.local_servers.postgres import LocalPostgres
+from sim_pipeline.store.batches import WindowBatch
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline.store.error_translation import translate_db_errors
-from sim_pipeline.store.errors import StoreTlsError, StoreUnreachableError
-from sim_pipeline.store.writer import FEW_VALUES
-from sim_pipeline_tests.store.windows import labels, slice_of, store, stored_rows
+from sim_pipeline.store.errors import ErrorKind, StoreError, translate_db_errors
+from sim_pipeline.store.writer import MAX_INSERT_VALUES
+from sim_pipeline_tests.support.assertions import exception_text
 from sim_pipeline_tests.support.certificates import Authority
-from sim_pipeline_tests.support.exceptions import all_told
+from sim_pipeline_tests.support.stored_windows import batch_of, store, stored_rows, window_starts
 from sim_pipeline_tests.support.tcp_proxy import TcpProxy
 
 # By psycopg2, and by ADBC.
 WRITES = pytest.mark.parametrize(
-    "part",
-    [slice_of(["GPT-4o"], labels(3)), slice_of(["GPT-4o"], labels(FEW_VALUES // 10))],
+    "batch",
+    [
+        batch_of(["GPT-4o"], window_starts(3)),
+        batch_of(["GPT-4o"], window_starts(MAX_INSERT_VALUES // 10)),
+    ],
     ids=["small", "large"],
 )
 
@@ -48,7 +51,7 @@ def other_authority(tmp_path: Path) -> Authority:
 
 @pytest.fixture
 def tls_proxy(authority: Authority, postgres_server: LocalPostgres) -> Iterator[TcpProxy]:
-    """Ends TLS before the server, as localhost."""
+    """Return a proxy that terminates TLS in front of the server, as localhost."""
     with TcpProxy(
         (postgres_server.host, postgres_server.port),
         tls_on_request=authority.server_context("localhost"),
@@ -69,62 +72,64 @@ def encrypted(postgres: Postgres, tls_proxy: TcpProxy, authority: Authority) -> 
     encrypted.engine.dispose()
 
 
-def refused(postgres: Postgres, part: object) -> str:
-    with pytest.raises(StoreTlsError) as raised, translate_db_errors(postgres):
-        store(postgres, part)  # type: ignore[arg-type]
-    assert postgres.password not in all_told(raised.value)
+def refused(postgres: Postgres, batch: WindowBatch) -> str:
+    with pytest.raises(StoreError) as raised, translate_db_errors(postgres):
+        store(postgres, batch)
+    assert raised.value.kind is ErrorKind.TLS
+    assert postgres.password not in exception_text(raised.value)
     message = str(raised.value)
-    assert message.startswith(f"no trust in {postgres}: ")
+    assert message.startswith(f"TLS verification failed for {postgres}: ")
     return message
 
 
 @WRITES
-def test_rows_arrive_by_tls(encrypted: Postgres, part: object) -> None:
-    store(encrypted, part)  # type: ignore[arg-type]
+def test_rows_arrive_by_tls(encrypted: Postgres, batch: WindowBatch) -> None:
+    store(encrypted, batch)
     assert stored_rows(encrypted)
 
 
 @WRITES
-def test_without_tls_nothing_gets_through(encrypted: Postgres, part: object) -> None:
+def test_connection_without_tls_fails(encrypted: Postgres, batch: WindowBatch) -> None:
     plain = replace(encrypted, sslmode="disable", sslrootcert=None)
-    with pytest.raises(StoreUnreachableError), translate_db_errors(plain):
-        store(plain, part)  # type: ignore[arg-type]
+    with pytest.raises(StoreError) as raised, translate_db_errors(plain):
+        store(plain, batch)
+    assert raised.value.kind is ErrorKind.UNREACHABLE
 
 
 @WRITES
-def test_an_unknown_authority_is_not_trusted(
-    encrypted: Postgres, other_authority: Authority, part: object
+def test_unknown_ca_is_refused(
+    encrypted: Postgres, other_authority: Authority, batch: WindowBatch
 ) -> None:
-    message = refused(replace(encrypted, sslrootcert=other_authority.ca_file), part)
+    message = refused(replace(encrypted, sslrootcert=other_authority.ca_file), batch)
     assert "certificate verify failed" in message
-    assert f"{other_authority.ca_file} hold the authority that signed it" in message
+    assert f"{other_authority.ca_file} must contain the CA that signed it" in message
 
 
 @WRITES
-def test_a_certificate_for_another_host_is_not_trusted(
-    encrypted: Postgres, tls_proxy: TcpProxy, part: object
+def test_certificate_for_another_host_is_refused(
+    encrypted: Postgres, tls_proxy: TcpProxy, batch: WindowBatch
 ) -> None:
-    message = refused(replace(encrypted, host=tls_proxy.host), part)
+    message = refused(replace(encrypted, host=tls_proxy.host), batch)
     assert f'does not match host name "{tls_proxy.host}"' in message
-    assert "host be the name of its certificate" in message
+    assert "the host must match the name in its certificate" in message
 
 
 @WRITES
-def test_a_server_without_tls_is_not_trusted(
-    encrypted: Postgres, postgres: Postgres, part: object
+def test_server_without_tls_is_refused(
+    encrypted: Postgres, postgres: Postgres, batch: WindowBatch
 ) -> None:
-    assert "does not support SSL" in refused(replace(encrypted, port=postgres.port), part)
+    assert "does not support SSL" in refused(replace(encrypted, port=postgres.port), batch)
 
 
 @WRITES
 @pytest.mark.parametrize("content", [None, "", "not a certificate"])
-def test_a_ca_file_that_cannot_be_used_is_named(
-    encrypted: Postgres, tmp_path: Path, content: str | None, part: object
+def test_unusable_ca_file_is_named(
+    encrypted: Postgres, tmp_path: Path, content: str | None, batch: WindowBatch
 ) -> None:
     file = tmp_path / "wrong.pem"
     if content is not None:
         file.write_text(content)
-    assert str(file) in refused(replace(encrypted, sslrootcert=file), part)
+    assert str(file) in refused(replace(encrypted, sslrootcert=file), batch)
 
 
 @pytest.fixture
@@ -134,7 +139,7 @@ def dagster_settings(
     clean_environment: None,  # noqa: ARG001 - for what it clears
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[None]:
-    """The environment of Dagster's processes where the server wants TLS, and a database for it."""
+    """Set up the environment of Dagster's processes with TLS, and a database for its storage."""
     database = f"dagster_{uuid.uuid4().hex}"
     postgres_server.ensure_database(database)
     settings = read_settings(
@@ -160,14 +165,14 @@ def dagster_settings(
 
 
 @pytest.mark.usefixtures("dagster_settings")
-def test_dagsters_storage_trusts_whom_the_results_database_is_trusted_to(
+def test_dagster_storage_verifies_tls_too(
     other_authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with dg.DagsterInstance.from_config(str(Path(__file__).parents[2])) as instance:
         create_tables(instance)
         assert instance.get_runs_count() == 0
         storage: Any = instance.event_log_storage
-    # Dagster itself would try for ten seconds.
+    # Not by Dagster, which would retry for ten seconds.
     monkeypatch.setenv("PGSSLROOTCERT", str(other_authority.ca_file))
     with pytest.raises(psycopg2.OperationalError, match="certificate verify failed"):
         psycopg2.connect(storage.postgres_url)

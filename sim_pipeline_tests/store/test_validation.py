@@ -1,4 +1,4 @@
-"""Rows that a feed must not send are found, with the reason, and good ones pass."""
+"""Rows that must not be published fail with a reason; consistent rows pass."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -8,20 +8,20 @@ import pytest
 from numpy.typing import NDArray
 
 from sim_pipeline.metrics import METRICS
-from sim_pipeline.store.batches import Slice
+from sim_pipeline.store.batches import WindowBatch
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.ledger import Span
 from sim_pipeline.store.validation import ValidationResult, incomplete_windows, inconsistent_windows
-from sim_pipeline_tests.store.windows import (
+from sim_pipeline_tests.support.stored_windows import (
     FIRST,
     HOUR,
     START,
+    batch_of,
     consistent_values,
     execute,
-    labels,
     message_ids,
-    slice_of,
     store,
+    window_starts,
 )
 
 MODELS = ("GPT-4o", "Llama-3.1-8B")
@@ -29,7 +29,7 @@ NONE = ValidationResult(0, ())
 TTFT, TPS, E2E, RPS = range(4)
 
 NOT_FINITE = "a value is not finite"
-NO_TOKENS = "1 + (e2e_latency - TTFT) * TPS is not a number of tokens from 2 on"
+NO_TOKENS = "1 + (e2e_latency - TTFT) * TPS is not a whole number >= 2"
 LENGTHS = "the four metrics have different numbers of values"
 
 
@@ -52,19 +52,21 @@ def inconsistent(
 
 def store_values(postgres: Postgres, values: NDArray[np.float64]) -> None:
     count = len(values)
-    store(postgres, Slice(["GPT-4o"] * count, labels(count), message_ids(count), values))
+    store(
+        postgres, WindowBatch(["GPT-4o"] * count, window_starts(count), message_ids(count), values)
+    )
 
 
 # Complete
 
 
-def test_windows_with_their_four_rows_pass(postgres: Postgres) -> None:
-    store(postgres, slice_of(MODELS, labels(4)))
+def test_windows_with_four_rows_pass(postgres: Postgres) -> None:
+    store(postgres, batch_of(MODELS, window_starts(4)))
     assert incomplete(postgres, range(FIRST, FIRST + 4)) == NONE
 
 
-def test_windows_that_lack_rows_are_found(postgres: Postgres) -> None:
-    store(postgres, slice_of(MODELS, labels(4)))
+def test_windows_that_lack_rows_fail(postgres: Postgres) -> None:
+    store(postgres, batch_of(MODELS, window_starts(4)))
     execute(postgres, "DELETE FROM simulation_results WHERE id IN (5, 9, 10, 11, 12)")
     assert incomplete(postgres, range(FIRST, FIRST + 4)) == ValidationResult(
         2,
@@ -75,8 +77,8 @@ def test_windows_that_lack_rows_are_found(postgres: Postgres) -> None:
     )
 
 
-def test_only_the_windows_and_models_asked_for_are_looked_at(postgres: Postgres) -> None:
-    store(postgres, slice_of(MODELS, labels(4)[1:3]))
+def test_only_requested_windows_and_models_are_checked(postgres: Postgres) -> None:
+    store(postgres, batch_of(MODELS, window_starts(4)[1:3]))
     assert incomplete(postgres, range(FIRST + 1, FIRST + 3)) == NONE
     assert incomplete(postgres, range(FIRST, FIRST + 3)).windows == 2
     assert incomplete(postgres, range(FIRST + 1, FIRST + 4)).windows == 2
@@ -85,10 +87,10 @@ def test_only_the_windows_and_models_asked_for_are_looked_at(postgres: Postgres)
     assert incomplete(postgres, range(FIRST, FIRST), MODELS) == NONE
 
 
-def test_the_earliest_few_are_named(postgres: Postgres) -> None:
-    finding = incomplete(postgres, range(FIRST, FIRST + 100))
-    assert finding.windows == 200
-    assert finding.examples == (
+def test_first_failures_are_named(postgres: Postgres) -> None:
+    result = incomplete(postgres, range(FIRST, FIRST + 100))
+    assert result.windows == 200
+    assert result.examples == (
         "GPT-4o 2026-11-24T00:00:00Z: 0 rows of 4",
         "Llama-3.1-8B 2026-11-24T00:00:00Z: 0 rows of 4",
         "GPT-4o 2026-11-24T01:00:00Z: 0 rows of 4",
@@ -100,7 +102,7 @@ def test_any_interval_past_2038(postgres: Postgres, seconds: int) -> None:
     interval = timedelta(seconds=seconds)
     first = 4_102_444_800 // seconds  # 2100
     start = START + (first * seconds - FIRST * 3600) * timedelta(seconds=1)
-    store(postgres, slice_of(["a"], labels(3, start=start, step=interval)))
+    store(postgres, batch_of(["a"], window_starts(3, start=start, step=interval)))
     assert incomplete(postgres, range(first, first + 3), ["a"], interval) == NONE
     assert incomplete(postgres, range(first - 1, first + 3), ["a"], interval).windows == 1
 
@@ -108,23 +110,23 @@ def test_any_interval_past_2038(postgres: Postgres, seconds: int) -> None:
 # Consistent
 
 
-def test_values_of_requests_that_could_have_been_pass(postgres: Postgres) -> None:
+def test_consistent_values_pass(postgres: Postgres) -> None:
     store_values(postgres, consistent_values(9, points=200))
     assert inconsistent(postgres) == NONE
 
 
 def test_extreme_requests_pass(postgres: Postgres) -> None:
     requests = [
-        (0.3, 50.0, 0.3 + 1 / 50, 0.0),  # two tokens; nothing completed in the slice
+        (0.3, 50.0, 0.3 + 1 / 50, 0.0),  # two tokens; no request completed in the slice
         (0.1, 1e-3, 0.1 + 1e6 / 1e-3, 1.0),  # a million tokens, slowly
         (1e-9, 1e9, 1e-9 + 7 / 1e9, 1e9),
-        (200.0, 1000.0, 200.0 + 1 / 1000, 1.0),  # what is small is lost in what is large
+        (200.0, 1000.0, 200.0 + 1 / 1000, 1.0),  # the small term is lost in the large one
     ]
     store_values(postgres, np.array(requests).reshape(-1, 4, 1))
     assert inconsistent(postgres) == NONE
 
 
-def test_one_value_that_cannot_be_fails_its_window(postgres: Postgres) -> None:
+def test_one_impossible_value_fails_its_window(postgres: Postgres) -> None:
     bad = [
         *(
             (metric, value, NOT_FINITE)
@@ -151,12 +153,12 @@ def test_one_value_that_cannot_be_fails_its_window(postgres: Postgres) -> None:
     for window, (metric, value, _) in enumerate(bad):
         values[window, metric, window % 5] = value
     store_values(postgres, values)
-    for label, (metric, value, reason) in zip(labels(len(bad)), bad, strict=True):
-        expected = ValidationResult(1, (f"GPT-4o {label:%Y-%m-%dT%H:%M:%SZ}: {reason}",))
-        assert inconsistent(postgres, start=label, hours=1) == expected, (METRICS[metric], value)
+    for start, (metric, value, reason) in zip(window_starts(len(bad)), bad, strict=True):
+        expected = ValidationResult(1, (f"GPT-4o {start:%Y-%m-%dT%H:%M:%SZ}: {reason}",))
+        assert inconsistent(postgres, start=start, hours=1) == expected, (METRICS[metric], value)
 
 
-def test_extremes_together_are_a_finding_and_no_error(postgres: Postgres) -> None:
+def test_extreme_products_fail_without_sql_error(postgres: Postgres) -> None:
     large, small = [0.2, 1e308, 1e308, 1.0], [5e-324, 5e-324, 1e-323, 1.0]
     store_values(postgres, np.array([large, small]).reshape(2, 4, 1))
     assert inconsistent(postgres).windows == 2
@@ -171,31 +173,31 @@ def test_metrics_of_different_lengths_fail(postgres: Postgres) -> None:
         ('array_replace("values", "values"[2], NULL)', ("TPS",), LENGTHS),
     ]
     store_values(postgres, consistent_values(len(changes)))
-    for label, (change, metrics, reason) in zip(labels(len(changes)), changes, strict=True):
+    for start, (change, metrics, reason) in zip(window_starts(len(changes)), changes, strict=True):
         execute(
             postgres,
             f'UPDATE simulation_results SET "values" = {change}'
-            ' WHERE "timestamp" = :label AND metric = ANY(:metrics)',
-            label=label,
+            ' WHERE "timestamp" = :start AND metric = ANY(:metrics)',
+            start=start,
             metrics=list(metrics),
         )
-        expected = ValidationResult(1, (f"GPT-4o {label:%Y-%m-%dT%H:%M:%SZ}: {reason}",))
-        assert inconsistent(postgres, start=label, hours=1) == expected, change
+        expected = ValidationResult(1, (f"GPT-4o {start:%Y-%m-%dT%H:%M:%SZ}: {reason}",))
+        assert inconsistent(postgres, start=start, hours=1) == expected, change
 
 
-def test_windows_that_lack_rows_are_left_to_the_other_question(postgres: Postgres) -> None:
+def test_incomplete_windows_are_not_judged(postgres: Postgres) -> None:
     store_values(postgres, -consistent_values(2))
     execute(postgres, "DELETE FROM simulation_results WHERE id = 1")
     assert inconsistent(postgres).windows == 1
 
 
-def test_only_the_span_is_looked_at(postgres: Postgres) -> None:
-    store(postgres, slice_of(MODELS, labels(4)))
+def test_only_the_span_is_checked(postgres: Postgres) -> None:
+    store(postgres, batch_of(MODELS, window_starts(4)))
     execute(
         postgres,
         "UPDATE simulation_results SET \"values\" = '{-1,-1,-1,-1,-1}'"
-        " WHERE llm_name = 'GPT-4o' AND \"timestamp\" = :label",
-        label=START + HOUR,
+        " WHERE llm_name = 'GPT-4o' AND \"timestamp\" = :start",
+        start=START + HOUR,
     )
     assert inconsistent(postgres).windows == 1
     assert inconsistent(postgres, ("GPT-4o",), START + HOUR, 1).windows == 1
@@ -206,22 +208,22 @@ def test_only_the_span_is_looked_at(postgres: Postgres) -> None:
 
 
 def test_thousands_of_windows(postgres: Postgres) -> None:
-    """All judged, the earliest few named."""
+    """All of them are checked, and the first few are named."""
     count = 6000
     values = consistent_values(2 * count)
     values[::100, TTFT] *= -1
     store(
         postgres,
-        Slice(
+        WindowBatch(
             [name for name in MODELS for _ in range(count)],
-            labels(count) * 2,
+            window_starts(count) * 2,
             message_ids(2 * count),
             values,
         ),
     )
-    finding = inconsistent(postgres, hours=count)
-    assert finding.windows == 2 * count // 100
-    assert finding.examples == (
+    result = inconsistent(postgres, hours=count)
+    assert result.windows == 2 * count // 100
+    assert result.examples == (
         "GPT-4o 2026-11-24T00:00:00Z: a TTFT is not above 0",
         "Llama-3.1-8B 2026-11-24T00:00:00Z: a TTFT is not above 0",
         "GPT-4o 2026-11-28T04:00:00Z: a TTFT is not above 0",

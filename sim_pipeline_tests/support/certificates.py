@@ -1,4 +1,4 @@
-"""Certificates for one test, from an authority that nobody else trusts."""
+"""A certificate authority for one test, which issues server certificates."""
 
 import ssl
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Authority:
     """A certificate authority.
 
     Attributes:
-        ca_file: Its own certificate, for who is to trust it.
+        ca_file: the authority's own certificate, for clients that should trust it.
     """
 
     ca_file: Path
@@ -38,9 +38,9 @@ class Authority:
 
     @classmethod
     def make(cls, directory: Path) -> "Authority":
-        """Make an authority that keeps its file in the directory."""
+        """Create an authority that writes its files to the directory."""
         key = ec.generate_private_key(ec.SECP256R1())
-        name = _name("an authority of a test")
+        name = _name("test authority")
         certificate = (
             _builder(name, name, key)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
@@ -55,12 +55,12 @@ class Authority:
         return cls(ca_file, certificate, key)
 
     def server_context(self, host: str) -> ssl.SSLContext:
-        """What a server of this name speaks TLS with."""
+        """Return a TLS context with a certificate for this host name."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
             _builder(_name(host), self._certificate.subject, key)
             .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-            # Python verifies by the letter of RFC 5280 from 3.13 on, which asks for this.
+            # Python 3.13 and newer verify strictly by RFC 5280, which requires this extension.
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
                 critical=False,

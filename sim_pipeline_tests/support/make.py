@@ -1,18 +1,18 @@
-"""make, called as from a shell, also where make has started the tests."""
+"""Run `make` as from a shell, even when `make` started the tests."""
 
 import os
 import subprocess
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
-_MAKES_OWN = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
+_SET_BY_MAKE = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
 
 
 def make(
     *arguments: str, directory: Path = PROJECT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Return what became of `make ARGUMENTS` in the directory, with these variables set as well."""
-    shell = {name: value for name, value in os.environ.items() if name not in _MAKES_OWN}
+    """Run `make ARGUMENTS` in the directory, with these additional environment variables."""
+    shell = {name: value for name, value in os.environ.items() if name not in _SET_BY_MAKE}
     return subprocess.run(
         ["make", *arguments],
         cwd=directory,

@@ -1,4 +1,4 @@
-"""Finding processes, and losing their owner, for the tests of the local servers."""
+"""Find the processes of a directory, and start servers whose owner dies."""
 
 import multiprocessing
 from multiprocessing.synchronize import Event
@@ -12,7 +12,7 @@ _START_SECONDS = 120
 
 
 def processes_of(directory: Path) -> list[psutil.Process]:
-    """Find every process that works in the directory or names it in its command."""
+    """Find every process whose working directory or command line is in the directory."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -25,17 +25,17 @@ def processes_of(directory: Path) -> list[psutil.Process]:
 
 
 def start_and_lose_owner(server: LocalServer) -> None:
-    """Start a server from another process, and kill that: the server is left behind."""
+    """Start a server from another process and kill that process; the server keeps running."""
     context = multiprocessing.get_context("spawn")
     started = context.Event()
-    owner = context.Process(target=_own, args=(server, started))
+    owner = context.Process(target=_start_and_wait, args=(server, started))
     owner.start()
     assert started.wait(_START_SECONDS)
     owner.kill()
     owner.join()
 
 
-def _own(server: LocalServer, started: Event) -> None:
+def _start_and_wait(server: LocalServer, started: Event) -> None:
     server.start()
     started.set()
     while True:

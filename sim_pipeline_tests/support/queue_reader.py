@@ -1,4 +1,4 @@
-"""What a consumer finds in a queue."""
+"""Read and acknowledge the messages of a queue."""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from sim_pipeline.config import Settings
 
 @dataclass(frozen=True)
 class Received:
-    """A message as it came out of the queue."""
+    """A message from the queue."""
 
     message_id: str
     body: list[dict[str, Any]]
@@ -19,7 +19,7 @@ class Received:
 
 
 def drain(settings: Settings) -> list[Received]:
-    """Take every message out of the queue of these settings, acknowledged, in order."""
+    """Receive and acknowledge every message in the queue of these settings, in order."""
     connection = pika.BlockingConnection(
         pika.ConnectionParameters(
             settings.rabbitmq_host,

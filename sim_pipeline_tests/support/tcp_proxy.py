@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that misbehaves on demand, to put between a client and a real server."""
+"""A TCP proxy between a client and a real server that injects network faults on demand."""
 
 import asyncio
 import socket
@@ -13,12 +13,12 @@ from typing import Any, Self
 from sim_pipeline.local_servers.ports import free_port
 
 _CHUNK = 65536
-# What a client of PostgreSQL that wants TLS sends first: the message's length, then its code.
+# The first message of a PostgreSQL client that wants TLS: length and request code.
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 
 
 class Direction(Enum):
-    """Which way bytes go."""
+    """The direction of bytes through the proxy."""
 
     TO_SERVER = "to server"
     TO_CLIENT = "to client"
@@ -28,7 +28,7 @@ Tap = Callable[[Direction, bytes], None]
 
 
 class _Link:
-    """A client's connection and the one to the server that belongs to it."""
+    """A client's connection and the matching connection to the server."""
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.writers = {Direction.TO_CLIENT: client, Direction.TO_SERVER: server}
@@ -37,34 +37,33 @@ class _Link:
             event.set()
 
     def reset(self) -> None:
-        """Have both peers see "connection reset by peer"."""
+        """Make both peers see "connection reset by peer"."""
         for writer in self.writers.values():
             if writer.transport.is_closing():
                 continue
-            # To linger for no time at all makes the kernel send RST in place of FIN.
+            # With a linger time of zero the kernel sends RST instead of FIN.
             raw: socket.socket = writer.get_extra_info("socket")
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
 
 class TcpProxy:
-    """Forwards to a server what it gets on a port of its own, in a thread of its own.
+    """Forwards connections to a server; a context manager with its own thread.
 
-    A context manager. Faults are switched on and off from any thread; each method returns once its
-    effect is there.
+    Any thread may switch faults on and off. Each method returns when its fault is in effect.
 
     Attributes:
-        host: Where it listens.
-        port: Its port, the same after `refuse` and `heal`.
-        accepted: Connections it has taken so far.
-        tap: If set, called with each chunk before it is forwarded, in the proxy's thread, which it
-            may hold up. Must not call the proxy's methods.
+        host: the address that the proxy listens on.
+        port: its port; it stays the same after `refuse` and `heal`.
+        accepted: number of connections accepted so far.
+        tap: if set, called with each chunk before it is forwarded. It runs in the proxy's thread,
+            may block it, and must not call the proxy's methods.
 
     Args:
-        upstream: Host and port of the server.
-        tls: If given, the proxy speaks TLS with its clients, and plain TCP with the server.
-        tls_on_request: The same for clients that ask for TLS first, as PostgreSQL's do; on one that
-            does not the proxy hangs up.
+        upstream: host and port of the server.
+        tls: if given, the proxy speaks TLS with its clients and plain TCP with the server.
+        tls_on_request: the same for clients that request TLS first, as PostgreSQL's do. The proxy
+            disconnects clients that do not.
     """
 
     def __init__(
@@ -109,7 +108,7 @@ class TcpProxy:
 
     @property
     def open_connections(self) -> int:
-        """Connections that stand now."""
+        """Number of open connections."""
         return len(self._links)
 
     def heal(self) -> None:
@@ -117,30 +116,30 @@ class TcpProxy:
         self._run(self._heal())
 
     def refuse(self) -> None:
-        """Let nobody in: "connection refused". Connections that stand are left alone."""
+        """Refuse new connections ("connection refused"). Open connections continue."""
         self._run(self._refuse())
 
     def reset(self) -> None:
-        """Reset all connections that stand. New ones are let in."""
+        """Reset all open connections. New connections are accepted."""
         self._run(self._reset())
 
     def reset_after(self, count: int, direction: Direction) -> None:
-        """Reset all connections once `count` more bytes have gone this way; then no more."""
+        """Reset all connections, once, after `count` more bytes in this direction."""
         self._run(self._set_cut(count, direction))
 
     def half_open(self, *directions: Direction) -> None:
-        """Forward nothing more on the connections that stand, yet leave them open.
+        """Stop forwarding on the open connections, but do not close them.
 
-        As when a router has forgotten them. New connections are well. After `heal` they go on, and
-        nothing is missing.
+        This is what peers see when a router loses its connection table. New connections work.
+        After `heal` the old ones continue without loss.
 
         Args:
-            directions: Which way; both, if none is given.
+            directions: the directions to stop; both by default.
         """
         self._run(self._hold(directions or tuple(Direction)))
 
     def delay(self, seconds: float) -> None:
-        """Forward each chunk so much later than the one before."""
+        """Wait this long before forwarding each chunk."""
         self._delay = seconds
 
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -178,7 +177,7 @@ class TcpProxy:
 
     async def _end(self) -> None:
         await self._refuse()
-        # Again, for one that was just being accepted.
+        # In a loop, because a connection may just be being accepted.
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             await self._reset()
             await asyncio.wait(others, timeout=0.05)
@@ -203,15 +202,15 @@ class TcpProxy:
             asyncio.ensure_future(self._pump(link, server_reader, Direction.TO_CLIENT)),
         ]
         try:
-            # Where one peer is done, so is the link: none of the protocols behind this close only
-            # one half.
+            # When one peer closes, close both sides: the proxied protocols do not use half-closed
+            # connections.
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            for one in link.writers.values():
-                one.close()
+            for peer in link.writers.values():
+                peer.close()
             self._links.discard(link)
 
     async def _pump(self, link: _Link, reader: asyncio.StreamReader, way: Direction) -> None:

@@ -1,4 +1,4 @@
-"""The servers of a test session."""
+"""The servers of a test session end with the session."""
 
 import signal
 import subprocess
@@ -12,7 +12,7 @@ from sim_pipeline_tests.support.process_helpers import processes_of
 SESSION = """
 import os, pathlib
 
-def test_that_ends_its_session(postgres_server):
+def test_that_interrupts_its_session(postgres_server):
     assert postgres_server.is_running
     pathlib.Path({note!r}).write_text(str(postgres_server.data_dir))
     os.kill(os.getpid(), {number:d})
@@ -20,7 +20,7 @@ def test_that_ends_its_session(postgres_server):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_they_end_with_a_session_that_is_cut_short(tmp_path: Path, number: signal.Signals) -> None:
+def test_interrupted_session_stops_its_servers(tmp_path: Path, number: signal.Signals) -> None:
     note = tmp_path / "note"
     test = tmp_path / "test_session.py"
     test.write_text(SESSION.format(note=str(note), number=number))

@@ -1,4 +1,4 @@
-"""The environment of the programs that the tests call."""
+"""Installation of the linters that the tests run."""
 
 import shutil
 from pathlib import Path
@@ -8,9 +8,7 @@ import pytest
 from sim_pipeline_tests.support import tools
 
 
-def test_tools_are_installed_again_where_the_checkout_moved(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_moved_checkout_reinstalls_tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     installed = []
 
     def run(name: str, *command: str) -> None:

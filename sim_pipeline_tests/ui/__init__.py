@@ -1,1 +1,1 @@
-"""The UI in a real browser, before the whole service."""
+"""Tests of the UI: a real browser against the whole service."""

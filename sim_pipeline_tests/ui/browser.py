@@ -1,7 +1,6 @@
-"""A browser without a window, for the tests and the pictures of the README.
+"""A headless browser for the UI tests and the README's screenshots.
 
-What belongs here: which browser, how it is started and what it is kept from. What is done in it
-stands in the modules beside.
+This module chooses, starts and restricts the browser. `dagster_ui` has the actions in the UI.
 """
 
 import os
@@ -26,29 +25,29 @@ _MACOS = (
     Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"),
     Path("/Applications/Chromium.app/Contents/MacOS/Chromium"),
 )
-# On a machine with much else to do a page takes seconds.
-_PATIENCE_MS = 60_000
-# Whatever a page, or the browser by itself, asks for elsewhere finds no host: names and addresses.
-# To a browser, localhost is another site than 127.0.0.1.
+# On a busy machine a page takes seconds.
+_TIMEOUT_MS = 60_000
+# Requests to any other host or address fail to resolve, those of the browser itself included.
+# Browsers treat localhost and 127.0.0.1 as different sites.
 _THIS_MACHINE_ONLY = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
 
 
 class NoBrowserError(RuntimeError):
-    """There is no browser on this machine; the message says what to install."""
+    """No browser is installed; the message says what to install."""
 
 
 @contextmanager
 def open_browser() -> Iterator[Browser]:
-    """Start Chromium, or Chrome, that reaches nothing but this machine; end it at the end.
+    """Start Chromium or Chrome, restricted to this machine, and stop it at the end.
 
     Raises:
-        NoBrowserError: neither is in the PATH, and Playwright has none of its own.
+        NoBrowserError: neither is in the PATH, and Playwright has not installed one.
     """
     with (
         sync_playwright() as playwright,
         playwright.chromium.launch(
             executable_path=_find(playwright),
-            # Chromium refuses to be root with its sandbox.
+            # Chromium refuses to start as root with its sandbox.
             chromium_sandbox=os.geteuid() != 0,
             args=[_THIS_MACHINE_ONLY],
         ) as browser,
@@ -60,22 +59,22 @@ def open_browser() -> Iterator[Browser]:
 def open_context(
     browser: Browser, origin: str, viewport: ViewportSize, scale: float = 1.0
 ) -> Iterator[tuple[BrowserContext, Watch]]:
-    """Begin to use the UI as somebody whose browser knows nothing of it yet, in English and UTC.
+    """Open a browser context without cookies or cache, in English and UTC.
 
     Args:
         browser: the browser.
         origin: scheme, host and port of the UI.
-        viewport: size of a page.
-        scale: pixels of the screen for one of the page.
+        viewport: page size, in CSS pixels.
+        scale: screen pixels per CSS pixel.
 
     Yields:
-        What pages are opened in, and what is watched on them.
+        The context to open pages in, and the watch that records their faults.
     """
-    expect.set_options(timeout=_PATIENCE_MS)
+    expect.set_options(timeout=_TIMEOUT_MS)
     with browser.new_context(
         viewport=viewport, device_scale_factor=scale, locale="en-US", timezone_id="UTC"
     ) as context:
-        context.set_default_timeout(_PATIENCE_MS)
+        context.set_default_timeout(_TIMEOUT_MS)
         yield context, Watch(context, origin)
 
 

@@ -1,4 +1,4 @@
-"""A browser and a whole service for the session; a page, watched, for each test."""
+"""Fixtures: a browser and a whole service for the session, a watched page for each test."""
 
 import os
 from collections.abc import Generator, Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, ViewportSize
 
-from sim_pipeline_tests.support.settings_environment import clear_settings
+from sim_pipeline_tests.conftest import clear_settings
 from sim_pipeline_tests.support.whole_service import Service, start_service, write_env_file
 from sim_pipeline_tests.ui.browser import NoBrowserError, open_browser, open_context
 
@@ -21,7 +21,7 @@ _failed = pytest.StashKey[bool]()
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let `page` know whether its test failed."""
+    """Record for the fixture `page` whether the test failed."""
     report = yield
     item.stash[_failed] = item.stash.get(_failed, False) or report.failed
     return report
@@ -29,7 +29,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Chromium. Without one the tests are skipped; with CI=true, where one is to be, they fail."""
+    """Chromium. If it is missing, the tests are skipped, or fail if CI=true."""
     try:
         with open_browser() as browser:
             yield browser
@@ -41,10 +41,10 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def service(
-    browser: Browser,  # noqa: ARG001 - without one, nothing is started
+    browser: Browser,  # noqa: ARG001 - without a browser, do not start the service
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Service]:
-    """A whole service with ten days to simulate, of which it does the latest window by itself."""
+    """A whole service with ten days of windows. Its schedule simulates only the latest one."""
     directory = tmp_path_factory.mktemp("service")
     write_env_file(
         directory,
@@ -52,7 +52,7 @@ def service(
             "LLM_MODELS_STR": ",".join(MODELS),
             "SIMULATION_INTERVAL": 3600,
             "SIMULATION_START": (TODAY - timedelta(days=10)).isoformat(),
-            # What is simulated is what a test asks for.
+            # No catch-up: the tests request what they need.
             "CATCH_UP_HOURS": 0,
         },
     )
@@ -67,7 +67,7 @@ def service(
 
 @pytest.fixture
 def origin(service: Service) -> str:
-    """Where the UI is: scheme, host and port."""
+    """The UI's scheme, host and port."""
     return f"http://127.0.0.1:{service.settings.ui_port}"
 
 
@@ -75,9 +75,9 @@ def origin(service: Service) -> str:
 def page(
     browser: Browser, origin: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Page]:
-    """A page of a browser that knows nothing yet; the test fails if anything is wrong on it.
+    """A page in a fresh browser context; the test fails if the watch finds a fault on it.
 
-    Of a test that fails, a picture and a trace are kept.
+    If a test fails, a screenshot and a trace are kept.
     """
     viewport: ViewportSize = {"width": 1280, "height": 800}
     with open_context(browser, origin, viewport) as (context, watch):
@@ -85,11 +85,10 @@ def page(
         page = context.new_page()
         yield page
         if request.node.stash[_failed] or watch.faults:
-            picture, trace = tmp_path / "page.png", tmp_path / "trace.zip"
-            page.screenshot(path=picture)
+            screenshot, trace = tmp_path / "page.png", tmp_path / "trace.zip"
+            page.screenshot(path=screenshot)
             context.tracing.stop(path=trace)
             print(  # noqa: T201 - pytest shows it with the failure
-                f"The page as it was: {picture}\n"
-                f"What was done on it: .venv/bin/playwright show-trace {trace}"
+                f"Screenshot: {screenshot}\nTrace: .venv/bin/playwright show-trace {trace}"
             )
     assert not watch.faults, "\n".join(watch.faults)

@@ -1,4 +1,4 @@
-"""Dagster's UI as a person uses it: what is clicked and typed, and where things are to be read."""
+"""User actions in Dagster's UI, and locators for what it displays."""
 
 import re
 from collections.abc import Sequence
@@ -8,43 +8,44 @@ from playwright.sync_api import Locator, Page, expect
 
 
 def open_graph(page: Page, origin: str) -> None:
-    """Go to the graph of all assets from the page that the UI opens with."""
+    """Navigate from the start page to the graph of all assets."""
     page.goto(origin)
-    # By where it leads: its name is also in that of an icon beside.
+    # Located by its target, because an icon next to it has the same name.
     page.get_by_role("navigation").locator('a[href="/asset-groups"]').click()
 
 
 def open_graph_of(page: Page, origin: str, assets: Sequence[str]) -> None:
-    """Go to the graph of some assets, by the link that runs have to theirs."""
+    """Open the graph of some assets, with the same URL that the page of a run links to."""
     selection = " or ".join(f'key:"{name}"' for name in assets)
     page.goto(f"{origin}/asset-groups~{quote(selection)}/")
 
 
 def open_events(page: Page, origin: str, name: str) -> None:
-    """Go to the events of an asset, where the latest shows its metadata."""
+    """Open the events of an asset; the latest event shows its metadata."""
     page.goto(f"{origin}/assets/{name}?view=events")
 
 
 def open_partition(page: Page, origin: str, name: str, key: str) -> None:
-    """Go to a partition of an asset, where its latest materialization shows its metadata."""
+    """Open a partition of an asset; its latest materialization shows its metadata."""
     page.goto(f"{origin}/assets/{name}?view=partitions&partition={quote(key)}")
 
 
 def graph_node(page: Page, name: str) -> Locator:
-    """Return the box of an asset in the graph."""
+    """Return an asset's node in the graph."""
     return page.locator("foreignObject").filter(has=page.get_by_text(name, exact=True))
 
 
 def materialize_all(page: Page, days: str, models: Sequence[str]) -> str:
-    """Launch the assets of the graph that is shown, from the dialog; open what was launched.
+    """Materialize the assets of the displayed graph, and open the run or backfill.
 
     Args:
-        page: shows a graph.
-        days: as the dialog takes them: `2026-01-01` or `[2026-01-01...2026-01-31]`.
-        models: to choose.
+        page: displays a graph.
+        days: a day or a range in the dialog's syntax: `2026-01-01` or
+            `[2026-01-01...2026-01-31]`.
+        models: the models to select.
 
     Returns:
-        The id of the run or, for more than one partition, of the backfill.
+        The id of the run, or of the backfill if there is more than one partition.
     """
     page.get_by_role("button", name="Materialize all").click()
     dialog = page.get_by_role("dialog").filter(has_text="Launch runs to materialize")
@@ -62,22 +63,22 @@ def materialize_all(page: Page, days: str, models: Sequence[str]) -> str:
 
 
 def run_end(page: Page) -> Locator:
-    """Return how the run that is shown ended, once it has."""
+    """Return the final status of the displayed run; it appears when the run ends."""
     return page.get_by_text(re.compile("^(Success|Failure|Canceled)$")).first
 
 
 def backfill_status(page: Page) -> Locator:
-    """Return the status of the backfill that is shown."""
+    """Return the status of the displayed backfill."""
     return page.get_by_text("Status", exact=True).locator("xpath=following-sibling::*")
 
 
 def metadata(page: Page, name: str) -> Locator:
-    """Return the cell beside the name of an entry of the metadata that are shown."""
+    """Return the value cell of a metadata entry."""
     row = page.get_by_role("row").filter(has=page.get_by_role("cell", name=name, exact=True))
     return row.get_by_role("cell").nth(1)
 
 
 def show_markdown(page: Page, name: str) -> Locator:
-    """Open an entry of the metadata that is too long for its cell; return the dialog with it."""
+    """Open the dialog of a metadata entry that does not fit its cell, and return the dialog."""
     metadata(page, name).get_by_text("Show Markdown").click()
     return page.get_by_role("dialog").filter(has_text=name)

@@ -1,4 +1,4 @@
-"""Web servers beside the UI's: what other sites serve, on another port of this machine."""
+"""Simple web servers on other ports of this machine, which play the role of other sites."""
 
 import http.server
 import threading
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[int]:
-    """Serve on a port of its own of 127.0.0.1; yield the port."""
+    """Serve on a free port of 127.0.0.1, and yield the port."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -19,8 +19,8 @@ def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[int]:
             thread.join()
 
 
-class Site(http.server.BaseHTTPRequestHandler):
-    """Answers GET with what `answer` does, and logs nothing."""
+class OtherSite(http.server.BaseHTTPRequestHandler):
+    """Answers GET with a page; a subclass overrides `answer`. Logs nothing."""
 
     def do_GET(self) -> None:
         self.answer()

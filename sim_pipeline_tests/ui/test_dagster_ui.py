@@ -1,6 +1,6 @@
-"""What a person does in the UI: look at the graph, materialize a partition, start a backfill.
+"""Users view the graph, materialize a partition and start a backfill in the UI.
 
-That nothing goes wrong behind the pages, and nothing is asked for elsewhere, `page` sees to.
+The fixture `page` also checks that no page has errors or requests anything from another host.
 """
 
 from datetime import timedelta
@@ -31,21 +31,21 @@ _RUN_MS = 120_000
 _BACKFILL_MS = 240_000
 
 
-def test_the_graph_reads_from_left_to_right(page: Page, origin: str) -> None:
+def test_graph_is_ordered_from_left_to_right(page: Page, origin: str) -> None:
     open_graph(page, origin)
 
-    places = []
+    positions = []
     for asset in ("metric_frames", "benchmark_feed", "model_comparison"):
         node = graph_node(page, asset)
         expect(node).to_be_visible()
         box = node.bounding_box()
         assert box is not None
-        places.append(box["x"])
-    assert places == sorted(set(places))
-    expect(page.locator("foreignObject")).to_have_count(len(places))
+        positions.append(box["x"])
+    assert positions == sorted(set(positions))
+    expect(page.locator("foreignObject")).to_have_count(len(positions))
 
 
-def test_a_partition_materialized_from_the_dialog_shows_its_numbers_and_the_comparison(
+def test_materialized_partition_shows_its_metadata(
     page: Page, origin: str, service: Service
 ) -> None:
     model, day = MODELS[1], (TODAY - timedelta(days=3)).date().isoformat()
@@ -66,7 +66,7 @@ def test_a_partition_materialized_from_the_dialog_shows_its_numbers_and_the_comp
     for period in ("last 24 hours", "last 7 days"):
         for metric in METRICS:
             title = f"{metric} [{UNITS[metric]}], {period}"
-            # The heading, and a line of each model that has numbers in the period.
+            # The heading, and one row for each model with values in the period.
             rows = metadata(page, title).get_by_role("table").get_by_role("row")
             expect(rows).to_have_count(1 + len(MODELS))
         dialog = show_markdown(page, f"{period}, plot")
@@ -77,9 +77,7 @@ def test_a_partition_materialized_from_the_dialog_shows_its_numbers_and_the_comp
         expect(dialog).to_be_hidden()
 
 
-def test_a_backfill_over_a_range_from_the_dialog_completes(
-    page: Page, origin: str, service: Service
-) -> None:
+def test_backfill_of_a_range_completes(page: Page, origin: str, service: Service) -> None:
     days = [(TODAY - timedelta(days=back)).date().isoformat() for back in (8, 7, 6)]
     partitions = len(days) * len(MODELS)
     open_graph_of(page, origin, ["metric_frames", "benchmark_feed"])
@@ -99,7 +97,7 @@ def test_a_backfill_over_a_range_from_the_dialog_completes(
 
 
 def medians(service: Service, model: str, day: str) -> dict[str, float]:
-    """Return the median over a day's windows of their p50, by metric."""
+    """Return the median of the p50 of a day's windows, by metric."""
     rows = service.query(
         "SELECT metric, percentile_cont(0.5) WITHIN GROUP (ORDER BY p50) FROM metric_summary"
         " WHERE llm_name = :model AND timestamp >= CAST(:day AS date)"

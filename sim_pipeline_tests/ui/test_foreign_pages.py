@@ -1,4 +1,4 @@
-"""A page of another site, open in the browser of somebody who uses the UI, can't operate it."""
+"""A page of another site in the user's browser cannot operate the UI."""
 
 import http.client
 import json
@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from sim_pipeline_tests.support.whole_service import Service
 from sim_pipeline_tests.ui.dagster_ui import graph_node, open_graph
-from sim_pipeline_tests.ui.other_site import Site, serving
+from sim_pipeline_tests.ui.other_site import OtherSite, serving
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -22,7 +22,7 @@ SCHEDULE = (
     f"{{ scheduleOrError({SELECTOR}) {{ ... on Schedule {{ scheduleState {{ id status }} }} }} }}"
 )
 START = f"mutation {{ startSchedule({SELECTOR}) {{ __typename }} }}"
-# Each is a function of the UI's address and of a mutation, done once the browser is.
+# Functions of the UI's address and a mutation. Each returns when the browser has sent its request.
 ATTEMPTS = {
     "image": """([ui, mutation]) => new Promise(done => {
         const image = new Image();
@@ -32,12 +32,12 @@ ATTEMPTS = {
     "GET": """([ui, mutation]) =>
         fetch(`${ui}/graphql?query=${encodeURIComponent(mutation)}`, {mode: "no-cors"})
             .catch(() => {})""",
-    # Dagster takes this for JSON, the browser for a text that needs no permission.
-    "POST of text": """([ui, mutation]) => fetch(`${ui}/graphql`, {
+    # Dagster parses this as JSON; for the browser it is text, which needs no CORS preflight.
+    "POST with text body": """([ui, mutation]) => fetch(`${ui}/graphql`, {
         method: "POST", mode: "no-cors", body: JSON.stringify({query: mutation}),
         headers: {"Content-Type": "text/plain; application/json"},
     }).catch(() => {})""",
-    "POST of nothing": """([ui, mutation]) => fetch(
+    "POST without body": """([ui, mutation]) => fetch(
         `${ui}/graphql?query=${encodeURIComponent(mutation)}`, {method: "POST", mode: "no-cors"}
     ).catch(() => {})""",
     "form": """([ui, mutation]) => new Promise(done => {
@@ -58,8 +58,8 @@ WEBSOCKET = """ui => new Promise(done => {
 
 @pytest.fixture(params=["127.0.0.1", "localhost"])
 def foreign(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """A page at another port, in the UI's own site and in another one."""
-    with serving(Site) as port, browser.new_context() as context:
+    """A page on another port: of the UI's own site (127.0.0.1), and of another site (localhost)."""
+    with serving(OtherSite) as port, browser.new_context() as context:
         page = context.new_page()
         page.goto(f"http://{request.param}:{port}/")
         yield page
@@ -67,7 +67,7 @@ def foreign(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
 
 @pytest.fixture
 def schedule(service: Service) -> Iterator[str]:
-    """The id of the schedule's state; it is running, and is so again afterwards."""
+    """The id of the schedule's state. The schedule runs, and is started again after the test."""
     identity, status = state(service)
     assert status == "RUNNING"
     yield identity
@@ -76,7 +76,7 @@ def schedule(service: Service) -> Iterator[str]:
 
 
 def state(service: Service) -> tuple[str, str]:
-    """Return the id of the schedule's state, and its status."""
+    """Return the id of the schedule's state and its status."""
     found = service.graphql(SCHEDULE)["scheduleOrError"]["scheduleState"]
     return found["id"], found["status"]
 
@@ -86,25 +86,25 @@ def stop(schedule: str) -> str:
 
 
 @pytest.mark.parametrize("attempt", ATTEMPTS)
-def test_a_foreign_page_stops_no_schedule(
+def test_foreign_page_cannot_stop_schedule(
     foreign: Page, origin: str, service: Service, schedule: str, attempt: str
 ) -> None:
     foreign.evaluate(ATTEMPTS[attempt], [origin, stop(schedule)])
     assert state(service)[1] == "RUNNING"
 
 
-def test_a_foreign_page_opens_no_websocket(foreign: Page, origin: str) -> None:
+def test_foreign_page_cannot_open_websocket(foreign: Page, origin: str) -> None:
     assert foreign.evaluate(WEBSOCKET, origin) == "refused"
 
 
-def test_a_foreign_page_leads_to_the_ui_but_cannot_frame_it(foreign: Page, origin: str) -> None:
+def test_foreign_page_can_link_to_ui_but_not_frame_it(foreign: Page, origin: str) -> None:
     foreign.set_content(f'<iframe src="{origin}/"></iframe><a href="{origin}/assets">assets</a>')
     assert foreign.frames[1].url.startswith("chrome-error:")
     foreign.get_by_role("link", name="assets").click()
     expect(foreign.get_by_role("navigation").first).to_be_visible()
 
 
-def test_the_ui_s_own_pages_still_change_and_listen(
+def test_ui_pages_can_mutate_and_open_websocket(
     page: Page, origin: str, service: Service, schedule: str
 ) -> None:
     open_graph(page, origin)
@@ -120,7 +120,7 @@ def test_the_ui_s_own_pages_still_change_and_listen(
     assert state(service)[1] == "RUNNING"
 
 
-def test_a_name_that_leads_to_this_machine_is_not_enough(origin: str) -> None:
+def test_unknown_host_name_is_refused(origin: str) -> None:
     connection = http.client.HTTPConnection(origin.removeprefix("http://"), timeout=60)
     connection.request("GET", "/", headers={"Host": "rebound.example.com"})
     answer = connection.getresponse()

@@ -1,7 +1,7 @@
-"""The log-in of the production overlay: its page, and cookies that stay away from foreign links.
+"""The log-in of the production overlay: its page, and cookies that foreign links do not send.
 
-What stands for oauth2-proxy here does what that does with the page and the cookies: it knows no
-more of OpenID Connect than who leads the browser where.
+A fake stands for oauth2-proxy. It handles the page and the cookies in the same way, and of OpenID
+Connect it implements only the redirects.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from sim_pipeline_tests.ui.other_site import Site, serving
+from sim_pipeline_tests.ui.other_site import OtherSite, serving
 
 OVERLAY = Path(__file__).parents[2] / "k8s" / "overlays" / "production"
 PREFIX = "/oauth2"
@@ -25,17 +25,17 @@ def proxy_options() -> dict[str, str]:
 
 @dataclass
 class LogIn:
-    """Two sites, to the browser: that of the UI and the proxy, and that of the issuer.
+    """Two sites from the browser's point of view: the UI with its proxy, and the issuer.
 
     Attributes:
         ui: address of the UI, behind the proxy.
-        issuer: address of the issuer of log-ins; any page of another site besides.
-        asked: paths that the proxy was asked for, and whether the log-in cookie came along.
+        issuer: address of the OpenID Connect issuer; also serves a page of another site.
+        requests: paths requested from the proxy, and whether the log-in cookie was sent.
     """
 
     ui: str = ""
     issuer: str = ""
-    asked: list[tuple[str, bool]] = field(default_factory=list)
+    requests: list[tuple[str, bool]] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -47,11 +47,11 @@ def log_in() -> Iterator[LogIn]:
     page = (OVERLAY / "sign_in.html").read_text(encoding="utf-8")
     sites = LogIn()
 
-    class Proxy(Site):
+    class Proxy(OtherSite):
         def answer(self) -> None:
             url, cookies = urlsplit(self.path), self.headers.get("Cookie", "")
             is_logged_in = "session=1" in cookies
-            sites.asked.append((self.path, is_logged_in))
+            sites.requests.append((self.path, is_logged_in))
             parameters = {name: values[0] for name, values in parse_qs(url.query).items()}
             if url.path == f"{PREFIX}/auth":
                 self.send_page("", 202 if is_logged_in else 401)
@@ -72,7 +72,7 @@ def log_in() -> Iterator[LogIn]:
                     403,
                 )
 
-    class Issuer(Site):
+    class Issuer(OtherSite):
         def answer(self) -> None:
             url = urlsplit(self.path)
             if url.path == "/log-in":
@@ -97,32 +97,32 @@ def log_in() -> Iterator[LogIn]:
 
 @pytest.fixture
 def visitor(browser: Browser) -> Iterator[Page]:
-    """A page of a browser that nobody has logged in with."""
+    """A page in a browser context without a log-in."""
     with browser.new_context() as context:
         yield context.new_page()
 
 
-def test_a_log_in_leads_to_the_page_that_was_asked_for(log_in: LogIn, visitor: Page) -> None:
+def test_log_in_returns_to_the_requested_page(log_in: LogIn, visitor: Page) -> None:
     visitor.goto(f"{log_in.ui}/assets?view=a%26b")
     visitor.get_by_role("button", name="Log me in").click()
     expect(visitor.get_by_text("The UI")).to_be_visible()
     assert visitor.url == f"{log_in.ui}/assets?view=a%26b"
 
 
-def test_the_log_in_does_not_travel_on_a_foreign_link(log_in: LogIn, visitor: Page) -> None:
+def test_foreign_link_does_not_send_the_log_in(log_in: LogIn, visitor: Page) -> None:
     visitor.goto(log_in.ui)
     visitor.get_by_role("button", name="Log me in").click()
     expect(visitor.get_by_text("The UI")).to_be_visible()
     visitor.goto(log_in.issuer, wait_until="load")
-    log_in.asked.clear()
+    log_in.requests.clear()
     visitor.reload(wait_until="load")
     visitor.get_by_role("link", name="runs").click()
     expect(visitor.get_by_text("The UI")).to_be_visible()
 
-    asked = [(path, came) for path, came in log_in.asked if path != "/favicon.ico"]
-    # The page that the link leads to asks once more by itself.
-    assert [came for path, came in asked if path == "/runs?a=1"] == [False, True]
-    assert ("/image", False) in asked
-    assert ("/frame", False) in asked
-    assert ("/image", True) not in asked
-    assert ("/frame", True) not in asked
+    requests = [request for request in log_in.requests if request[0] != "/favicon.ico"]
+    # The linked page requests itself again, this time with the cookie.
+    assert [sent for path, sent in requests if path == "/runs?a=1"] == [False, True]
+    assert ("/image", False) in requests
+    assert ("/frame", False) in requests
+    assert ("/image", True) not in requests
+    assert ("/frame", True) not in requests

@@ -1,4 +1,4 @@
-"""What is taken down of a page on which things go wrong."""
+"""Faults that the watch records on a page."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ ORIGIN = "http://127.0.0.1:4000"
 
 
 def answer(route: Route) -> None:
-    """Be the server: a page, a script, and nothing else."""
+    """Act as the server, which has a page, a script and a broken path."""
     path = route.request.url.removeprefix(ORIGIN)
     if path == "/":
         route.fulfill(body="<p>A page</p>", content_type="text/html")
@@ -33,7 +33,7 @@ def watched(browser: Browser) -> Iterator[tuple[Page, Watch]]:
         yield page, watch
 
 
-def test_a_page_on_which_nothing_is_wrong_has_no_faults(watched: tuple[Page, Watch]) -> None:
+def test_correct_page_has_no_faults(watched: tuple[Page, Watch]) -> None:
     page, watch = watched
     page.evaluate("fetch('/script.js')")
     page.evaluate("fetch('data:text/plain,text')")
@@ -52,18 +52,18 @@ def test_a_page_on_which_nothing_is_wrong_has_no_faults(watched: tuple[Page, Wat
             "requestfailed",
             f"failed: GET {ORIGIN}/broken: net::ERR_CONNECTION_RESET",
         ),
-        ("fetch('https://example.com/a')", "request", "elsewhere: https://example.com/a"),
-        ("fetch('http://192.0.2.1/a')", "request", "elsewhere: http://192.0.2.1/a"),
-        ("fetch('http://127.0.0.1:4001/a')", "request", "elsewhere: http://127.0.0.1:4001/a"),
+        ("fetch('https://example.com/a')", "request", "other host: https://example.com/a"),
+        ("fetch('http://192.0.2.1/a')", "request", "other host: http://192.0.2.1/a"),
+        ("fetch('http://127.0.0.1:4001/a')", "request", "other host: http://127.0.0.1:4001/a"),
         (
             "new Image().src = 'https://example.com/a.png'",
             "request",
-            "elsewhere: https://example.com/a.png",
+            "other host: https://example.com/a.png",
         ),
-        ("new WebSocket('ws://example.com/a')", "websocket", "elsewhere: ws://example.com/a"),
+        ("new WebSocket('ws://example.com/a')", "websocket", "other host: ws://example.com/a"),
     ],
 )
-def test_what_is_wrong_is_a_fault(
+def test_error_is_recorded_as_fault(
     watched: tuple[Page, Watch], script: str, event: str, fault: str
 ) -> None:
     page, watch = watched
@@ -72,7 +72,7 @@ def test_what_is_wrong_is_a_fault(
     assert fault in watch.faults
 
 
-def test_what_is_elsewhere_is_not_reached(watched: tuple[Page, Watch]) -> None:
+def test_other_hosts_are_unreachable(watched: tuple[Page, Watch]) -> None:
     page, _ = watched
     for host in ("example.com", "192.0.2.1"):
         with page.expect_event("requestfailed") as failed:

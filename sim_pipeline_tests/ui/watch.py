@@ -1,4 +1,4 @@
-"""What goes on behind a page: what it asks for, what fails, and what the browser complains of."""
+"""Records faults behind a page: failed requests, requests to other hosts, browser errors."""
 
 from urllib.parse import urlsplit
 
@@ -14,19 +14,19 @@ from playwright.sync_api import (
 
 _LOCAL = ("data", "blob", "about")
 _FIRST_ERROR = 400
-# A request that the page no longer wants, most often since it was left.
-_GIVEN_UP = "net::ERR_ABORTED"
+# The page cancelled the request, usually because the user left the page.
+_CANCELLED = "net::ERR_ABORTED"
 
 
 class Watch:
-    """Takes down all that is wrong on the pages of a context, from the first on.
+    """Records the faults on all pages of a browser context.
 
     Args:
-        context: to watch; it has no page yet.
-        origin: scheme, host and port, such as `http://127.0.0.1:3000`: what may be asked.
+        context: the context to watch; it has no page yet.
+        origin: scheme, host and port that pages may request, such as `http://127.0.0.1:3000`.
 
     Attributes:
-        faults: errors of the console and of scripts, requests that fail, requests to anywhere else.
+        faults: console errors, script errors, failed requests, and requests to other hosts.
     """
 
     def __init__(self, context: BrowserContext, origin: str) -> None:
@@ -50,7 +50,7 @@ class Watch:
         self._require_own_host(request.url)
 
     def _failure(self, request: Request) -> None:
-        if request.failure != _GIVEN_UP:
+        if request.failure != _CANCELLED:
             self.faults.append(f"failed: {request.method} {request.url}: {request.failure}")
 
     def _response(self, response: Response) -> None:
@@ -68,4 +68,4 @@ class Watch:
     def _require_own_host(self, url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in _LOCAL and parts.netloc != self._host:
-            self.faults.append(f"elsewhere: {url}")
+            self.faults.append(f"other host: {url}")

@@ -1,4 +1,4 @@
-"""A run of the what-if: what it says, and that it leaves nothing else behind."""
+"""Runs of the job `what_if`: their metadata, and that they write nothing else."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -18,15 +18,15 @@ from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB as SIMULAT
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.what_if.form import WhatIf
 from sim_pipeline.what_if.job import OP_NAME, WHAT_IF_JOB
-from sim_pipeline_tests.store.windows import fetch
+from sim_pipeline_tests.support.stored_windows import fetch
 
-STRETCH = {"since": "2026-11-20T00:00:00Z", "until": "2026-11-21T00:00:00Z"}
+PERIOD = {"since": "2026-11-20T00:00:00Z", "until": "2026-11-21T00:00:00Z"}
 TITLES = [f"{metric} [{UNITS[metric]}]" for metric in METRICS]
 
 
 @pytest.fixture
 def offline(clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> Settings:  # noqa: ARG001
-    """Settings that name servers which nothing listens at: a what-if needs none."""
+    """Settings whose servers do not exist: a what-if needs none."""
     return Settings(
         postgres_port=9, rabbitmq_port=9, llm_models="GPT-4o,Llama-3.1-8B", _env_file=None
     )
@@ -44,66 +44,62 @@ def what_if(
         .resolve_job_def(WHAT_IF_JOB)
         .execute_in_process(
             instance=instance,
-            run_config={"ops": {OP_NAME: {"config": STRETCH | form}}},
+            run_config={"ops": {OP_NAME: {"config": PERIOD | form}}},
             raise_on_error=raise_on_error,
         )
     )
 
 
-def said(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+def metadata_of(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
     (event,) = (event for event in result.all_events if event.is_successful_output)
     return {name: value.value for name, value in event.step_output_data.metadata.items()}
 
 
 def cells(table: str) -> dict[str, list[str]]:
-    """Return the rows of a Markdown table, but for its head, by their first cell."""
+    """Return the rows of a Markdown table by their first cell, without its header."""
     rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines()]
     return {first: rest for first, *rest in rows[2:]}
 
 
-def test_the_same_inputs_give_the_same_numbers_and_no_change(
-    offline: Settings, ephemeral: dg.DagsterInstance
-) -> None:
-    found = said(what_if(offline, ephemeral, seed=42, points=5))
+def test_same_inputs_give_no_change(offline: Settings, ephemeral: dg.DagsterInstance) -> None:
+    found = metadata_of(what_if(offline, ephemeral, seed=42, points=5))
     assert found["largest change"] == "none, the inputs are the same"
     assert list(found)[:2] == ["largest change", "plot"]
     assert list(found)[2:6] == TITLES
     assert (found["since"], found["until"]) == (
-        "2026-11-20T00:00:00+00:00",
-        "2026-11-21T00:00:00+00:00",
+        "2026-11-20T00:00:00Z",
+        "2026-11-21T00:00:00Z",
     )
-    assert found["windows of each model"] == 24
+    assert found["windows per model"] == 24
     inputs = cells(found["inputs"])
     assert list(inputs) == ["seed", "points", "profiles", "digest"]
-    assert all(now == then for now, then in inputs.values())
+    assert all(current == other for current, other in inputs.values())
     for title in TITLES:
         rows = cells(found[title])
         assert list(rows) == ["GPT-4o", "Llama-3.1-8B"]
-        for p50, p50_then, change, p95, p95_then, change95 in rows.values():
-            assert (p50, p95) == (p50_then, p95_then)
+        for p50, other_p50, change, p95, other_p95, change95 in rows.values():
+            assert (p50, p95) == (other_p50, other_p95)
             assert (change, change95) == ("none", "none")
             assert 0 < float(p50) < float(p95)
     assert found["plot"].startswith("![plot](data:image/png;base64,")
 
 
-def test_another_seed_gives_other_numbers_the_same_each_time(
+def test_another_seed_gives_other_values_reproducibly(
     offline: Settings, ephemeral: dg.DagsterInstance
 ) -> None:
-    first = said(what_if(offline, ephemeral, seed=7))
-    assert said(what_if(offline, ephemeral, seed=7)) == first
+    first = metadata_of(what_if(offline, ephemeral, seed=7))
+    assert metadata_of(what_if(offline, ephemeral, seed=7)) == first
     for title in TITLES:
         for row in cells(first[title]).values():
             assert row[0] != row[1]
     assert cells(first["inputs"])["seed"] == ["42", "7"]
     current, digest = cells(first["inputs"])["digest"]
-    other = said(what_if(offline.model_copy(update={"random_seed": 7}), ephemeral, seed=42))
+    other = metadata_of(what_if(offline.model_copy(update={"random_seed": 7}), ephemeral, seed=42))
     assert cells(other["inputs"])["digest"] == [digest, current]
 
 
-def test_a_busier_model_is_slower_and_the_others_are_as_they_were(
-    offline: Settings, ephemeral: dg.DagsterInstance
-) -> None:
-    found = said(what_if(offline, ephemeral, profiles={"models": {"GPT-4o": {"rho": 0.8}}}))
+def test_higher_load_slows_only_its_model(offline: Settings, ephemeral: dg.DagsterInstance) -> None:
+    found = metadata_of(what_if(offline, ephemeral, profiles={"models": {"GPT-4o": {"rho": 0.8}}}))
     for metric, title in zip(METRICS, TITLES, strict=True):
         rows = cells(found[title])
         assert {rows["Llama-3.1-8B"][2], rows["Llama-3.1-8B"][5]} == {"none"}
@@ -114,7 +110,7 @@ def test_a_busier_model_is_slower_and_the_others_are_as_they_were(
     )
 
 
-def test_the_current_side_is_what_the_feed_stores(
+def test_baseline_equals_the_stored_feed(
     settings: Settings, postgres: Postgres, ephemeral: dg.DagsterInstance
 ) -> None:
     build_defs(settings).resolve_job_def(SIMULATION).execute_in_process(
@@ -125,7 +121,7 @@ def test_the_current_side_is_what_the_feed_stores(
         "SELECT metric, percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY value)"
         ' FROM simulation_results CROSS JOIN unnest("values") AS value GROUP BY metric',
     )
-    found = said(what_if(settings, ephemeral, seed=7, models=["GPT-4o"]))
+    found = metadata_of(what_if(settings, ephemeral, seed=7, models=["GPT-4o"]))
     assert {metric: (f"{p50:.4g}", f"{p95:.4g}") for metric, (p50, p95) in stored} == {
         metric: (row[0], row[3])
         for metric, title in zip(METRICS, TITLES, strict=True)
@@ -139,7 +135,7 @@ def messages(settings: Settings, server: LocalRabbitMQ) -> int:
         return int(declared.method.message_count)
 
 
-def test_nothing_is_written_but_the_runs_own_metadata(
+def test_run_writes_only_its_own_metadata(
     settings: Settings,
     postgres: Postgres,
     rabbitmq_server: LocalRabbitMQ,
@@ -176,7 +172,7 @@ def test_nothing_is_written_but_the_runs_own_metadata(
 
 
 @pytest.mark.parametrize(
-    ("form", "fault"),
+    ("form", "message"),
     [
         ({"points": 0}, "points is 0: must be an integer in [1, 10000]"),
         (
@@ -188,17 +184,17 @@ def test_nothing_is_written_but_the_runs_own_metadata(
         ),
     ],
 )
-def test_what_is_wrong_with_the_form_is_why_the_run_fails_and_nothing_is_simulated(
-    offline: Settings, ephemeral: dg.DagsterInstance, form: dict[str, Any], fault: str
+def test_invalid_form_fails_the_run_before_simulating(
+    offline: Settings, ephemeral: dg.DagsterInstance, form: dict[str, Any], message: str
 ) -> None:
     result = what_if(offline, ephemeral, raise_on_error=False, **form)
     (failure,) = (event for event in result.all_events if event.is_step_failure)
     assert failure.step_failure_data.user_failure_data is not None
-    assert failure.step_failure_data.user_failure_data.description == fault
+    assert failure.step_failure_data.user_failure_data.description == message
     assert not [event for event in result.all_events if event.is_successful_output]
 
 
-def test_the_launchpad_starts_from_the_current_settings_and_shows_every_field(
+def test_launchpad_is_prefilled_with_every_field(
     offline: Settings,
 ) -> None:
     job = build_defs(offline).resolve_job_def(WHAT_IF_JOB)
@@ -220,15 +216,13 @@ def test_the_launchpad_starts_from_the_current_settings_and_shows_every_field(
     assert set(job.run_config["ops"][OP_NAME]["config"]) == set(WhatIf.model_fields)
 
 
-def test_it_starts_after_the_feeds_runs_and_is_not_launched_anew(offline: Settings) -> None:
+def test_job_has_low_priority_and_no_retries(offline: Settings) -> None:
     tags = build_defs(offline).resolve_job_def(WHAT_IF_JOB).tags
     assert int(tags[PRIORITY_TAG]) < 0
     assert tags[MAX_RETRIES_TAG] == "0"
 
 
-def test_its_runs_are_removed_as_others_are(
-    offline: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_retention_removes_its_runs(offline: Settings, instance: dg.DagsterInstance) -> None:
     run_id = what_if(offline, instance).run_id
     remove_history(instance, datetime.now(UTC) + timedelta(hours=1))
     assert instance.get_run_by_id(run_id) is None

@@ -1,15 +1,15 @@
 #!/bin/sh
-# Writes PgBouncer's files, which cannot read the environment themselves, and becomes PgBouncer.
+# Writes PgBouncer's configuration from environment variables, then executes PgBouncer.
 set -eu
 umask 077
 directory=${PGBOUNCER_DIRECTORY:-/run/pgbouncer}
 
-# A password in quotes; a quote in it is written twice.
+# The user list needs the password in double quotes, with double quotes doubled.
 quoted=$(printf %s "$POSTGRES_PASSWORD" | sed 's/"/""/g')
 printf '"%s" "%s"\n' "$POSTGRES_USER" "$quoted" > "$directory/users"
 
-# What a session relies on (SESSION_SETTINGS in sim_pipeline/store/connection.py). Clients ask for it in
-# `options`, which PgBouncer cannot pass on. A quote in the value is written twice.
+# The session settings that clients rely on (SESSION_SETTINGS in sim_pipeline/store/connection.py).
+# Clients send them in `options`, which PgBouncer cannot forward. Single quotes are doubled.
 session="SET TimeZone = ''UTC''; SET DateStyle = ''ISO''; SET IntervalStyle = ''postgres'';\
  SET extra_float_digits = ''1''; SET default_transaction_isolation = ''read committed'';\
  SET statement_timeout = ''0''; SET lock_timeout = ''0'';\
@@ -26,7 +26,7 @@ unix_socket_dir =
 auth_type = scram-sha-256
 auth_file = $directory/users
 pool_mode = transaction
-# Clients may be as many as there are runs; PostgreSQL sees no more than these.
+# Each run connects as a client; PostgreSQL gets at most default_pool_size connections.
 max_client_conn = 1000
 default_pool_size = 20
 ignore_startup_parameters = extra_float_digits,options

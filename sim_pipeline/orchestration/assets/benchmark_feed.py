@@ -1,4 +1,4 @@
-"""`benchmark_feed`: each stored simulation, published to RabbitMQ once."""
+"""The asset `benchmark_feed`: the stored windows, published to RabbitMQ."""
 
 import dagster as dg
 
@@ -22,15 +22,15 @@ def build_benchmark_feed(
     database: str,
     queue: str,
 ) -> dg.AssetsDefinition:
-    """Return the asset for these partitions.
+    """Return the asset.
 
     Args:
-        metric_frames: what is published.
+        metric_frames: the asset to publish.
         partitions_def: models by days.
-        backfill_policy: how a range becomes runs.
-        freshness_policy: when it is late.
-        database: the name of the results database, for people.
-        queue: the name of the queue, for people.
+        backfill_policy: how a backfill of a range is split into runs.
+        freshness_policy: when the asset is late.
+        database: name of the results database, shown in the UI.
+        queue: name of the queue, shown in the UI.
     """
 
     @dg.asset(
@@ -56,24 +56,24 @@ def build_benchmark_feed(
         results: dg.ResourceParam[ResultsDatabase],
         broker: dg.ResourceParam[Broker],
     ) -> None:
-        """One message a model and window, confirmed by the broker, in the benchmarking queue.
+        """One message per model and window in the benchmarking queue, confirmed by the broker.
 
-        What is sent is what the table `deliveries` holds as pending for the run's windows. What
-        the broker did not confirm stays pending, for the next run over these windows.
+        A run publishes the windows that are pending in the table `deliveries`. A window that the
+        broker does not confirm stays pending, and the next run over it publishes it.
         """
         span = scope.selection(context.partition_keys, simulation.cadence).span
         engine, sent = results.postgres.engine, scope.sent
         with retry_transient_errors(results.postgres, context.retry_number):
             if scope.resend and not sent.reopened:
                 with engine.begin() as connection:
-                    sent.marks.extend(reopen(connection, span).marks)
+                    sent.reopen_transaction_ids.extend(reopen(connection, span))
                 sent.reopened = True
             publish_pending(engine, broker.config, span, simulation.points, sent)
-        # Of every partition: where nothing was pending, none was sent.
+        # For every partition of the run, also those without pending windows.
         days, llm_names = days_and_models(context.partition_keys)
         counts = {"messages sent": sent.messages}
         if scope.resend:
-            counts["messages sent again"] = sent.again
+            counts["messages sent again"] = sent.resent
         add_partition_metadata(
             context.op_execution_context.get_step_execution_context(),
             context.asset_key,

@@ -1,4 +1,4 @@
-"""The checks between store and feed: what they don't let through is never published."""
+"""The blocking checks of `metric_frames`. If one fails, the run publishes nothing."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -13,7 +13,7 @@ from sim_pipeline.store.validation import ValidationResult, incomplete_windows, 
 
 
 def build_frame_checks(metric_frames: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
-    """Return the blocking checks of `metric_frames`, all in one step."""
+    """Return the checks; both run in one step."""
     complete = dg.AssetCheckSpec(
         "windows_complete",
         asset=metric_frames,
@@ -26,7 +26,7 @@ def build_frame_checks(metric_frames: dg.AssetsDefinition) -> dg.AssetChecksDefi
         blocking=True,
         description=(
             "Every value is finite and in range, and 1 + (e2e_latency - TTFT) * TPS"
-            " is a whole number of tokens, from 2 on"
+            " is a whole number of tokens, at least 2"
         ),
     )
 
@@ -47,24 +47,24 @@ def build_frame_checks(metric_frames: dg.AssetsDefinition) -> dg.AssetChecksDefi
                 connection, selection.llm_names, selection.windows, interval
             )
             inconsistent = inconsistent_windows(connection, selection.span)
-        # Yielded, not returned: of results in a tuple Dagster makes outputs, which block nothing.
+        # Yielded, not returned: Dagster treats a returned tuple as outputs, which block nothing.
         yield _result(complete, incomplete)
         yield _result(consistent, inconsistent)
 
     return frame_checks
 
 
-def _result(spec: dg.AssetCheckSpec, finding: ValidationResult) -> dg.AssetCheckResult:
-    first = "; ".join(map(literal, finding.examples))
+def _result(spec: dg.AssetCheckSpec, result: ValidationResult) -> dg.AssetCheckResult:
+    first = "; ".join(map(literal, result.examples))
     return dg.AssetCheckResult(
         asset_key=spec.asset_key,
         check_name=spec.name,
-        passed=finding.windows == 0,
+        passed=result.windows == 0,
         description=(
-            f"{finding.windows} windows fail, the first of them: {first}."
-            " Nothing of this run is published. Materialize them with `force` to write them anew."
-            if finding.windows
+            f"{result.windows} windows fail, the first of them: {first}."
+            " This run publishes nothing. Materialize these windows with `force` to rewrite them."
+            if result.windows
             else None
         ),
-        metadata={"windows that fail": finding.windows},
+        metadata={"failed windows": result.windows},
     )

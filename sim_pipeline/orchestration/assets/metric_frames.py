@@ -1,13 +1,20 @@
-"""`metric_frames`: the simulated metrics of each model and day, stored in PostgreSQL."""
+"""The asset `metric_frames`: the simulated metrics of each model and day, stored in PostgreSQL."""
+
+from collections.abc import Iterator
 
 import dagster as dg
 
+from sim_pipeline.dagster_instance.partition_metadata import add_partition_metadata
 from sim_pipeline.feed.inputs import SimulationInputs
+from sim_pipeline.feed.progress import Progress
 from sim_pipeline.feed.simulate import MetricFrames
+from sim_pipeline.metrics import METRICS
+from sim_pipeline.orchestration.io_manager import FrameBatches
 from sim_pipeline.orchestration.resources import ResultsDatabase, RunScope
 from sim_pipeline.orchestration.table_schema import column_schema
 from sim_pipeline.simulator.fingerprint import SIMULATOR_VERSION
 from sim_pipeline.simulator.profiles import DERIVED
+from sim_pipeline.store.batches import WindowBatch
 from sim_pipeline.store.schema import deliveries, simulation_results
 
 
@@ -17,13 +24,13 @@ def build_metric_frames(
     freshness_policy: dg.FreshnessPolicy,
     database: str,
 ) -> dg.AssetsDefinition:
-    """Return the asset for these partitions.
+    """Return the asset.
 
     Args:
         partitions_def: models by days.
-        backfill_policy: how a range becomes runs.
-        freshness_policy: when it is late.
-        database: the name of the results database, for people.
+        backfill_policy: how a backfill of a range is split into runs.
+        freshness_policy: when the asset is late.
+        database: name of the results database, shown in the UI.
     """
 
     @dg.asset(
@@ -46,20 +53,20 @@ def build_metric_frames(
         simulation: dg.ResourceParam[SimulationInputs],
         scope: RunScope,
         results: dg.ResourceParam[ResultsDatabase],
-    ) -> MetricFrames:
-        """Simulated TTFT, TPS, e2e_latency and RPS of a model's windows that start in a day.
+    ) -> FrameBatches:
+        """Simulated TTFT, TPS, e2e_latency and RPS of a model's windows that start on a UTC day.
 
-        Stored as rows of the table `simulation_results`. A window that is there already from the
-        same inputs is left alone.
+        Stored as rows of the table `simulation_results`; loads as a pandas DataFrame. Windows
+        already stored from the same inputs are skipped.
         """
         selection = scope.selection(context.partition_keys, simulation.cadence)
         profiles = simulation.profiles(selection.llm_names)
         for profile in profiles.values():
             if profile.source == DERIVED:
                 context.log.info(
-                    "%s has no published figures; its profile is %s", profile.name, DERIVED
+                    "%s has no published figures: its profile is %s", profile.name, DERIVED
                 )
-        return MetricFrames(
+        frames = MetricFrames(
             selection,
             profiles,
             cadence=simulation.cadence,
@@ -69,5 +76,21 @@ def build_metric_frames(
             replace=scope.replace,
             force=scope.force,
         )
+
+        def batches() -> Iterator[WindowBatch]:
+            """Simulate the next batch once the one before is stored."""
+            progress = Progress("Stored", "rows", frames.windows)
+            stats = frames.stats
+            for batch in frames:
+                yield batch
+                progress.report(stats.simulated + stats.skipped, len(METRICS) * stats.simulated)
+            progress.end(stats.simulated + stats.skipped, len(METRICS) * stats.simulated)
+            add_partition_metadata(
+                context.op_execution_context.get_step_execution_context(),
+                context.asset_key,
+                frames.partition_metadata(),
+            )
+
+        return FrameBatches(batches(), force=scope.force)
 
     return metric_frames

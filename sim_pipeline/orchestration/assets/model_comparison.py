@@ -1,4 +1,4 @@
-"""`model_comparison`: how the models compare over the last day and the last seven."""
+"""The asset `model_comparison`: the models ranked over 24 hours and 7 days, with a check."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ from sim_pipeline.orchestration.table_schema import column_schema
 from sim_pipeline.store import ledger
 from sim_pipeline.store.schema import model_comparison as comparison_table
 
-CHECK_NAME = "p95_as_usual"
+CHECK_NAME = "p95_regression"
 
 
 def build_model_comparison(
@@ -31,18 +31,18 @@ def build_model_comparison(
     """Return the asset, with its check.
 
     Args:
-        benchmark_feed: what it comes after.
+        benchmark_feed: the upstream asset.
         llm_names: the models to compare.
-        freshness_policy: when it is late.
-        database: the name of the results database, for people.
+        freshness_policy: when the asset is late.
+        database: name of the results database, shown in the UI.
         retention: how long comparisons are kept; None keeps all.
     """
-    usual = dg.AssetCheckSpec(
+    regression = dg.AssetCheckSpec(
         CHECK_NAME,
         asset="model_comparison",
         description=(
-            f"Over the latest {STRETCH} hours or windows, no model's p95 is worse than it usually"
-            " is at such a load, by its own past seven days. It warns, and blocks nothing"
+            f"No model's p95 over the last {STRETCH} hours (or windows, if longer) is worse than"
+            " the model's usual range over the past 7 days at a similar load. Warns, does not block"
         ),
     )
 
@@ -52,7 +52,7 @@ def build_model_comparison(
         owners=["team:serving-metrics"],
         group_name="serving_metrics",
         code_version="1",
-        check_specs=[usual],
+        check_specs=[regression],
         freshness_policy=freshness_policy,
         metadata={
             "dagster/table_name": f"{database}.public.{comparison_table.name}",
@@ -64,11 +64,11 @@ def build_model_comparison(
         simulation: dg.ResourceParam[SimulationInputs],
         results: dg.ResourceParam[ResultsDatabase],
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        """The models ranked by each metric, over the 24 hours and the 7 days before the latest end.
+        """The models ranked by each metric over the 24 hours and 7 days up to the latest window.
 
-        Each comparison is kept in the table `model_comparison`: p50, p95, and the change of p50
-        against the same period a day earlier. It looks at every value; of windows shorter than a
-        minute, and of more than 300 values of a model, metric and hour, at evenly spaced ones.
+        The table `model_comparison` stores each comparison: p50, p95, and the change of p50 against
+        the same period a day earlier. All values are read, up to 300 per model, metric and hour and
+        one window per minute; beyond that, evenly spaced ones.
         """
         interval = timedelta(seconds=simulation.cadence.interval)
         sampled = sampling(interval, simulation.points)
@@ -80,7 +80,7 @@ def build_model_comparison(
             latest = ledger.latest_window_start(connection, llm_names)
             if latest is None:
                 raise dg.Failure(
-                    f"nothing is stored yet of {', '.join(llm_names)}: materialize metric_frames",
+                    f"no window of {', '.join(llm_names)} is stored: materialize metric_frames",
                     allow_retries=False,
                 )
             ranking, history = rank_models(connection, llm_names, latest, interval, sampled)
@@ -89,8 +89,8 @@ def build_model_comparison(
         day, week = PERIODS
         return dg.MaterializeResult(
             metadata={
-                "compared at": dg.MetadataValue.timestamp(latest + interval),
-                "compared": str(sampled),
+                "compared up to": dg.MetadataValue.timestamp(latest + interval),
+                "values compared": str(sampled),
                 "last 24 hours, plot": dg.MetadataValue.md(ranges_plot(ranking, day)),
                 "last 7 days, plot": dg.MetadataValue.md(history_plot(history)),
                 **{
@@ -108,7 +108,7 @@ def build_model_comparison(
                     severity=dg.AssetCheckSeverity.WARN,
                     description="; ".join(map(str, found)) or None,
                     metadata={
-                        f"{one.llm_name} {one.metric} p95, times its limit": one.p95 / one.limit
+                        f"{one.llm_name} {one.metric} p95 / limit": one.p95 / one.limit
                         for one in found
                     },
                 )

@@ -1,11 +1,10 @@
-"""The job that keeps what is stored from growing forever, and its schedule.
+"""The job `retention`, which removes old data, and its nightly schedule.
 
-EVENT_RETENTION_DAYS is for Dagster's history: `run_history` says what of it stays and why. It does
-nothing to the deliveries ledger, whose entries are needed for as long as their rows are there.
-RESULTS_RETENTION_DAYS is for both, rows and entries: see `store.retention`.
+- EVENT_RETENTION_DAYS applies to Dagster's history; `run_history` says what is kept, and why.
+- RESULTS_RETENTION_DAYS applies to results and their ledger entries: see `store.retention`.
 
-Both remove in small batches that hold no lock anyone waits for, so the feed goes on meanwhile. A
-run that fails or is killed has removed what it has; the next night's goes on from there.
+Both remove small batches and block no writer, so the feed keeps running. If a run fails or is
+killed, the next night's run continues.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -21,18 +20,24 @@ from sim_pipeline.dagster_instance.run_history import remove_history
 from sim_pipeline.orchestration.resources import ResultsDatabase
 from sim_pipeline.store.retention import remove_delivered
 from sim_pipeline.store.server_facts import ids_running_out
+from sim_pipeline.timestamps import format_timestamp
 
 RETENTION_JOB = "retention"
 RETENTION_SCHEDULE = "retention_schedule"
 
-# A minute at which no interval that divides an hour ends.
+# Windows of the usual intervals do not end at minute 17.
 _CRON = "17 3 * * *"
 
 
 def build_retention_job(*, event_days: int, results_days: int) -> dg.JobDefinition:
-    """Return the job that removes what is older than so many days; 0 keeps all."""
+    """Return the job that removes old data.
 
-    @dg.op(description=f"Remove results delivered over {results_days} days ago; 0 keeps all")
+    Args:
+        event_days: age of runs and events to remove [days]; 0 keeps all.
+        results_days: time since delivery of results to remove [days]; 0 keeps all.
+    """
+
+    @dg.op(description=f"Remove results delivered more than {results_days} days ago; 0 keeps all")
     def remove_old_results(
         context: dg.OpExecutionContext, results: dg.ResourceParam[ResultsDatabase]
     ) -> None:
@@ -46,16 +51,16 @@ def build_retention_job(*, event_days: int, results_days: int) -> dg.JobDefiniti
         before = datetime.now(UTC) - timedelta(days=results_days)
         removed = remove_delivered(results.postgres.engine, before)
         context.log.info(
-            "Removed %s windows, %s rows, that were delivered before %s",
+            "Removed %s windows (%s rows) delivered before %s",
             removed.windows,
             removed.rows,
-            before.isoformat(timespec="seconds"),
+            format_timestamp(before, "seconds"),
         )
         context.add_output_metadata(
             {"windows removed": removed.windows, "rows removed": removed.rows}
         )
 
-    @dg.op(description=f"Remove what Dagster knows of runs over {event_days} days old; 0 keeps all")
+    @dg.op(description=f"Remove runs and events older than {event_days} days; 0 keeps all")
     def remove_old_runs(context: dg.OpExecutionContext) -> None:
         if event_days == 0:
             context.log.info("EVENT_RETENTION_DAYS is 0: all runs and their events are kept")
@@ -68,10 +73,10 @@ def build_retention_job(*, event_days: int, results_days: int) -> dg.JobDefiniti
             now - timedelta(days=max(event_days, results_days)) if results_days else None,
         )
         context.log.info(
-            "Removed %s runs and %s events from before %s, %s backfills, %s logs of ticks",
+            "Removed %s runs and %s events older than %s, %s backfills, %s tick logs",
             removed.runs,
             removed.events,
-            before.isoformat(timespec="seconds"),
+            format_timestamp(before, "seconds"),
             removed.backfills,
             removed.tick_logs,
         )
@@ -80,16 +85,16 @@ def build_retention_job(*, event_days: int, results_days: int) -> dg.JobDefiniti
                 "runs removed": removed.runs,
                 "events removed": removed.events,
                 "backfills removed": removed.backfills,
-                "logs of ticks removed": removed.tick_logs,
+                "tick logs removed": removed.tick_logs,
             }
         )
 
     @dg.job(
         name=RETENTION_JOB,
         executor_def=dg.in_process_executor,
-        description="Remove old results, runs and events, so that nothing grows forever",
-        # Runs by hand come first. One that hangs is ended by run monitoring; one that died is
-        # not launched anew, for the next night's goes on from there.
+        description="Remove old results, runs and events, so that the databases stop growing",
+        # Manual runs go first. Run monitoring ends a run that hangs. A run that died is not
+        # retried: the next night's run continues.
         tags={PRIORITY_TAG: "-1", MAX_RUNTIME_SECONDS_TAG: "7200", MAX_RETRIES_TAG: "0"},
     )
     def retention() -> None:
@@ -100,7 +105,12 @@ def build_retention_job(*, event_days: int, results_days: int) -> dg.JobDefiniti
 
 
 def build_retention_schedule(job: dg.JobDefinition, *, running: bool) -> dg.ScheduleDefinition:
-    """Return the schedule that runs the job each night, by default only if there is a reason."""
+    """Return the nightly schedule.
+
+    Args:
+        job: the retention job.
+        running: whether the schedule runs by default.
+    """
     return dg.ScheduleDefinition(
         name=RETENTION_SCHEDULE,
         job=job,
@@ -109,5 +119,5 @@ def build_retention_schedule(job: dg.JobDefinition, *, running: bool) -> dg.Sche
         default_status=(
             dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED
         ),
-        description="Each night, remove what EVENT_ and RESULTS_RETENTION_DAYS no longer keep",
+        description="Each night, removes data older than EVENT_ and RESULTS_RETENTION_DAYS",
     )

@@ -1,1 +1,1 @@
-"""Mirrors what `k8s/base/dagster.yaml` sets for runs, and the launcher that reads it."""
+"""Tests of runs as Kubernetes Jobs: `k8s/base/dagster.yaml` and the run launcher."""

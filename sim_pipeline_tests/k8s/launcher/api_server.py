@@ -1,8 +1,8 @@
-"""A small API server of Kubernetes: Jobs, their pods, and who may do what to them.
+"""A fake Kubernetes API server: Jobs, their pods, and the rights of ServiceAccounts.
 
-It is a fake, for no cluster can be run where the tests run. It speaks what the real client of the
-launcher speaks, over TLS with tokens; it grants what the Roles of the manifests grant, and refuses
-in Kubernetes' own words. Jobs it keeps as they arrive, and starts the pod of one when told to.
+The tests cannot run a real cluster. The launcher's real client talks to this server over TLS with
+tokens. The server grants what the Roles of the manifests grant, and refuses with Kubernetes' own
+messages. It stores Jobs, and starts a Job's pod when a test asks for it.
 """
 
 import json
@@ -34,7 +34,7 @@ _PATH = re.compile(
 
 @dataclass
 class Job:
-    """A Job that was made, and its pod once there is one."""
+    """A Job, and its pod after the pod is started."""
 
     manifest: dict[str, Any]
     container: Container | None = None
@@ -53,7 +53,7 @@ class Job:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The spec of its pod."""
+        """The PodSpec."""
         spec: dict[str, Any] = self.manifest["spec"]["template"]["spec"]
         return spec
 
@@ -63,7 +63,7 @@ class Job:
 
     @property
     def status(self) -> dict[str, Any]:
-        """Its status, as the controller of Jobs keeps it."""
+        """The status, as Kubernetes' Job controller reports it."""
         started = {"startTime": datetime.now(UTC).isoformat()}
         match self.exit_code:
             case None:
@@ -75,12 +75,12 @@ class Job:
 
     @property
     def pod(self) -> dict[str, Any]:
-        """Its pod, as far as dagster_k8s reads it."""
+        """The pod, with the fields that dagster_k8s reads."""
         template = self.manifest["spec"]["template"]
         state: dict[str, Any] = {"running": {}}
         phase = "Running"
         if self.exit_code is not None:
-            # A process that a signal ended has a negative one here.
+            # Popen reports a signal as a negative exit code, Kubernetes as 128 plus its number.
             code = self.exit_code if self.exit_code >= 0 else 128 - self.exit_code
             state = {"terminated": {"exitCode": code, "reason": "Error"}}
             phase = "Succeeded" if code == 0 else "Failed"
@@ -105,16 +105,16 @@ class Job:
 
 @dataclass
 class Cluster:
-    """What the API server knows.
+    """The state of the cluster.
 
     Attributes:
-        manifests: whose Roles count.
-        node: where pods run.
-        tokens: of each ServiceAccount, by its name.
-        jobs: those there are, by name.
-        pods: those that were started, by name, as the Jobs that they are of.
-        arrived: every Job that was ever made, the first one first.
-        instead: what every request is answered with, where there is such an answer.
+        manifests: the manifests, with the Roles to enforce.
+        node: runs the pods.
+        tokens: the token of each ServiceAccount, by account name.
+        jobs: the existing Jobs, by name.
+        pods: the Job of each started pod, by pod name.
+        created_jobs: every Job that was ever created, in order.
+        fixed_answer: if set, the answer to every request.
     """
 
     manifests: list[Manifest]
@@ -122,25 +122,25 @@ class Cluster:
     tokens: dict[str, str]
     jobs: dict[str, Job] = field(default_factory=dict)
     pods: dict[str, Job] = field(default_factory=dict)
-    arrived: list[Job] = field(default_factory=list)
-    instead: tuple[int, Any] | None = None
+    created_jobs: list[Job] = field(default_factory=list)
+    fixed_answer: tuple[int, Any] | None = None
 
     def start(self, job: Job) -> Container:
-        """Have a node start the pod of a Job."""
+        """Start the pod of a Job on the node."""
         job.container = self.node.run(job.name, job.manifest["spec"]["template"])
         self.pods[job.pod_name] = job
         return job.container
 
     @contextmanager
     def without_right(self, account: str, verb: str, resource: str) -> Iterator[None]:
-        """Take a right from the Role of a ServiceAccount while the context lasts."""
+        """Remove a right from the Role of a ServiceAccount while the context lasts."""
         (rule,) = (
             rule
             for rule in named(self.manifests, "Role", account)["rules"]
             if resource in rule["resources"]
         )
         verbs = rule["verbs"]
-        rule["verbs"] = [one for one in verbs if one != verb]
+        rule["verbs"] = [other for other in verbs if other != verb]
         try:
             yield
         finally:
@@ -149,22 +149,24 @@ class Cluster:
     def answer(
         self, method: str, path: str, query: dict[str, list[str]], token: str, body: Any
     ) -> tuple[int, Any]:
-        """Answer a request: the HTTP status, and an object or a text."""
-        if self.instead is not None:
-            return self.instead
-        asked = _PATH.fullmatch(path)
-        account = next((name for name, one in self.tokens.items() if one == token), None)
+        """Return the answer to a request: the HTTP status, and an object or a text."""
+        if self.fixed_answer is not None:
+            return self.fixed_answer
+        request = _PATH.fullmatch(path)
+        account = next((name for name, known in self.tokens.items() if known == token), None)
         if account is None:
             return _status(HTTPStatus.UNAUTHORIZED, "Unauthorized")
-        if asked is None:
+        if request is None:
             return _status(HTTPStatus.NOT_FOUND, "the server could not find the requested resource")
-        group, name = asked["group"] or "", asked["name"]
+        group, name = request["group"] or "", request["name"]
         verb = {"POST": "create", "DELETE": "delete", "GET": "get" if name else "list"}[method]
-        sub = asked["subresource"]
-        resource = f"{asked['resource']}/{sub}" if sub else asked["resource"]
+        sub = request["subresource"]
+        resource = f"{request['resource']}/{sub}" if sub else request["resource"]
         allowed = rights(self.manifests, account)
-        if asked["namespace"] != NAMESPACE or (verb, group, resource) not in allowed:
-            return _status(HTTPStatus.FORBIDDEN, _refusal(asked, account, verb, group, resource))
+        if request["namespace"] != NAMESPACE or (verb, group, resource) not in allowed:
+            return _status(
+                HTTPStatus.FORBIDDEN, _forbidden_message(request, account, verb, group, resource)
+            )
         if verb == "list":
             return self._list(resource, query)
         return self._act(verb, resource, name, query, body)
@@ -172,7 +174,7 @@ class Cluster:
     def _act(
         self, verb: str, resource: str, name: str, query: dict[str, list[str]], body: Any
     ) -> tuple[int, Any]:
-        """Do what is asked of one object."""
+        """Execute a request for a single object."""
         if verb == "create":
             return self._create(Job(body))
         kept = self.jobs if resource.startswith("jobs") else self.pods
@@ -186,7 +188,7 @@ class Cluster:
         return HTTPStatus.OK, _printed(job, int(query["tailLines"][0]))
 
     def _list(self, resource: str, query: dict[str, list[str]]) -> tuple[int, Any]:
-        """Select by the labels or the field that the launcher and dagster_k8s ask for."""
+        """Select by the label and field selectors that the launcher and dagster_k8s use."""
         objects: dict[str, list[dict[str, Any]]] = {
             "jobs": [{**job.manifest, "status": job.status} for job in self.jobs.values()],
             "pods": [job.pod for job in self.pods.values()],
@@ -196,15 +198,15 @@ class Cluster:
             return HTTPStatus.OK, {"items": objects[resource]}
         if "labelSelector" in query:
             job = query["labelSelector"][0].removeprefix("job-name=")
-            names = {one.pod_name for one in self.pods.values() if one.name == job}
+            names = {pod.pod_name for pod in self.pods.values() if pod.name == job}
         else:
             names = {query["fieldSelector"][0].removeprefix("metadata.name=")}
-        found = [one for one in objects[resource] if one["metadata"]["name"] in names]
+        found = [each for each in objects[resource] if each["metadata"]["name"] in names]
         return HTTPStatus.OK, {"items": found}
 
     def _delete(self, job: Job, kept: dict[str, Job]) -> tuple[int, Any]:
         if kept is self.jobs:
-            # Its pods stay: Kubernetes orphans a Job's unless it is told not to.
+            # The pods stay: by default Kubernetes orphans the pods of a deleted Job.
             del self.jobs[job.name]
             return HTTPStatus.OK, job.manifest
         del self.pods[job.pod_name]
@@ -216,7 +218,7 @@ class Cluster:
         if job.name in self.jobs:
             return _status(HTTPStatus.CONFLICT, f'jobs.batch "{job.name}" already exists')
         self.jobs[job.name] = job
-        self.arrived.append(job)
+        self.created_jobs.append(job)
         return HTTPStatus.CREATED, job.manifest
 
 
@@ -226,11 +228,13 @@ def _status(code: HTTPStatus, message: str) -> tuple[int, Any]:
     return code, {**status, "reason": reason, "message": message}
 
 
-def _refusal(asked: re.Match[str], account: str, verb: str, group: str, kind: str) -> str:
-    what = f"{asked['resource']}{'.' if group else ''}{group}"
+def _forbidden_message(
+    request: re.Match[str], account: str, verb: str, group: str, kind: str
+) -> str:
+    what = f"{request['resource']}{'.' if group else ''}{group}"
     return (
         f'{what} is forbidden: User "system:serviceaccount:{NAMESPACE}:{account}" cannot {verb}'
-        f' resource "{kind}" in API group "{group}" in the namespace "{asked["namespace"]}"'
+        f' resource "{kind}" in API group "{group}" in the namespace "{request["namespace"]}"'
     )
 
 
@@ -241,7 +245,7 @@ def _printed(job: Job, lines: int) -> str:
 
 
 class ApiServer:
-    """Serves a cluster's API at a port of the loopback, as long as the context lasts."""
+    """Serves a cluster's API on a loopback port while the context lasts."""
 
     def __init__(self, cluster: Cluster, context: ssl.SSLContext) -> None:
         self._context = context
@@ -262,8 +266,8 @@ class ApiServer:
         self._thread.join()
 
     @contextmanager
-    def away(self) -> Iterator[None]:
-        """Let nobody reach it while this context lasts."""
+    def unreachable(self) -> Iterator[None]:
+        """Refuse connections while this context lasts."""
         self.__exit__()
         try:
             yield
@@ -276,10 +280,10 @@ def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
         def _answer(self) -> None:
             length = int(self.headers.get("Content-Length", 0))
             body = json.loads(self.rfile.read(length)) if length else None
-            asked = urlsplit(self.path)
+            request = urlsplit(self.path)
             token = self.headers.get("Authorization", "").removeprefix("bearer ")
             code, answer = cluster.answer(
-                self.command, asked.path, parse_qs(asked.query), token, body
+                self.command, request.path, parse_qs(request.query), token, body
             )
             text = isinstance(answer, str)
             data = (answer if text else json.dumps(answer)).encode()
@@ -289,7 +293,7 @@ def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_DELETE = _answer  # noqa: N815 - the names that are looked for
+        do_GET = do_POST = do_DELETE = _answer  # noqa: N815 - http.server's names
 
         def log_message(self, *_: Any) -> None:
             """Print nothing."""

@@ -1,4 +1,4 @@
-"""One installation for all tests of a module: its code location takes seconds to start."""
+"""Fixtures: one installation per test module, because its code location takes seconds to start."""
 
 import copy
 import secrets
@@ -18,15 +18,15 @@ from sim_pipeline.local_servers.ports import free_port, listens
 from sim_pipeline.local_servers.postgres import LocalPostgres
 from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
 from sim_pipeline.store.migrations import upgrade
+from sim_pipeline_tests.conftest import clear_settings
 from sim_pipeline_tests.k8s.conftest import rendered
 from sim_pipeline_tests.k8s.launcher.api_server import HOST, ApiServer, Cluster
 from sim_pipeline_tests.k8s.launcher.installation import MODELS, Installation
 from sim_pipeline_tests.k8s.launcher.kubelet import PROJECT, Node
 from sim_pipeline_tests.k8s.manifests import named
+from sim_pipeline_tests.support.assertions import wait_until
 from sim_pipeline_tests.support.certificates import Authority
 from sim_pipeline_tests.support.databases import database_in
-from sim_pipeline_tests.support.settings_environment import clear_settings
-from sim_pipeline_tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def cluster(
 ) -> Iterator[Cluster]:
     """A cluster with the objects of the overlay `local`.
 
-    Its ConfigMap says where the servers of the tests are, instead of the cluster's, and has
-    little to do for a run; its Secret, which `make k8s-apply` makes, holds their passwords.
+    Its ConfigMap has the addresses of the test servers and only two models. Its Secret, which
+    `make k8s-apply` normally creates, has the servers' passwords.
     """
     manifests = copy.deepcopy(rendered("local"))
     port = str(free_port())
@@ -76,7 +76,7 @@ def cluster(
     accounts = ("daemon", "webserver", "code-location", "run")
     cluster = Cluster(manifests, node, {name: secrets.token_urlsafe() for name in accounts})
     yield cluster
-    for job in cluster.arrived:
+    for job in cluster.created_jobs:
         if job.container is not None:
             job.container.kill()
 
@@ -88,7 +88,7 @@ def installation(
     rabbitmq_server: LocalRabbitMQ,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Installation]:
-    """The pipeline in that cluster, migrated; its API server answers."""
+    """The pipeline in that cluster, with migrated databases and a running API server."""
     directory = tmp_path_factory.mktemp("cluster")
     authority = Authority.make(directory)
     with ExitStack() as stack:
@@ -99,7 +99,7 @@ def installation(
         patch.chdir(directory)
         for name, value in _environment_of(cluster, "daemon").items():
             patch.setenv(name, value)
-        # What Kubernetes gives a pod that has a token.
+        # The variables that Kubernetes sets in a pod with a token.
         patch.setenv("KUBERNETES_SERVICE_HOST", HOST)
         patch.setenv("KUBERNETES_SERVICE_PORT", str(api_server.port))
         patch.setenv("NO_PROXY", HOST)
@@ -130,7 +130,7 @@ def installation(
             with pytest.MonkeyPatch.context() as its_token:
                 its_token.setattr(in_cluster, "SERVICE_TOKEN_FILENAME", str(token))
                 instance = stack.enter_context(dg.DagsterInstance.get())
-                assert instance.run_launcher  # it reads the token when first used
+                assert instance.run_launcher  # reads the token on first use
             contexts[account] = stack.enter_context(
                 WorkspaceProcessContext(
                     instance, WorkspaceFileTarget([str(PROJECT / "workspace.yaml")])
@@ -142,7 +142,7 @@ def installation(
 
 
 def _environment_of(cluster: Cluster, deployment: str) -> dict[str, str]:
-    """Return what the pods of a Deployment have in their environment."""
+    """Return the environment of a Deployment's pods."""
     spec = named(cluster.manifests, "Deployment", deployment)["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     volumes = cluster.node.mounted(deployment, spec, container)
@@ -151,7 +151,7 @@ def _environment_of(cluster: Cluster, deployment: str) -> dict[str, str]:
 
 @contextmanager
 def _default_configuration_kept() -> Iterator[None]:
-    """Let a launcher configure the client of Kubernetes; put back what was there before."""
+    """Restore the default configuration of the Kubernetes client, which the launcher changes."""
     before = kubernetes.client.Configuration.get_default_copy()
     try:
         yield

@@ -1,8 +1,8 @@
-"""The pipeline as the overlay `local` installs it, with servers of the tests behind it.
+"""The pipeline as the overlay `local` installs it, on the servers of the tests.
 
-Code location and runs are processes of their own, with the variables and files that their pods
-would get. Daemon and webserver are parts of the test's process: what they do at a tick, a look or
-a click is done when the test says so, by Dagster's own code.
+Code location and runs are separate processes with the variables and files of their pods. Daemon and
+webserver run in the test's process: the test calls Dagster's own code for each daemon iteration and
+each action in the UI.
 """
 
 import logging
@@ -27,7 +27,7 @@ from dagster_graphql.cli import execute_query
 from sim_pipeline.config import Settings
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline_tests.k8s.launcher.api_server import ApiServer, Cluster, Job
-from sim_pipeline_tests.support.waiting import wait_until
+from sim_pipeline_tests.support.assertions import wait_until
 
 MODELS = ("GPT-4o", "Llama-3.1-8B")
 
@@ -52,12 +52,12 @@ _logger = logging.getLogger(__name__)
 
 
 class Stored(NamedTuple):
-    """What is stored of some windows.
+    """Counts of stored data.
 
     Attributes:
-        rows: of results: four a window.
-        windows: in the ledger of deliveries.
-        published: of these.
+        rows: rows of results, four for each window.
+        windows: windows in the ledger.
+        published: published windows in the ledger.
     """
 
     rows: int
@@ -70,12 +70,12 @@ class Installation:
     """The pipeline in a cluster.
 
     Attributes:
-        cluster: where it is.
-        api_server: through which it is reached.
-        daemon: the daemon's part of Dagster, with the rights of its ServiceAccount.
-        webserver: the webserver's, with those of its own.
-        settings: those of a run.
-        results: the database that runs write to.
+        cluster: the cluster that it runs in.
+        api_server: the cluster's API server.
+        daemon: the daemon's workspace context, with the rights of its ServiceAccount.
+        webserver: the webserver's workspace context, with the rights of its ServiceAccount.
+        settings: the settings of a run.
+        results: the results database.
     """
 
     cluster: Cluster
@@ -92,10 +92,10 @@ class Installation:
     def request(
         self, days: Sequence[date], *models: str, tags: dict[str, str] | None = None
     ) -> list[dg.DagsterRun]:
-        """Backfill some days of some models in the UI; return the runs that the daemon queues."""
+        """Launch a backfill through the UI's API; return the runs that the daemon queues."""
         keys = [f"{day.isoformat()}|{model}" for day in days for model in models]
         assets = [{"path": [name]} for name in ("metric_frames", "benchmark_feed")]
-        answer = self._ask(
+        answer = self._query_ui(
             _LAUNCH_BACKFILL,
             params={
                 "assetSelection": assets,
@@ -113,27 +113,27 @@ class Installation:
             )
         )
 
-    def look_at_queue(self) -> None:
-        """Have the daemon launch what is queued; an error of a run is that run's."""
+    def launch_queued_runs(self) -> None:
+        """Run one iteration of the daemon's queue; launch errors become errors of the runs."""
         _do(QueuedRunCoordinatorDaemon(interval_seconds=1).run_iteration(self.daemon))
 
     def launch(self, days: Sequence[date], *models: str) -> list[Job]:
-        """Backfill some days of some models in the UI; return the Jobs that are made for it."""
+        """Launch a backfill through the UI's API; return its Jobs."""
         runs = {run.run_id for run in self.request(days, *models)}
-        self.look_at_queue()
-        return [job for job in self.cluster.arrived if job.run_id in runs]
+        self.launch_queued_runs()
+        return [job for job in self.cluster.created_jobs if job.run_id in runs]
 
     def monitor(self) -> None:
-        """Have the daemon look after the runs under way."""
+        """Run one iteration of the daemon's run monitoring."""
         _do(execute_run_monitoring_iteration(self.daemon, _logger))
 
     def terminate(self, run_id: str) -> dict[str, Any]:
-        """Terminate a run in the UI; return the answer."""
-        answer: dict[str, Any] = self._ask(_TERMINATE, run=run_id)["terminateRun"]
+        """Terminate a run through the UI's API; return the answer."""
+        answer: dict[str, Any] = self._query_ui(_TERMINATE, run=run_id)["terminateRun"]
         return answer
 
     def run(self, run_id: str) -> dg.DagsterRun:
-        """Return a run as Dagster's storage has it now."""
+        """Return the current state of a run from Dagster's storage."""
         run = self.instance.get_run_by_id(run_id)
         assert run is not None
         return run
@@ -141,18 +141,20 @@ class Installation:
     def status(self, run_id: str) -> str:
         return self.run(run_id).status.value
 
-    def said(self, run_id: str) -> str:
-        """Return all that is kept of a run's events, errors and their traces included."""
-        return "\n".join(serialize_value(one) for one in self.instance.all_logs(run_id))
+    def event_log(self, run_id: str) -> str:
+        """Return all stored events of a run, with errors and their tracebacks."""
+        return "\n".join(serialize_value(entry) for entry in self.instance.all_logs(run_id))
 
     def errors(self, run_id: str) -> list[str]:
-        """Return the messages of the errors that a run's page shows, without their traces."""
+        """Return the error messages that a run's page displays, without tracebacks."""
         events = [entry.dagster_event for entry in self.instance.all_logs(run_id)]
         data = [event.event_specific_data for event in events if event is not None]
-        return [one.error.message for one in data if isinstance(one, EngineEventData) and one.error]
+        return [
+            each.error.message for each in data if isinstance(each, EngineEventData) and each.error
+        ]
 
     def messages(self, run_id: str, kind: dg.DagsterEventType) -> list[str]:
-        """Return what a run's events of a kind say."""
+        """Return the messages of a run's events of one type."""
         events = [entry.dagster_event for entry in self.instance.all_logs(run_id, of_type=kind)]
         return [event.message or "" for event in events if event is not None]
 
@@ -161,7 +163,7 @@ class Installation:
             return list(connection.execute(sa.text(statement), parameters))
 
     def stored(self, day: date) -> Stored:
-        """Count what the database holds of a day."""
+        """Count the stored rows and windows of a day."""
         since, until = (
             datetime.combine(day + timedelta(days=days), time(), UTC) for days in (0, 1)
         )
@@ -178,8 +180,8 @@ class Installation:
         return Stored(*counts)
 
     @contextmanager
-    def nothing_written(self) -> Iterator[Callable[[], None]]:
-        """Let nobody write results while the context lasts; gives what waits for one who tries."""
+    def writes_blocked(self) -> Iterator[Callable[[], None]]:
+        """Block writes of results while the context lasts; yield a function that waits for one."""
         blocked = """
             SELECT 1 FROM pg_stat_activity
             WHERE datname = current_database() AND wait_event_type = 'Lock'
@@ -190,7 +192,7 @@ class Installation:
                 lambda: bool(self.query(blocked)), "a run to write", seconds=120
             )
 
-    def _ask(self, query: str, **variables: Any) -> dict[str, Any]:
+    def _query_ui(self, query: str, **variables: Any) -> dict[str, Any]:
         answer = execute_query(self.webserver, query, variables)
         assert "errors" not in answer, answer["errors"]
         data: dict[str, Any] = answer["data"]
@@ -198,5 +200,5 @@ class Installation:
 
 
 def _do(iteration: Iterable[Any]) -> None:
-    """Go through what a daemon does at once; none of it may fail."""
+    """Run a daemon iteration to its end; fail if it yields an error."""
     assert [error for error in iteration if error is not None] == []

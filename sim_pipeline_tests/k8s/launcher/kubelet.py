@@ -1,8 +1,8 @@
-"""Containers of the manifests as local processes, with what their pods would give them.
+"""A fake node: runs the containers of the manifests as local processes.
 
-No container can be run where the tests run, so this is a stand-in for a node: images, users,
-limits and a read-only root file system mean nothing to it. What it does do as a node does is to
-look up what a container refers to, to mount volumes, and to end a pod.
+The tests cannot run containers. Like a node, it resolves references to ConfigMaps and Secrets,
+provides volumes, and ends pods. It ignores images, users, limits and read-only file
+systems.
 """
 
 import os
@@ -17,19 +17,18 @@ from sim_pipeline_tests.k8s.manifests import of_kind
 from sim_pipeline_tests.k8s.rendering import Manifest
 
 PROJECT = Path(__file__).parents[3]
-# What the image brings; see the Dockerfile.
+# Paths in the image, see the Dockerfile.
 _CODE, _WORKING_DIRECTORY = "/app", "/var/lib/sim_pipeline"
 
 
 @dataclass
 class Node:
-    """Where containers run.
+    """Runs containers.
 
     Attributes:
-        directory: for volumes and output.
-        manifests: the cluster's objects; ConfigMaps and Secrets are looked up here.
-        arguments: arguments of containers that name addresses of the cluster, with those of this
-            machine in their place.
+        directory: holds volumes and output.
+        manifests: the cluster's objects, with the ConfigMaps and Secrets.
+        arguments: local replacements of container arguments that contain cluster addresses.
     """
 
     directory: Path
@@ -56,14 +55,14 @@ class Node:
         return Container(process, output, pod["spec"].get("terminationGracePeriodSeconds", 30))
 
     def environment(self, container: dict[str, Any], volumes: dict[str, Path]) -> dict[str, str]:
-        """Return a container's variables, with paths of this machine in them.
+        """Return a container's variables, with paths of this machine.
 
         Args:
-            container: as its pod describes it.
-            volumes: as `mounted` returns them.
+            container: the container's part of the PodSpec.
+            volumes: the result of `mounted`.
 
         Raises:
-            KeyError: something that it refers to does not exist.
+            KeyError: a referenced object does not exist.
         """
         found: dict[str, str] = {}
         for source in container.get("envFrom", []):
@@ -81,17 +80,17 @@ class Node:
             case {"fieldRef": {"fieldPath": "metadata.namespace"}}:
                 return "sim-pipeline"
             case source:
-                raise KeyError(f"a node would know {source}")
+                raise KeyError(f"this fake node does not support {source}")
 
     def mounted(
         self, name: str, spec: dict[str, Any], container: dict[str, Any]
     ) -> dict[str, Path]:
-        """Make a container's volumes; return each one's directory by where it is mounted.
+        """Create a container's volumes; return their directories by mount path.
 
         Args:
-            name: the pod's.
-            spec: the pod's.
-            container: the one of its containers.
+            name: the pod's name.
+            spec: the PodSpec.
+            container: the container's part of the PodSpec.
         """
         volumes = {volume["name"]: volume for volume in spec["volumes"]}
         found = {}
@@ -106,19 +105,19 @@ class Node:
         return found
 
     def _data(self, kind: str, name: str) -> dict[str, str]:
-        objects = {one["metadata"]["name"]: one["data"] for one in of_kind(self.manifests, kind)}
+        objects = {each["metadata"]["name"]: each["data"] for each in of_kind(self.manifests, kind)}
         data: dict[str, str] = objects[name]
         return data
 
 
 @dataclass(frozen=True)
 class Container:
-    """A container that was started.
+    """A started container.
 
     Attributes:
-        process: it.
-        output: the file with what it prints.
-        grace: seconds that it is given to end.
+        process: its process.
+        output: the file with its output.
+        grace: its termination grace period, in seconds.
     """
 
     process: "subprocess.Popen[bytes]"
@@ -126,17 +125,17 @@ class Container:
     grace: float
 
     def end(self) -> None:
-        """Ask it to end, as a node does with a pod that is deleted."""
+        """Send SIGTERM, as a node does when a pod is deleted."""
         self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it, if it has not ended, and wait for that."""
+        """Kill it if it still runs, and wait for its end."""
         self.process.kill()
         self.process.wait()
 
 
 def _local(text: str, volumes: dict[str, Path]) -> str:
-    """Put paths of this machine in the place of a container's."""
+    """Replace a container's path with the path on this machine."""
     if text == _CODE or text.startswith(f"{_CODE}/") or f"={_CODE}/" in text:
         return text.replace(_CODE, str(PROJECT), 1)
     for path, directory in volumes.items():

@@ -1,6 +1,6 @@
-"""Runs as Jobs: the launcher and the settings of k8s/, with a fake API server.
+"""Runs as Kubernetes Jobs: the launcher and the manifests, with a fake API server.
 
-What a run does is real: its command, executed with the variables that its Job refers to, writes to
+The runs themselves are real. A Job's command, with the variables that the Job refers to, writes to
 PostgreSQL, publishes to RabbitMQ and reports to Dagster's storage.
 """
 
@@ -17,7 +17,7 @@ import pytest
 from dagster._core.storage.tags import WILL_RETRY_TAG
 from dagster._daemon.monitoring import run_monitoring
 
-from sim_pipeline.dagster_instance import k8s_run_launcher as job_launcher
+from sim_pipeline.dagster_instance import k8s_run_launcher
 from sim_pipeline_tests.k8s import test_rights, test_schemas
 from sim_pipeline_tests.k8s.launcher.api_server import Job
 from sim_pipeline_tests.k8s.launcher.installation import MODELS, Installation, Stored
@@ -37,9 +37,7 @@ def finish(installation: Installation, job: Job) -> int:
     return installation.cluster.start(job).process.wait(timeout=120)
 
 
-def test_each_chunk_of_a_backfill_is_a_job_that_simulates_stores_and_publishes(
-    installation: Installation,
-) -> None:
+def test_backfill_runs_as_jobs(installation: Installation) -> None:
     jobs = installation.launch(DAYS, *MODELS)
     assert len(jobs) == len(MODELS)
     containers = [installation.cluster.start(job) for job in jobs]
@@ -51,34 +49,32 @@ def test_each_chunk_of_a_backfill_is_a_job_that_simulates_stores_and_publishes(
         windows = 24 * len(MODELS)
         assert installation.stored(day) == Stored(4 * windows, windows, windows)
     messages = drain(installation.settings)
-    sent = {(one.body[0]["llm_name"], one.body[0]["timestamp"]) for one in messages}
-    assert len(messages) == len(sent) == 24 * len(MODELS) * len(DAYS)
-    # What it reports is in the log of its pod as well.
+    windows_sent = {(each.body[0]["llm_name"], each.body[0]["timestamp"]) for each in messages}
+    assert len(messages) == len(windows_sent) == 24 * len(MODELS) * len(DAYS)
+    # The run's events are also in the pod's log.
     assert "RUN_SUCCESS" in containers[0].output.read_text(encoding="utf-8")
 
 
-def test_its_job_is_valid_restricted_and_holds_no_secret(
+def test_job_is_valid_restricted_and_without_secrets(
     installation: Installation, tmp_path: Path
 ) -> None:
     (job,) = installation.launch(DAYS[:1], MODEL)
     for version in test_schemas.VERSIONS:
         done = test_schemas.validate([job.manifest], tmp_path, version)
         assert done.returncode == 0, done.stdout + done.stderr
-    # What holds for the pods of the manifests holds for a run's.
+    # The checks of the manifests' pods also apply to a run's pod.
     manifests = [*installation.cluster.manifests, job.manifest]
     test_rights.test_every_pod_is_restricted([job.manifest])
-    test_rights.test_every_container_has_resources_and_an_image_of_a_known_version(
-        "local", [job.manifest]
-    )
-    test_rights.test_what_is_mounted_can_be_written_only_where_it_is_scratch([job.manifest])
-    test_rights.test_everything_referred_to_exists(manifests)
+    test_rights.test_containers_have_resources_and_pinned_images("local", [job.manifest])
+    test_rights.test_only_scratch_volumes_are_writable([job.manifest])
+    test_rights.test_referenced_objects_exist(manifests)
     run, code_location = pods(manifests)["run"], pods(manifests)["code-location"]
     assert run.spec["automountServiceAccountToken"] is False
     assert run.spec["serviceAccountName"] == "run"
     assert run.labels["app.kubernetes.io/name"] == code_location.labels["app.kubernetes.io/name"]
     assert run.spec["containers"][0]["image"] == code_location.spec["containers"][0]["image"]
     assert run.spec["containers"][0]["resources"]["limits"]["memory"] == "512Mi"
-    assert {one for one in run.references() if one.kind == "Secret"} == {
+    assert {each for each in run.references() if each.kind == "Secret"} == {
         Reference("Secret", "credentials", "POSTGRES_PASSWORD"),
         Reference("Secret", "credentials", "RABBITMQ_PASSWORD"),
     }
@@ -89,7 +85,7 @@ def test_its_job_is_valid_restricted_and_holds_no_secret(
     assert job.manifest["spec"]["ttlSecondsAfterFinished"] == 3600
 
 
-def test_a_run_that_fails_is_a_job_that_fails(installation: Installation) -> None:
+def test_failed_run_fails_its_job(installation: Installation) -> None:
     day = date(2026, 11, 1)
     (job,) = installation.launch([day], MODEL)
     with installation.results.engine.begin() as connection:
@@ -107,16 +103,16 @@ def test_a_run_that_fails_is_a_job_that_fails(installation: Installation) -> Non
     assert installation.stored(day).published == 0
 
 
-def test_a_run_whose_pod_was_killed_is_found_and_can_be_launched_again(
+def test_run_of_killed_pod_fails_and_can_be_repeated(
     installation: Installation,
 ) -> None:
     day = date(2026, 11, 2)
     (job,) = installation.launch([day], MODEL)
     container = installation.cluster.start(job)
-    with installation.nothing_written() as await_writer:
+    with installation.writes_blocked() as await_writer:
         await_writer()
-        # While nobody can be asked, nothing is known to be wrong with it.
-        with installation.api_server.away():
+        # Without an answer from the API server, monitoring must not fail the run.
+        with installation.api_server.unreachable():
             installation.monitor()
         with installation.cluster.without_right("daemon", "get", "jobs/status"):
             installation.monitor()
@@ -136,13 +132,13 @@ def test_a_run_whose_pod_was_killed_is_found_and_can_be_launched_again(
     assert installation.stored(day) == A_DAY
 
 
-def test_a_run_that_its_node_ends_has_failed_and_is_to_be_launched_again(
+def test_run_ended_by_its_node_fails_and_is_retried(
     installation: Installation,
 ) -> None:
     day = date(2026, 11, 8)
     (job,) = installation.launch([day], MODEL)
     container = installation.cluster.start(job)
-    with installation.nothing_written() as await_writer:
+    with installation.writes_blocked() as await_writer:
         await_writer()
         container.end()
     assert container.process.wait(timeout=container.grace) == 1
@@ -151,7 +147,7 @@ def test_a_run_that_its_node_ends_has_failed_and_is_to_be_launched_again(
     assert installation.stored(day) == NOTHING
 
 
-def test_a_pod_that_starts_when_its_run_was_given_up_does_nothing(
+def test_pod_of_failed_run_does_nothing(
     installation: Installation,
 ) -> None:
     day = date(2026, 11, 9)
@@ -162,10 +158,10 @@ def test_a_pod_that_starts_when_its_run_was_given_up_does_nothing(
     assert installation.stored(day) == NOTHING
 
 
-def test_a_run_whose_job_is_gone_has_failed(installation: Installation) -> None:
+def test_run_of_deleted_job_fails(installation: Installation) -> None:
     (job,) = installation.launch([date(2026, 11, 3)], MODEL)
     container = installation.cluster.start(job)
-    with installation.nothing_written() as await_writer:
+    with installation.writes_blocked() as await_writer:
         await_writer()
         container.kill()
     del installation.cluster.jobs[job.name]
@@ -175,11 +171,11 @@ def test_a_run_whose_job_is_gone_has_failed(installation: Installation) -> None:
     assert f"Job {job.name} could not be found" in failure
 
 
-def test_a_run_that_never_starts_ends_with_its_job(
+def test_run_that_never_starts_fails_without_job(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (job,) = installation.launch([date(2026, 11, 11)], MODEL)
-    # Its pod can't be scheduled, so nothing starts it.
+    # The test never starts the pod, as if it could not be scheduled.
     installation.monitor()
     assert job.name in installation.cluster.jobs
     hours_later = time.time() + 3 * 3600
@@ -191,42 +187,42 @@ def test_a_run_that_never_starts_ends_with_its_job(
     assert job.name not in installation.cluster.jobs
 
 
-def test_a_job_that_outlived_its_run_is_deleted_with_the_next_launch(
+def test_next_launch_deletes_leftover_jobs(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left, succeeded = installation.launch([date(2026, 11, day) for day in (12, 13)], *MODELS)
     assert finish(installation, succeeded) == 0
     installation.instance.report_run_failed(installation.run(left.run_id))
-    # A pod is given time to end.
+    # A recently failed run keeps its Job: the pod gets time to end.
     installation.launch([date(2026, 11, 14)], MODEL)
     assert left.name in installation.cluster.jobs
     hours_later = time.time() + 3 * 3600
-    monkeypatch.setattr(job_launcher, "time", SimpleNamespace(time=lambda: hours_later))
+    monkeypatch.setattr(k8s_run_launcher, "time", SimpleNamespace(time=lambda: hours_later))
     (running,) = installation.launch([date(2026, 11, 15)], MODEL)
     assert left.name not in installation.cluster.jobs
-    # What has ended, or is under way, stays.
+    # Jobs of finished and running runs stay.
     assert {succeeded.name, running.name} <= installation.cluster.jobs.keys()
 
 
-def test_a_run_of_a_removed_model_gets_no_job(
+def test_run_of_removed_model_is_canceled(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_MODELS_STR", MODELS[0])
     (run,) = installation.request([date(2026, 11, 16)], MODELS[1])
-    installation.look_at_queue()
+    installation.launch_queued_runs()
     assert installation.status(run.run_id) == "CANCELED"
-    (said,) = installation.messages(run.run_id, dg.DagsterEventType.RUN_CANCELED)
-    assert said == f"Not launched: LLM_MODELS_STR no longer names '{MODELS[1]}'"
-    assert run.run_id not in {job.run_id for job in installation.cluster.arrived}
+    (message,) = installation.messages(run.run_id, dg.DagsterEventType.RUN_CANCELED)
+    assert message == f"Not launched: LLM_MODELS_STR no longer names '{MODELS[1]}'"
+    assert run.run_id not in {job.run_id for job in installation.cluster.created_jobs}
 
 
-def test_a_run_that_is_terminated_ends_in_time_and_leaves_nothing_half_done(
+def test_terminated_run_ends_and_writes_nothing(
     installation: Installation,
 ) -> None:
     day = date(2026, 11, 4)
     (job,) = installation.launch([day], MODEL)
     container = installation.cluster.start(job)
-    with installation.nothing_written() as await_writer:
+    with installation.writes_blocked() as await_writer:
         await_writer()
         assert installation.terminate(job.run_id) == {"__typename": "TerminateRunSuccess"}
         assert job.name not in installation.cluster.jobs
@@ -241,60 +237,65 @@ def test_a_run_that_is_terminated_ends_in_time_and_leaves_nothing_half_done(
     assert installation.stored(day) == A_DAY
 
 
-def test_a_refusal_of_the_api_server_is_the_runs_error(installation: Installation) -> None:
+def test_refused_launch_is_an_error_of_the_run(installation: Installation) -> None:
     (run,) = installation.request([date(2026, 11, 5)], MODEL)
     with installation.cluster.without_right("daemon", "create", "jobs"):
-        installation.look_at_queue()
+        installation.launch_queued_runs()
     assert installation.status(run.run_id) == "FAILURE"
     (error,) = installation.errors(run.run_id)
     assert error.strip() == (
-        "sim_pipeline.dagster_instance.k8s_run_launcher.LaunchError: The Job of the run was not"
-        " made: Kubernetes' API server refuses it with 403: jobs.batch is forbidden: User"
+        "sim_pipeline.dagster_instance.k8s_run_launcher.LaunchError: Could not create the Job of"
+        " the run: the Kubernetes API server refused the request with status 403: jobs.batch is"
+        " forbidden: User"
         ' "system:serviceaccount:sim-pipeline:daemon" cannot create resource "jobs" in API group'
         ' "batch" in the namespace "sim-pipeline"'
     )
     assert_no_secret(installation, run.run_id)
 
 
-def test_an_answer_that_is_not_the_api_servers_is_the_runs_error(
+def test_invalid_answer_is_an_error_of_the_run(
     installation: Installation,
 ) -> None:
     (run,) = installation.request([date(2026, 11, 10)], MODEL)
-    installation.cluster.instead = (HTTPStatus.BAD_GATEWAY, "<html>Oops</html>")
+    installation.cluster.fixed_answer = (HTTPStatus.BAD_GATEWAY, "<html>Oops</html>")
     try:
-        installation.look_at_queue()
+        installation.launch_queued_runs()
     finally:
-        installation.cluster.instead = None
+        installation.cluster.fixed_answer = None
     (error,) = installation.errors(run.run_id)
-    assert error.strip().endswith("Kubernetes' API server refuses it with 502: Bad Gateway")
+    assert error.strip().endswith(
+        "the Kubernetes API server refused the request with status 502: Bad Gateway"
+    )
 
 
-def test_an_api_server_that_does_not_answer_is_the_runs_error(
+def test_unreachable_api_server_is_an_error_of_the_run(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
     without_pauses = SimpleNamespace(sleep=pauses.append, time=time.time)
     monkeypatch.setattr(dagster_k8s.client, "time", without_pauses)
     (run,) = installation.request([date(2026, 11, 6)], MODEL)
-    with installation.api_server.away():
-        installation.look_at_queue()
+    with installation.api_server.unreachable():
+        installation.launch_queued_runs()
     assert pauses == [10, 10, 10]
     assert installation.status(run.run_id) == "FAILURE"
     (error,) = installation.errors(run.run_id)
-    assert "The Job of the run was not made: Kubernetes' API server does not answer: " in error
+    assert (
+        "Could not create the Job of the run: the Kubernetes API server does not answer: " in error
+    )
     assert f"host='localhost', port={installation.api_server.port}" in error
     assert "Connection refused" in error
     assert_no_secret(installation, run.run_id)
 
 
 def assert_no_secret(installation: Installation, run_id: str) -> None:
-    said = installation.said(run_id)
+    events = installation.event_log(run_id)
     credentials = named(installation.cluster.manifests, "Secret", "credentials")
     for secret in (*credentials["data"].values(), *installation.cluster.tokens.values()):
-        assert secret not in said
+        assert secret not in events
 
 
-def test_a_tag_of_a_run_gets_it_resources_and_nothing_else(installation: Installation) -> None:
+def test_run_tag_may_change_only_resources(installation: Installation) -> None:
     memory = {"resources": {"limits": {"memory": "2Gi"}}}
     bigger, other = (
         installation.request(
@@ -305,8 +306,8 @@ def test_a_tag_of_a_run_gets_it_resources_and_nothing_else(installation: Install
             {"container_config": {**memory, "image": "another"}},
         )
     )
-    installation.look_at_queue()
-    (job,) = (job for job in installation.cluster.arrived if job.run_id in {bigger, other})
+    installation.launch_queued_runs()
+    (job,) = (job for job in installation.cluster.created_jobs if job.run_id in {bigger, other})
     assert job.run_id == bigger
     assert job.spec["containers"][0]["resources"]["limits"] == {"cpu": "1", "memory": "2Gi"}
     assert installation.status(other) == "FAILURE"

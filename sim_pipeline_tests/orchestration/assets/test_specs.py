@@ -1,4 +1,4 @@
-"""What Dagster's UI says of the assets and checks: a change of it is to be seen in review."""
+"""A snapshot of what Dagster's UI shows of assets and checks, so that review sees changes."""
 
 import json
 import os
@@ -19,7 +19,7 @@ ROOT = Path(sim_pipeline.__file__).parents[1]
 
 
 def shown(value: Any) -> Any:
-    """Return a value of metadata as JSON can say it, without a machine's paths and line numbers."""
+    """Return a metadata value as JSON, without this machine's paths and line numbers."""
     match value:
         case dg.TableSchema():
             return {
@@ -66,18 +66,18 @@ def specs() -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("clean_environment")
-def test_the_specs_are_those_of_the_snapshot() -> None:
+def test_specs_match_the_snapshot() -> None:
     found = json.dumps(specs(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     if RENEW in os.environ:
         SNAPSHOT.write_text(found, encoding="utf-8")
     assert found == SNAPSHOT.read_text(encoding="utf-8"), (
-        "what the UI shows of the assets has changed; if that is meant, renew the snapshot and have"
-        f' its change reviewed: {RENEW}=1 make test ARGS="{Path(__file__).relative_to(ROOT)}"'
+        "the UI's description of the assets changed; if intended, update the snapshot:"
+        f' {RENEW}=1 make test ARGS="{Path(__file__).relative_to(ROOT)}"'
     )
 
 
 @pytest.mark.usefixtures("clean_environment")
-def test_every_asset_says_what_it_is_whose_it_is_and_where_its_source_is() -> None:
+def test_every_asset_is_fully_described() -> None:
     for name, asset in specs()["assets"].items():
         for field in ("description", "owners", "kinds", "code_version", "group"):
             assert asset[field], f"{name} has no {field}"

@@ -1,4 +1,4 @@
-"""The comparison of models: what a run stores, shows and warns of, and when one is asked for."""
+"""The job `comparison`: what a run stores, shows and warns of; when its schedule requests one."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ from sim_pipeline.orchestration.jobs.comparison import COMPARISON_JOB, COMPARISO
 from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB as SIMULATION
 from sim_pipeline.orchestration.partitions import range_tags
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline_tests.store.windows import execute, fetch
+from sim_pipeline_tests.support.stored_windows import execute, fetch
 
 END = datetime(2026, 11, 20, 16, tzinfo=UTC)
 TICK = END + timedelta(minutes=2)
@@ -29,7 +29,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 def feed(settings: Settings, instance: dg.DagsterInstance, hours: int) -> None:
-    """Have the windows simulated, stored and published that end with END."""
+    """Simulate, store and publish the last `hours` windows before END."""
     since = END - timedelta(hours=hours)
     build_defs(settings).resolve_job_def(SIMULATION).execute_in_process(
         instance=instance,
@@ -58,7 +58,7 @@ def metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
 
 
 def tick(settings: Settings, instance: dg.DagsterInstance) -> dg.RunRequest | str:
-    """Evaluate the schedule; return what it requests, or why it requests nothing."""
+    """Evaluate the schedule; return its run request or its skip message."""
     defs = build_defs(settings)
     schedule = defs.resolve_schedule_def(COMPARISON_SCHEDULE)
     with dg.build_schedule_context(
@@ -74,13 +74,13 @@ def tick(settings: Settings, instance: dg.DagsterInstance) -> dg.RunRequest | st
     return str(result.skip_message)
 
 
-def test_a_run_stores_the_ranking_and_shows_it(
+def test_run_stores_and_shows_the_ranking(
     settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
 ) -> None:
     feed(settings, instance, 30)
     result = compare(settings, instance)
     shown = metadata(result)
-    assert shown["compared at"] == END.timestamp()
+    assert shown["compared up to"] == END.timestamp()
     rows = fetch(
         postgres,
         "SELECT metric, rank, llm_name, points FROM model_comparison"
@@ -99,7 +99,7 @@ def test_a_run_stores_the_ranking_and_shows_it(
     assert (check.passed, check.blocking) == (True, False)
 
 
-def test_an_incident_is_a_warning_that_names_it_and_fails_nothing(
+def test_incident_raises_a_warning(
     settings: Settings, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     file = tmp_path / "fleet.toml"
@@ -122,17 +122,17 @@ def test_an_incident_is_a_warning_that_names_it_and_fails_nothing(
     assert check.description is not None
     assert "GPT-4o TTFT 2026-11-20T13:00Z to 2026-11-20T16:00Z: p95 " in check.description
     assert "Llama" not in check.description
-    assert check.metadata["GPT-4o TTFT p95, times its limit"].value == pytest.approx(1.9, abs=0.2)
+    assert check.metadata["GPT-4o TTFT p95 / limit"].value == pytest.approx(1.9, abs=0.2)
 
 
-def test_an_ordinary_week_is_no_warning(settings: Settings, instance: dg.DagsterInstance) -> None:
+def test_ordinary_week_raises_no_warning(settings: Settings, instance: dg.DagsterInstance) -> None:
     feed(settings, instance, 192)
     (check,) = compare(settings, instance).get_asset_check_evaluations()
     assert check.passed
     assert check.description is None
 
 
-def test_a_run_before_anything_is_stored_says_what_to_do(
+def test_run_without_results_fails_with_advice(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     result = compare(settings, instance, raise_on_error=False)
@@ -141,7 +141,7 @@ def test_a_run_before_anything_is_stored_says_what_to_do(
     assert "materialize metric_frames" in str(failed.step_failure_data.error)
 
 
-def test_old_comparisons_go_with_old_results(
+def test_old_comparisons_are_removed(
     settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
 ) -> None:
     feed(settings, instance, 2)
@@ -156,38 +156,38 @@ def test_old_comparisons_go_with_old_results(
     ) == [(0,)]
 
 
-def test_a_tick_asks_for_one_run_after_each_feed(
+def test_tick_requests_one_run_after_each_feed(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
-    assert tick(settings, instance) == "Nothing is stored yet"
+    assert tick(settings, instance) == "No window is stored yet"
     feed(settings, instance, 2)
     request = tick(settings, instance)
     assert isinstance(request, dg.RunRequest)
     compare(settings, instance)
-    assert "Nothing new is stored" in str(tick(settings, instance))
+    assert "No new window is stored" in str(tick(settings, instance))
 
 
-def test_a_backfill_over_history_sets_nothing_off(
+def test_backfill_over_history_triggers_nothing(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     feed(settings, instance, 2)
     compare(settings, instance)
     feed(settings, instance, 60)
-    assert "Nothing new is stored" in str(tick(settings, instance))
+    assert "No new window is stored" in str(tick(settings, instance))
 
 
-def test_a_comparison_under_way_is_not_asked_for_again(
+def test_comparison_in_progress_is_not_repeated(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     feed(settings, instance, 2)
     job = build_defs(settings).resolve_job_def(COMPARISON_JOB)
     run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
-    assert tick(settings, instance) == "A comparison is under way"
+    assert tick(settings, instance) == "A comparison is in progress"
     instance.delete_run(run.run_id)
     assert isinstance(tick(settings, instance), dg.RunRequest)
 
 
-def test_it_ticks_just_after_the_windows_of_an_hour(settings: Settings) -> None:
+def test_schedule_ticks_shortly_after_the_hour(settings: Settings) -> None:
     schedule = build_defs(settings).resolve_schedule_def(COMPARISON_SCHEDULE)
     assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
     ticks = cron_string_iterator(END.timestamp(), str(schedule.cron_schedule), "UTC")

@@ -1,4 +1,4 @@
-"""The nightly job: what it removes by the settings, and that the feed does not notice."""
+"""The job `retention`: what it removes for each setting, without effect on the feed."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -8,15 +8,15 @@ import pytest
 from sim_pipeline.config import Settings
 from sim_pipeline.definitions import build_defs
 from sim_pipeline.orchestration.jobs.retention import RETENTION_JOB, RETENTION_SCHEDULE
-from sim_pipeline.orchestration.jobs.simulation_schedule import missing_windows
+from sim_pipeline.orchestration.jobs.simulation import missing_windows
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.windows import Cadence
-from sim_pipeline_tests.store.windows import (
+from sim_pipeline_tests.support.stored_windows import (
     HOUR,
+    batch_of,
     execute,
     fetch,
     ledger_entries,
-    slice_of,
     store,
     stored_rows,
 )
@@ -27,7 +27,7 @@ def retain(settings: Settings, instance: dg.DagsterInstance) -> dg.ExecuteInProc
 
 
 def metadata(result: dg.ExecuteInProcessResult, op: str) -> dict[str, object]:
-    """What an op says of what it removed."""
+    """Return the output metadata of an op."""
     (output,) = (
         event.step_output_data
         for event in result.filter_events(lambda event: event.is_successful_output)
@@ -37,7 +37,7 @@ def metadata(result: dg.ExecuteInProcessResult, op: str) -> dict[str, object]:
 
 
 def old_run(instance: dg.DagsterInstance, storage: Postgres, days: int) -> str:
-    """Leave a run of the job that ended so many days ago."""
+    """Create a run that ended `days` days ago; return its id."""
 
     @dg.job
     def some_job() -> None:
@@ -55,21 +55,21 @@ def old_run(instance: dg.DagsterInstance, storage: Postgres, days: int) -> str:
 
 @pytest.fixture
 def now() -> datetime:
-    """The full hour in which the test begins; it may be another one when the job runs."""
+    """The hour in which the test starts; the job may run in the next one."""
     return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 
 
 def stored_hours(postgres: Postgres, settings: Settings, days: int, now: datetime) -> None:
-    """Store every window of the days before now, each delivered a minute after its end."""
+    """Store every window of the last `days` days, each delivered a minute after its end."""
     labels = [now - hours * HOUR for hours in range(1, 24 * days + 1)]
-    store(postgres, slice_of(settings.llm_models, labels))
+    store(postgres, batch_of(settings.llm_models, labels))
     execute(
         postgres,
         """UPDATE deliveries SET published_at = "timestamp" + interval '61 minutes'""",
     )
 
 
-def test_by_default_old_runs_go_and_results_stay(
+def test_default_removes_runs_and_keeps_results(
     settings: Settings,
     postgres: Postgres,
     instance: dg.DagsterInstance,
@@ -85,7 +85,7 @@ def test_by_default_old_runs_go_and_results_stay(
         "runs removed": 1,
         "events removed": events,
         "backfills removed": 0,
-        "logs of ticks removed": 0,
+        "tick logs removed": 0,
     }
     assert metadata(result, "remove_old_results") == {}
     assert {run.run_id for run in instance.get_runs()} == {kept, result.run_id}
@@ -93,7 +93,7 @@ def test_by_default_old_runs_go_and_results_stay(
     assert len(stored_rows(postgres)) == 48 * 2 * 4
 
 
-def test_results_go_when_asked_for_and_a_tick_misses_none_of_them(
+def test_removed_results_are_not_missing(
     settings: Settings, postgres: Postgres, instance: dg.DagsterInstance, now: datetime
 ) -> None:
     settings = settings.model_copy(update={"results_retention_days": 2, "event_retention_days": 0})
@@ -121,7 +121,7 @@ def test_results_go_when_asked_for_and_a_tick_misses_none_of_them(
     assert metadata(result, "remove_old_runs") == {}
     entries = {entry[:2] for entry in ledger_entries(postgres)}
     assert {(row[1], row[3]) for row in stored_rows(postgres)} == entries
-    assert (settings.llm_models[0], now - 90 * HOUR) in entries, "it is still to be sent"
+    assert (settings.llm_models[0], now - 90 * HOUR) in entries, "it is still pending"
     missing = missing_windows(
         postgres.engine,
         Cadence(settings.simulation_interval, settings.simulation_start),
@@ -132,7 +132,7 @@ def test_results_go_when_asked_for_and_a_tick_misses_none_of_them(
     assert missing is None
 
 
-def test_without_days_all_is_kept(
+def test_zero_days_keep_everything(
     settings: Settings,
     postgres: Postgres,
     instance: dg.DagsterInstance,
@@ -147,7 +147,7 @@ def test_without_days_all_is_kept(
     assert len(ledger_entries(postgres)) == 48
 
 
-def test_runs_are_removed_though_the_results_database_is_away(
+def test_runs_are_removed_without_results_database(
     settings: Settings, instance: dg.DagsterInstance, storage: Postgres
 ) -> None:
     gone = old_run(instance, storage, 31)
@@ -164,7 +164,7 @@ def test_runs_are_removed_though_the_results_database_is_away(
 @pytest.mark.parametrize(
     ("events", "results", "status"), [(30, 0, "RUNNING"), (0, 9, "RUNNING"), (0, 0, "STOPPED")]
 )
-def test_the_schedule_runs_each_night_if_there_is_a_reason(
+def test_schedule_runs_only_if_days_are_set(
     settings: Settings, events: int, results: int, status: str
 ) -> None:
     settings = settings.model_copy(

@@ -1,4 +1,4 @@
-"""Each fault of PostgreSQL is an error that says what to do, and tells no password."""
+"""Each fault of PostgreSQL becomes a `StoreError` that says what to do and hides the password."""
 
 import dataclasses
 import re
@@ -10,37 +10,26 @@ import psycopg2
 import pytest
 import sqlalchemy as sa
 
+from sim_pipeline.store.completeness import find_missing
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline.store.error_translation import store_error, translate_db_errors
-from sim_pipeline.store.errors import (
-    SchemaError,
-    StatementRefusedError,
-    StoreAccessRefusedError,
-    StoreError,
-    StoreNotWritableError,
-    StoreTlsError,
-    StoreUnfitError,
-    StoreUnreachableError,
-    TransactionAbortedError,
-)
-from sim_pipeline.store.ledger import Span, claim, find_missing
-from sim_pipeline.store.writer import FEW_VALUES
-from sim_pipeline_tests.store.windows import (
+from sim_pipeline.store.errors import ErrorKind, StoreError, translate_db_errors
+from sim_pipeline.store.ledger import Span, claim
+from sim_pipeline.store.writer import MAX_INSERT_VALUES
+from sim_pipeline_tests.support.assertions import exception_text, wait_until
+from sim_pipeline_tests.support.stored_windows import (
     FIRST,
     HOUR,
     START,
+    batch_of,
     execute,
-    labels,
     sessions_waiting,
-    slice_of,
     store,
+    window_starts,
 )
-from sim_pipeline_tests.support.exceptions import all_told
 from sim_pipeline_tests.support.tcp_proxy import Direction, TcpProxy
-from sim_pipeline_tests.support.waiting import wait_until
 
-SMALL = slice_of(["GPT-4o"], labels(3))
-LARGE = slice_of(["GPT-4o"], labels(FEW_VALUES // 10))
+SMALL = batch_of(["GPT-4o"], window_starts(3))
+LARGE = batch_of(["GPT-4o"], window_starts(MAX_INSERT_VALUES // 10))
 
 
 def by_sqlalchemy(postgres: Postgres, statement: str = "SELECT 1") -> None:
@@ -56,20 +45,20 @@ def by_adbc(postgres: Postgres, statement: str = "SELECT 1") -> None:
 
 Ask = Callable[..., None]
 BOTH = pytest.mark.parametrize("ask", [by_sqlalchemy, by_adbc])
-WRITES = pytest.mark.parametrize("part", [SMALL, LARGE], ids=["small", "large"])
+WRITES = pytest.mark.parametrize("batch", [SMALL, LARGE], ids=["small", "large"])
 
 
 def refused(
-    kind: type[StoreError], postgres: Postgres, use: Callable[..., None], *arguments: object
+    kind: ErrorKind, postgres: Postgres, use: Callable[..., None], *arguments: object
 ) -> str:
-    """Return the message of the error, of exactly this kind, that using the database raises."""
+    """Return the message of the `StoreError` of this kind that a use of the database raises."""
     with pytest.raises(StoreError) as raised, translate_db_errors(postgres):
         use(postgres, *arguments)
     error = raised.value
-    assert type(error) is kind, error
-    told = all_told(error)
-    assert postgres.password not in told
-    assert len(told) < 20_000
+    assert error.kind is kind, error
+    text = exception_text(error)
+    assert postgres.password not in text
+    assert len(text) < 20_000
     message = str(error)
     assert str(postgres) in message
     assert "\n" not in message
@@ -91,7 +80,7 @@ def proxied(postgres: Postgres, proxy: TcpProxy) -> Iterator[Postgres]:
 
 @pytest.fixture
 def limited(postgres: Postgres) -> Iterator[Postgres]:
-    """A role that may log in, and nothing else."""
+    """Return a role that may only log in."""
     role = f"limited_{uuid.uuid4().hex}"
     execute(postgres, f"CREATE ROLE {role} LOGIN PASSWORD 'the password of a role without rights'")
     limited = dataclasses.replace(
@@ -105,80 +94,84 @@ def limited(postgres: Postgres) -> Iterator[Postgres]:
     execute(postgres, f"DROP ROLE {role}")
 
 
+def raising(error: Exception) -> Callable[[Postgres], None]:
+    """Return a use of the database that raises this error."""
+
+    def use(_: Postgres) -> None:
+        raise error
+
+    return use
+
+
 # No connection
 
 
 @BOTH
-def test_a_port_that_nobody_listens_on(proxied: Postgres, proxy: TcpProxy, ask: Ask) -> None:
+def test_closed_port(proxied: Postgres, proxy: TcpProxy, ask: Ask) -> None:
     proxy.refuse()
-    message = refused(StoreUnreachableError, proxied, ask)
-    assert message.startswith(f"no connection to {proxied}: Connection refused; see that Postgre")
+    message = refused(ErrorKind.UNREACHABLE, proxied, ask)
+    assert message.startswith(f"no connection to {proxied}: Connection refused; check that Post")
 
 
 @BOTH
-def test_a_host_that_does_not_exist(postgres: Postgres, ask: Ask) -> None:
+def test_unknown_host(postgres: Postgres, ask: Ask) -> None:
     nowhere = dataclasses.replace(postgres, host="nowhere.invalid")
-    assert "could not translate host name" in refused(StoreUnreachableError, nowhere, ask)
+    assert "could not translate host name" in refused(ErrorKind.UNREACHABLE, nowhere, ask)
 
 
 @BOTH
-def test_a_host_that_does_not_answer(proxied: Postgres, proxy: TcpProxy, ask: Ask) -> None:
+def test_silent_host(proxied: Postgres, proxy: TcpProxy, ask: Ask) -> None:
     proxy.delay(60)
     mute = dataclasses.replace(proxied, connect_timeout=2)
-    assert "timeout expired" in refused(StoreUnreachableError, mute, ask)
+    assert "timeout expired" in refused(ErrorKind.UNREACHABLE, mute, ask)
 
 
 @BOTH
-def test_no_slot_left_for_a_connection(postgres: Postgres, limited: Postgres, ask: Ask) -> None:
+def test_no_connection_slot_left(postgres: Postgres, limited: Postgres, ask: Ask) -> None:
     execute(postgres, f"ALTER ROLE {limited.user} CONNECTION LIMIT 0")
-    assert "too many connections" in refused(StoreUnreachableError, limited, ask)
+    assert "too many connections" in refused(ErrorKind.UNREACHABLE, limited, ask)
 
 
-def test_a_server_that_starts(postgres: Postgres) -> None:
-    """As libpq says it: to have a server that starts for as long as a test takes is beyond us."""
+def test_starting_server(postgres: Postgres) -> None:
+    """With libpq's message, because no server can be kept in this state."""
     starting = psycopg2.OperationalError(
         'connection to server at "127.0.0.1", port 5432 failed: '
         "FATAL:  the database system is starting up\n"
     )
-    error = store_error(postgres, starting)
-    assert type(error) is StoreUnreachableError
-    assert ": the database system is starting up; " in str(error)
+    message = refused(ErrorKind.UNREACHABLE, postgres, raising(starting))
+    assert ": the database system is starting up; " in message
 
 
 @BOTH
-def test_a_session_that_the_server_ends(postgres: Postgres, ask: Ask) -> None:
+def test_session_terminated_by_the_server(postgres: Postgres, ask: Ask) -> None:
     end = "SELECT pg_terminate_backend(pg_backend_pid())"
-    assert refused(StoreUnreachableError, postgres, ask, end)
+    assert refused(ErrorKind.UNREACHABLE, postgres, ask, end)
 
 
 @WRITES
-def test_a_connection_that_is_reset_while_writing(
-    proxied: Postgres, proxy: TcpProxy, part: object
-) -> None:
+def test_connection_reset_while_writing(proxied: Postgres, proxy: TcpProxy, batch: object) -> None:
     proxy.reset_after(3_000, Direction.TO_SERVER)
-    assert refused(StoreUnreachableError, proxied, store, part)
+    assert refused(ErrorKind.UNREACHABLE, proxied, store, batch)
 
 
-def test_a_connection_that_is_reset_while_a_claim_is_held(
-    proxied: Postgres, proxy: TcpProxy
-) -> None:
+def test_connection_reset_during_a_claim(proxied: Postgres, proxy: TcpProxy) -> None:
     store(proxied, SMALL)
 
     def send(postgres: Postgres) -> None:
         with claim(postgres.engine, Span(("GPT-4o",), START, START + HOUR), 10) as claimed:
             proxy.reset()
-            claimed.mark_published([one.message_id for one in claimed.pending])
+            claimed.mark_published([entry.message_id for entry in claimed.pending])
 
-    assert refused(StoreUnreachableError, proxied, send)
+    assert refused(ErrorKind.UNREACHABLE, proxied, send)
 
 
 # No access
 
 
 @BOTH
-def test_a_wrong_password(postgres: Postgres, ask: Ask) -> None:
+def test_wrong_password(postgres: Postgres, ask: Ask) -> None:
     wrong = dataclasses.replace(postgres, password="a wrong one")  # noqa: S106
-    message = refused(StoreAccessRefusedError, wrong, ask)
+    message = refused(ErrorKind.ACCESS_DENIED, wrong, ask)
     assert message == (
         f"{wrong} refused user {wrong.user!r}: password authentication failed for user"
         f' "{wrong.user}"; check the user, its password and its rights, and that the database'
@@ -191,52 +184,51 @@ def test_no_password(postgres: Postgres, ask: Ask, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PGPASSFILE", "/dev/null")
     without = dataclasses.replace(postgres, password="")
     with (
-        pytest.raises(StoreAccessRefusedError, match="no password supplied"),
+        pytest.raises(StoreError, match="no password supplied") as raised,
         translate_db_errors(without),
     ):
         ask(without)
+    assert raised.value.kind is ErrorKind.ACCESS_DENIED
 
 
 @BOTH
-def test_an_unknown_database(postgres: Postgres, ask: Ask) -> None:
+def test_unknown_database(postgres: Postgres, ask: Ask) -> None:
     unknown = dataclasses.replace(postgres, database="nowhere")
-    assert 'database "nowhere" does not exist' in refused(StoreAccessRefusedError, unknown, ask)
+    assert 'database "nowhere" does not exist' in refused(ErrorKind.ACCESS_DENIED, unknown, ask)
 
 
 @BOTH
-def test_a_role_that_may_not_connect(postgres: Postgres, limited: Postgres, ask: Ask) -> None:
+def test_role_that_may_not_connect(postgres: Postgres, limited: Postgres, ask: Ask) -> None:
     execute(postgres, f"REVOKE CONNECT ON DATABASE {postgres.database} FROM PUBLIC")
-    assert "permission denied for database" in refused(StoreAccessRefusedError, limited, ask)
+    assert "permission denied for database" in refused(ErrorKind.ACCESS_DENIED, limited, ask)
 
 
 @BOTH
-def test_a_role_that_may_not_log_in(postgres: Postgres, limited: Postgres, ask: Ask) -> None:
+def test_role_that_may_not_log_in(postgres: Postgres, limited: Postgres, ask: Ask) -> None:
     execute(postgres, f"ALTER ROLE {limited.user} NOLOGIN")
-    assert "not permitted to log in" in refused(StoreAccessRefusedError, limited, ask)
+    assert "not permitted to log in" in refused(ErrorKind.ACCESS_DENIED, limited, ask)
 
 
 @WRITES
-def test_a_role_without_rights(limited: Postgres, part: object) -> None:
-    message = refused(StoreAccessRefusedError, limited, store, part)
+def test_role_without_rights(limited: Postgres, batch: object) -> None:
+    message = refused(ErrorKind.ACCESS_DENIED, limited, store, batch)
     assert "permission denied for table deliveries" in message
 
 
 @BOTH
-def test_where_one_address_refuses_the_role_the_others_do_not_matter(
-    postgres: Postgres, ask: Ask
-) -> None:
+def test_refusal_by_one_address_is_decisive(postgres: Postgres, ask: Ask) -> None:
     both = dataclasses.replace(postgres, host=f"::1,{postgres.host}", database="nowhere")
-    message = refused(StoreAccessRefusedError, both, ask)
+    message = refused(ErrorKind.ACCESS_DENIED, both, ask)
     assert 'Connection refused; database "nowhere" does not exist; check' in message
 
 
-# No trust; what needs certificates stands in test_tls
+# TLS; tests that need certificates are in test_tls
 
 
 @BOTH
-def test_a_server_without_tls(postgres: Postgres, ask: Ask) -> None:
+def test_server_without_tls(postgres: Postgres, ask: Ask) -> None:
     wanted = dataclasses.replace(postgres, sslmode="require")
-    message = refused(StoreTlsError, wanted, ask)
+    message = refused(ErrorKind.TLS, wanted, ask)
     assert "server does not support SSL, but SSL was required; with sslmode require," in message
 
 
@@ -253,14 +245,14 @@ def test_a_server_without_tls(postgres: Postgres, ask: Ask) -> None:
         "ALTER TABLE deliveries DROP CONSTRAINT pk_deliveries",
     ],
 )
-def test_a_schema_that_a_write_does_not_fit(postgres: Postgres, damage: str, part: object) -> None:
+def test_write_to_an_outdated_schema(postgres: Postgres, damage: str, batch: object) -> None:
     execute(postgres, damage)
-    message = refused(SchemaError, postgres, store, part)
+    message = refused(ErrorKind.SCHEMA_OUTDATED, postgres, store, batch)
     assert message.startswith(f"{postgres} lacks what this version needs: ")
     assert message.endswith("; run `make migrate`")
 
 
-def test_a_schema_that_a_question_does_not_fit(postgres: Postgres) -> None:
+def test_query_of_an_outdated_schema(postgres: Postgres) -> None:
     execute(postgres, "DROP TABLE deliveries")
 
     def ask(postgres: Postgres) -> None:
@@ -269,23 +261,23 @@ def test_a_schema_that_a_question_does_not_fit(postgres: Postgres) -> None:
                 connection, [f"model {n}" for n in range(9_000)], range(FIRST, FIRST + 1), HOUR
             )
 
-    message = refused(SchemaError, postgres, ask)
+    message = refused(ErrorKind.SCHEMA_OUTDATED, postgres, ask)
     assert ': relation "deliveries" does not exist; run' in message
 
 
-# What passes by itself
+# Faults that can pass without a change
 
 
 @WRITES
-def test_a_database_that_is_read_only(postgres: Postgres, part: object) -> None:
+def test_read_only_database(postgres: Postgres, batch: object) -> None:
     execute(postgres, f"ALTER DATABASE {postgres.database} SET default_transaction_read_only TO on")
     postgres.engine.dispose()
-    assert "read-only transaction" in refused(StoreNotWritableError, postgres, store, part)
+    assert "read-only transaction" in refused(ErrorKind.NOT_WRITABLE, postgres, store, batch)
 
 
 @WRITES
-def test_a_disk_that_is_full(postgres: Postgres, part: object) -> None:
-    """The server says so at a row; a disk is filled in the tests of the service."""
+def test_full_disk(postgres: Postgres, batch: object) -> None:
+    """A trigger raises the error; the tests of the service fill a real disk."""
     execute(
         postgres,
         """
@@ -299,14 +291,14 @@ def test_a_disk_that_is_full(postgres: Postgres, part: object) -> None:
         "CREATE TRIGGER full_disk BEFORE INSERT ON simulation_results"
         " FOR EACH ROW EXECUTE FUNCTION full_disk()",
     )
-    message = refused(StoreNotWritableError, postgres, store, part)
-    assert "takes no data: could not extend file: No space left on device; free its" in message
+    message = refused(ErrorKind.NOT_WRITABLE, postgres, store, batch)
+    assert "does not accept data: could not extend file: No space left on device; free" in message
 
 
-def test_a_deadlock(postgres: Postgres) -> None:
+def test_deadlock(postgres: Postgres) -> None:
     store(postgres, SMALL)
     lock = sa.text('SELECT FROM deliveries WHERE "timestamp" = :label FOR UPDATE')
-    first, second, _ = labels(3)
+    first, second, _ = window_starts(3)
 
     with postgres.engine.connect() as other, ThreadPoolExecutor(1) as threads:
         other.execute(sa.text("SET LOCAL deadlock_timeout = '1h'"))
@@ -320,24 +312,22 @@ def test_a_deadlock(postgres: Postgres) -> None:
                 wait_until(lambda: len(sessions_waiting(postgres)) == 1)
                 connection.execute(lock, {"label": first})
 
-        message = refused(TransactionAbortedError, postgres, cross)
+        message = refused(ErrorKind.TRANSACTION_ABORTED, postgres, cross)
     assert "aborted a transaction: deadlock detected; nothing of it is stored" in message
 
 
 @BOTH
-def test_a_statement_that_took_too_long(
-    postgres: Postgres, ask: Ask, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_statement_timeout(postgres: Postgres, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "sim_pipeline.store.connection.SESSION_SETTINGS", {"statement_timeout": "20"}
     )
     postgres.engine.dispose()
     postgres = dataclasses.replace(postgres)
-    message = refused(TransactionAbortedError, postgres, ask, "SELECT 1 FROM pg_sleep(30)")
+    message = refused(ErrorKind.TRANSACTION_ABORTED, postgres, ask, "SELECT 1 FROM pg_sleep(30)")
     assert "due to statement timeout" in message
 
 
-# Everything else
+# Other errors
 
 
 @pytest.mark.parametrize(
@@ -347,43 +337,41 @@ def test_a_statement_that_took_too_long(
         "Feature not supported: RDS Proxy currently doesn't support command-line options.",
     ],
 )
-def test_a_pooler_that_takes_no_options(postgres: Postgres, words: str) -> None:
-    # The words of poolers that cannot be had here.
+def test_pooler_without_options(postgres: Postgres, words: str) -> None:
+    # Messages of poolers that cannot be installed here.
     error = psycopg2.OperationalError(
         f'connection to server at "127.0.0.1", port 6432 failed: FATAL:  {words}\n'
     )
-    explained_error = store_error(postgres, error)
-    assert isinstance(explained_error, StoreUnfitError)
-    assert not explained_error.retryable
-    assert words in str(explained_error)
+    assert words in refused(ErrorKind.UNSUITABLE, postgres, raising(error))
 
 
 @BOTH
-def test_what_no_error_is_made_for(postgres: Postgres, ask: Ask) -> None:
-    message = refused(StatementRefusedError, postgres, ask, "SELECT 1 / 0")
-    assert message == f"{postgres} refused a statement: division by zero; its cause stands below"
+def test_other_errors_of_a_statement(postgres: Postgres, ask: Ask) -> None:
+    message = refused(ErrorKind.STATEMENT_REFUSED, postgres, ask, "SELECT 1 / 0")
+    assert message == f"{postgres} refused a statement: division by zero; see the cause below"
 
 
 @pytest.mark.parametrize(
     "error", [ValueError("ours"), sa.exc.ArgumentError("ours"), KeyboardInterrupt()]
 )
-def test_what_is_not_the_databases_fault_passes(postgres: Postgres, error: BaseException) -> None:
+def test_other_exceptions_pass_unchanged(postgres: Postgres, error: BaseException) -> None:
     with pytest.raises(type(error)) as raised, translate_db_errors(postgres):
         raise error
     assert raised.value is error
 
 
-def test_the_cause_shows_where_it_happened(postgres: Postgres) -> None:
+def test_cause_shows_where_it_happened(postgres: Postgres) -> None:
     execute(postgres, "DROP TABLE deliveries")
-    with pytest.raises(SchemaError) as raised, translate_db_errors(postgres):
+    with pytest.raises(StoreError) as raised, translate_db_errors(postgres):
         store(postgres, SMALL)
-    assert re.search(r"writer\.py.*session\.execute\(_ENTER\)", all_told(raised.value), re.DOTALL)
+    assert re.search(
+        r"writer\.py.*session\.execute\(_WRITE_LEDGER\)", exception_text(raised.value), re.DOTALL
+    )
 
 
-def test_every_error_says_whether_to_try_again() -> None:
-    retryable = {kind.__name__ for kind in StoreError.__subclasses__() if kind.retryable}
-    assert retryable == {
-        "StoreUnreachableError",
-        "StoreNotWritableError",
-        "TransactionAbortedError",
+def test_retryable_kinds() -> None:
+    assert {kind for kind in ErrorKind if StoreError(kind, "").retryable} == {
+        ErrorKind.UNREACHABLE,
+        ErrorKind.NOT_WRITABLE,
+        ErrorKind.TRANSACTION_ABORTED,
     }

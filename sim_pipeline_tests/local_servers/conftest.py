@@ -1,4 +1,4 @@
-"""Directories for servers that the tests start themselves."""
+"""A directory for a server that a test starts."""
 
 import shutil
 import tempfile
@@ -15,10 +15,10 @@ AWKWARD = """Документы 100% $x it's #1 `"[*]{}\\;&"""
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A directory for one server, which has to have ended with all its processes.
+    """A directory for one server. The test fails if it leaves a process behind.
 
-    Its name has what names of directories may have, and a shell or a settings file reads
-    otherwise. It is not in pytest's own, where no other user can get in.
+    The directory's name contains characters that shells and settings files interpret. It is outside
+    pytest's own directory, which no other user may enter.
     """
     path = Path(tempfile.mkdtemp(prefix=f"sim pipeline {AWKWARD} ")).resolve()
     yield path

@@ -1,4 +1,4 @@
-"""Windows to store, and what the database then holds of them."""
+"""Batches of windows to store, and queries for what the database then contains."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -10,17 +10,18 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from sim_pipeline.store.batches import Slice
+from sim_pipeline.store.batches import WindowBatch
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline.store.writer import SliceWriter
+from sim_pipeline.store.writer import BatchWriter
+from sim_pipeline.windows import EPOCH
 
 HOUR = timedelta(hours=1)
-# The label of a window; its number at one an hour.
+# The start of a window, and the number of that window at one an hour.
 START = datetime(2026, 11, 24, tzinfo=UTC)
-FIRST = (START - datetime(1970, 1, 1, tzinfo=UTC)) // HOUR
+FIRST = (START - EPOCH) // HOUR
 
 
-def labels(count: int, *, start: datetime = START, step: timedelta = HOUR) -> list[datetime]:
+def window_starts(count: int, *, start: datetime = START, step: timedelta = HOUR) -> list[datetime]:
     return [start + index * step for index in range(count)]
 
 
@@ -29,7 +30,7 @@ def message_ids(count: int, version: str = "") -> list[UUID]:
 
 
 def consistent_values(windows: int, points: int = 5, seed: int = 0) -> NDArray[np.float64]:
-    """Values of requests that could have been: shape (windows, 4, points)."""
+    """Return values of possible requests: shape (windows, 4, points)."""
     rng = np.random.default_rng(seed)
     ttft = rng.lognormal(-1, 0.5, (windows, points))
     tps = rng.lognormal(4, 0.3, (windows, points))
@@ -38,32 +39,28 @@ def consistent_values(windows: int, points: int = 5, seed: int = 0) -> NDArray[n
     return np.stack([ttft, tps, ttft + (tokens - 1) / tps, rps], axis=1)
 
 
-def slice_of(
+def batch_of(
     llm_names: Sequence[str],
-    timestamps: Sequence[datetime],
+    starts: Sequence[datetime],
     *,
     version: str = "",
     seed: int = 0,
     points: int = 5,
-) -> Slice:
-    """Every one of the models at every one of the labels, in this order."""
-    count = len(llm_names) * len(timestamps)
-    return Slice(
-        [name for name in llm_names for _ in timestamps],
-        list(timestamps) * len(llm_names),
-        [
-            uuid5(NAMESPACE_OID, f"{name}{timestamp}{version}")
-            for name in llm_names
-            for timestamp in timestamps
-        ],
+) -> WindowBatch:
+    """Return a batch with every model at every window start, in this order."""
+    count = len(llm_names) * len(starts)
+    return WindowBatch(
+        [name for name in llm_names for _ in starts],
+        list(starts) * len(llm_names),
+        [uuid5(NAMESPACE_OID, f"{name}{start}{version}") for name in llm_names for start in starts],
         consistent_values(count, points, seed),
     )
 
 
-def store(postgres: Postgres, *parts: Slice, force: bool = False) -> None:
-    with SliceWriter(postgres) as writer:
-        for part in parts:
-            writer.write(part, force=force)
+def store(postgres: Postgres, *batches: WindowBatch, force: bool = False) -> None:
+    with BatchWriter(postgres) as writer:
+        for batch in batches:
+            writer.write(batch, force=force)
 
 
 def fetch(postgres: Postgres, query: str, **parameters: Any) -> list[tuple[Any, ...]]:
@@ -77,7 +74,7 @@ def execute(postgres: Postgres, statement: str, **parameters: Any) -> None:
 
 
 def stored_rows(postgres: Postgres) -> list[tuple[Any, ...]]:
-    """Every row: id, llm_name, metric, timestamp, values."""
+    """Return every row: id, llm_name, metric, timestamp, values."""
     return fetch(
         postgres,
         'SELECT id, llm_name, metric, "timestamp", "values" FROM simulation_results ORDER BY id',
@@ -85,7 +82,7 @@ def stored_rows(postgres: Postgres) -> list[tuple[Any, ...]]:
 
 
 def ledger_entries(postgres: Postgres) -> list[tuple[Any, ...]]:
-    """Every entry: llm_name, timestamp, message_id, created_at, published_at."""
+    """Return every entry: llm_name, timestamp, message_id, created_at, published_at."""
     return fetch(
         postgres,
         'SELECT llm_name, "timestamp", message_id::text, created_at, published_at'
@@ -98,7 +95,7 @@ def pending_entries(postgres: Postgres) -> list[tuple[str, datetime]]:
 
 
 def last_id_drawn(postgres: Postgres) -> int:
-    """The value that the sequence of ids is at."""
+    """Return the last value of the sequence of ids."""
     ((value,),) = fetch(postgres, "SELECT last_value FROM simulation_results_id_seq")
     return int(value)
 
@@ -108,7 +105,7 @@ def publish_all(postgres: Postgres) -> None:
 
 
 def sessions_waiting(postgres: Postgres) -> list[int]:
-    """The server processes that wait for a lock of another one in this database."""
+    """Return the server processes that wait for a lock in this database."""
     with (
         closing(postgres.engine.raw_connection()) as connection,
         closing(connection.cursor()) as cursor,
@@ -121,7 +118,7 @@ def sessions_waiting(postgres: Postgres) -> list[int]:
 
 
 def table_reads(connection: sa.Connection) -> tuple[int, int]:
-    """How often the results were scanned, and how many of their rows the indexes gave."""
+    """Return how often the results were scanned, and how many rows were fetched by index."""
     connection.execute(sa.text("SELECT pg_stat_force_next_flush()"))
     connection.commit()
     row = connection.execute(

@@ -1,4 +1,4 @@
-"""A tick asks for what is missing, in one run, and for nothing that a run is at already."""
+"""A tick of `simulation_schedule` requests missing windows that no run is working on."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -10,13 +10,11 @@ import sqlalchemy as sa
 
 from sim_pipeline.config import Settings
 from sim_pipeline.definitions import build_defs
-from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
-from sim_pipeline.orchestration.jobs.simulation_schedule import SIMULATION_SCHEDULE
+from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB, SIMULATION_SCHEDULE
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline.store.errors import SchemaError, StoreUnreachableError
-from sim_pipeline_tests.support.exceptions import all_told
+from sim_pipeline.store.errors import StoreError
+from sim_pipeline_tests.support.assertions import exception_text, wait_until
 from sim_pipeline_tests.support.queue_reader import drain
-from sim_pipeline_tests.support.waiting import wait_until
 
 TICK = datetime(2026, 11, 20, 3, tzinfo=UTC)
 START, END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -24,7 +22,7 @@ START, END = "dagster/asset_partition_range_start", "dagster/asset_partition_ran
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """The feed begins three windows before the tick."""
+    """The feed starts three windows before the tick."""
     return settings.model_copy(update={"simulation_start": TICK - timedelta(hours=3)})
 
 
@@ -37,7 +35,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 def tick(
     settings: Settings, instance: dg.DagsterInstance, at: datetime = TICK
 ) -> dg.RunRequest | str:
-    """Evaluate the schedule; return what it requests, or why it requests nothing."""
+    """Evaluate the schedule; return its run request or its skip message."""
     defs = build_defs(settings)
     schedule = defs.resolve_schedule_def(SIMULATION_SCHEDULE)
     with dg.build_schedule_context(
@@ -67,7 +65,7 @@ def execute(settings: Settings, instance: dg.DagsterInstance, request: dg.RunReq
 def submitted(
     settings: Settings, instance: dg.DagsterInstance, request: dg.RunRequest, status: str
 ) -> None:
-    """Leave in the instance a run for a request, as far as `status`."""
+    """Create a run for a request, with this status."""
     instance.create_run_for_job(
         build_defs(settings).resolve_job_def(SIMULATION_JOB),
         run_config=request.run_config,
@@ -76,16 +74,14 @@ def submitted(
     )
 
 
-def test_the_schedule_runs_by_default_at_window_ends(settings: Settings) -> None:
+def test_schedule_runs_by_default_at_window_ends(settings: Settings) -> None:
     schedule = build_defs(settings).resolve_schedule_def(SIMULATION_SCHEDULE)
     assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
     assert schedule.cron_schedule == ["0 * * * *"]
     assert schedule.execution_timezone == "UTC"
 
 
-def test_a_tick_requests_one_run_over_all_that_is_missing(
-    settings: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_one_run_for_all_missing_windows(settings: Settings, instance: dg.DagsterInstance) -> None:
     request = tick(settings, instance)
     assert isinstance(request, dg.RunRequest)
     assert request.tags[START] == "2026-11-20|GPT-4o"
@@ -97,7 +93,7 @@ def test_a_tick_requests_one_run_over_all_that_is_missing(
     }
 
 
-def test_the_run_it_requests_closes_the_gap_and_the_next_tick_skips(
+def test_next_tick_skips_after_the_run(
     settings: Settings, instance: dg.DagsterInstance, postgres: Postgres
 ) -> None:
     request = tick(settings, instance)
@@ -108,14 +104,12 @@ def test_the_run_it_requests_closes_the_gap_and_the_next_tick_skips(
         stored = connection.execute(sa.text("SELECT count(*) FROM simulation_results"))
         assert stored.scalar_one() == 2 * 3 * 4
     assert tick(settings, instance) == (
-        "Every window that has ended is published or being worked on;"
+        "Every window that has ended is published or in progress;"
         " the next one ends at 2026-11-20T04:00:00Z"
     )
 
 
-def test_downtime_of_three_windows_is_made_up_for_in_one_run(
-    settings: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_downtime_is_caught_up_in_one_run(settings: Settings, instance: dg.DagsterInstance) -> None:
     first = tick(settings, instance)
     assert isinstance(first, dg.RunRequest)
     execute(settings, instance, first)
@@ -138,7 +132,7 @@ def test_downtime_of_three_windows_is_made_up_for_in_one_run(
         "DELETE FROM deliveries WHERE {where}",
     ],
 )
-def test_a_window_that_lost_a_row_or_its_delivery_is_requested(
+def test_damaged_window_is_requested(
     settings: Settings, instance: dg.DagsterInstance, postgres: Postgres, damage: str
 ) -> None:
     first = tick(settings, instance)
@@ -157,7 +151,7 @@ def test_a_window_that_lost_a_row_or_its_delivery_is_requested(
 
 
 @pytest.mark.parametrize("status", ["NOT_STARTED", "STARTING", "STARTED", "CANCELING"])
-def test_what_an_unfinished_run_is_at_is_not_requested_again(
+def test_windows_in_progress_are_not_requested(
     settings: Settings, instance: dg.DagsterInstance, status: str
 ) -> None:
     first = tick(settings, instance)
@@ -170,7 +164,7 @@ def test_what_an_unfinished_run_is_at_is_not_requested_again(
 
 
 @pytest.mark.parametrize(("timeout", "expected"), [(0, dg.RunRequest), (600, str)])
-def test_a_run_that_does_not_begin_is_waited_for_a_while_only(
+def test_run_that_does_not_start_is_ignored(
     settings: Settings, timeout: int, expected: type
 ) -> None:
     monitoring = {"enabled": True, "start_timeout_seconds": timeout}
@@ -184,13 +178,13 @@ def test_a_run_that_does_not_begin_is_waited_for_a_while_only(
             assert scope(second) == scope(first)
 
 
-def test_its_run_goes_first_and_has_a_limit(
+def test_run_has_priority_and_a_time_limit(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     request = tick(settings, instance)
     assert isinstance(request, dg.RunRequest)
     assert request.tags["dagster/priority"] == "100"
-    # Ten minutes, and a second for each window of a model.
+    # Ten minutes, and a second per window and model.
     assert request.tags["dagster/max_runtime"] == str(600 + 2 * 3)
 
 
@@ -198,7 +192,7 @@ def test_its_run_goes_first_and_has_a_limit(
     ("limit", "expected"), [("0", dg.RunRequest), ("60", str), ("a minute", str)]
 )
 @pytest.mark.parametrize("status", ["STARTED", "CANCELING"])
-def test_a_run_is_not_waited_for_beyond_its_limit(
+def test_run_beyond_its_time_limit_is_ignored(
     settings: Settings, instance: dg.DagsterInstance, status: str, limit: str, expected: type
 ) -> None:
     first = tick(settings, instance)
@@ -212,7 +206,7 @@ def test_a_run_is_not_waited_for_beyond_its_limit(
 
 
 @pytest.mark.parametrize("status", ["FAILURE", "CANCELED"])
-def test_what_a_run_failed_to_do_is_requested_again(
+def test_windows_of_a_failed_run_are_requested(
     settings: Settings, instance: dg.DagsterInstance, status: str
 ) -> None:
     first = tick(settings, instance)
@@ -223,9 +217,7 @@ def test_what_a_run_failed_to_do_is_requested_again(
     assert scope(again) == scope(first)
 
 
-def test_the_repair_reaches_back_no_further_than_catch_up_hours(
-    settings: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_catch_up_hours_limit_the_repair(settings: Settings, instance: dg.DagsterInstance) -> None:
     request = tick(settings, instance, TICK + timedelta(days=2))
     assert isinstance(request, dg.RunRequest)
     assert scope(request)["since"] == "2026-11-21T03:00:00Z"
@@ -234,7 +226,7 @@ def test_the_repair_reaches_back_no_further_than_catch_up_hours(
 
 
 @pytest.mark.parametrize("hours", [0, 24])
-def test_the_latest_window_is_requested_even_if_it_began_before_the_look_back(
+def test_latest_window_is_always_requested(
     settings: Settings, instance: dg.DagsterInstance, hours: int
 ) -> None:
     weekly = settings.model_copy(
@@ -250,13 +242,13 @@ def test_the_latest_window_is_requested_even_if_it_began_before_the_look_back(
     assert request.tags[START].startswith("2026-11-12|")
 
 
-def test_before_the_first_window_has_ended_there_is_nothing_to_do(
+def test_tick_before_the_first_window_ends_skips(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     assert isinstance(tick(settings, instance, TICK - timedelta(hours=3)), str)
 
 
-def test_a_tick_does_not_replace_what_another_seed_made(
+def test_tick_does_not_replace_another_seed(
     settings: Settings, instance: dg.DagsterInstance, postgres: Postgres
 ) -> None:
     first = tick(settings, instance)
@@ -275,30 +267,28 @@ def test_a_tick_does_not_replace_what_another_seed_made(
     assert len(drain(reseeded)) == 2
 
 
-def test_a_tick_without_a_database_says_so(
-    settings: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_unreachable_database_is_reported(settings: Settings, instance: dg.DagsterInstance) -> None:
     away = settings.model_copy(update={"postgres_port": 1})
     with pytest.raises(dg.DagsterError) as raised:
         tick(away, instance)
     cause = raised.value.__cause__
-    assert isinstance(cause, StoreUnreachableError)
+    assert isinstance(cause, StoreError)
     assert str(cause).startswith("no connection to postgresql://127.0.0.1:1, database")
-    assert settings.postgres_password.get_secret_value() not in all_told(raised.value)
+    assert settings.postgres_password.get_secret_value() not in exception_text(raised.value)
 
 
-def test_a_tick_before_the_migrations_says_so(
+def test_missing_migrations_are_reported(
     settings: Settings, instance: dg.DagsterInstance, postgres: Postgres
 ) -> None:
     with postgres.engine.begin() as connection:
         connection.execute(sa.text("DROP TABLE deliveries"))
     with pytest.raises(dg.DagsterError) as raised:
         tick(settings, instance)
-    assert isinstance(raised.value.__cause__, SchemaError)
+    assert isinstance(raised.value.__cause__, StoreError)
     assert str(raised.value.__cause__).endswith("run `make migrate`")
 
 
-def test_a_tick_leaves_no_connection(
+def test_tick_closes_its_connections(
     settings: Settings, instance: dg.DagsterInstance, postgres: Postgres
 ) -> None:
     tick(settings, instance)
@@ -307,11 +297,11 @@ def test_a_tick_leaves_no_connection(
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     with postgres.engine.connect() as connection:
-        # A session that was closed takes the server a moment to end.
-        wait_until(lambda: _fresh(connection, other_sessions) == 0, "its sessions to end")
+        # The server needs a moment to end a closed session.
+        wait_until(lambda: _count_again(connection, other_sessions) == 0, "its sessions to end")
 
 
-def _fresh(connection: sa.Connection, count: sa.TextClause) -> int:
-    """Count anew: within a transaction PostgreSQL tells the sessions that there were at first."""
+def _count_again(connection: sa.Connection, count: sa.TextClause) -> int:
+    """Count in a new transaction: within one, PostgreSQL repeats its first answer."""
     connection.rollback()
     return int(connection.execute(count).scalar_one())
