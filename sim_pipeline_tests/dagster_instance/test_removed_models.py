@@ -195,7 +195,6 @@ def test_daemon_cancels_backfill_of_removed_models(
     with daemon(instance, monkeypatch, "A", "B") as context:
         first = launch(context, [START.date()], "B")
     monkeypatch.setenv("LLM_MODELS_STR", "A")
-    monkeypatch.setenv("DAGSTER_HOME", instance.root_directory)
     started = run_daemon_help()
     canceled = backfill(instance, first)
     assert canceled.status is BulkActionStatus.CANCELED
