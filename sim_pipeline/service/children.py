@@ -188,7 +188,7 @@ def end_marked(directory: Path) -> None:
         except (psutil.Error, OSError):  # it has exited, or belongs to another user
             continue
     if found:
-        logger.info("Stopping %s processes of an earlier service", len(found))
+        logger.info("Stopping leftover processes: %s", len(found))
         stop_processes(found, _SHUTDOWN)
 
 
