@@ -224,7 +224,7 @@ def test_next_start_stops_leftover_processes(
     service.wait()
     assert service.processes() != []
     service = start()
-    service.read_until("of an earlier service")
+    service.read_until("Stopping leftover processes")
     service.read_until("Ready.")
     assert service.interrupt() == 0
     assert service.processes() == []
