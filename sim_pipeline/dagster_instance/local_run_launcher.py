@@ -30,9 +30,10 @@ _STARTED_MESSAGE = "Started process for run "
 # is exact to a second. A process created later than this after the report is another process that
 # got the same pid.
 _SLACK_SECONDS = 2.0
+# How long `terminate` waits for an interrupted process to exit.
+_EXIT_SECONDS = 5.0
 # Delay between Dagster's decision that a run has ended and the kill of its process. Dagster marks
 # the run first; otherwise the code server would report the end of the process as a crash.
-_EXIT_SECONDS = 5.0
 _MARKING_SECONDS = 5.0
 
 

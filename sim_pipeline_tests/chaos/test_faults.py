@@ -138,6 +138,7 @@ def _run_round(
             pytest.fail(
                 f"seed {seed}, {injection}: stuck: {find_violations(environment, checked, until)}"
             )
+        # Polls slowly: each query of the databases takes CPU time from the service under test.
         time.sleep(_POLL_SECONDS)
     ticks = environment.ticks(healed)
     assert ticks <= _TICKS_ALLOWED, f"seed {seed}, {injection}"
