@@ -9,6 +9,10 @@ METRICS = ("TTFT", "TPS", "e2e_latency", "RPS")
 UNITS = {"TTFT": "s", "TPS": "tokens/s", "e2e_latency": "s", "RPS": "requests/s"}
 """The unit of each metric's values."""
 
+FAILURE_KINDS = ("rate_limited", "overloaded", "timeout")
+"""Why a request failed: the client sent too many, the endpoint has too few machines left, or no
+answer came in time. Failures are counted per window and kind; they have no latency."""
+
 MAX_POINTS = 10_000
 """Largest NUM_DATA_POINTS: values of a metric in a window."""
 

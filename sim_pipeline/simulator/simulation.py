@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sim_pipeline.metrics import FAILURE_KINDS
 from sim_pipeline.simulator.arguments import check_run, check_windows
 from sim_pipeline.simulator.draws import Draws, Uniform
 from sim_pipeline.simulator.load import Load, load_at
@@ -22,6 +23,8 @@ MIN_INSTANTS = 4
 INSTANT_SPACING = 600.0
 """The load of a slice is evaluated at `MIN_INSTANTS` or more instants, at most `INSTANT_SPACING`
 seconds apart."""
+
+OVERLOADED = FAILURE_KINDS.index("overloaded")
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -41,7 +44,8 @@ class Simulation:
         e2e_latency: time to last token [s], shape (n_windows, points).
         rps: completed requests per second of a slice, shape (n_windows, points).
         completed: completed requests of a window, shape (n_windows,).
-        failed: failed requests of a window, shape (n_windows,).
+        failed: failed requests of a window by kind, shape (n_windows, 3), the second axis in the
+            order of `FAILURE_KINDS`.
         utilisation: mean utilisation rho(t) of a window, shape (n_windows,).
     """
 
@@ -90,7 +94,7 @@ def simulate(
         e2e_latency=np.empty(shape),
         rps=np.empty(shape),
         completed=np.zeros(numbers.size, dtype=np.int64),
-        failed=np.zeros(numbers.size, dtype=np.int64),
+        failed=np.zeros((numbers.size, len(FAILURE_KINDS)), dtype=np.int64),
         utilisation=np.empty(numbers.size),
     )
     streams = WindowStreams(stream_key("windows", seed=seed, model=profile.name, interval=interval))
@@ -194,7 +198,7 @@ def _fill(
         ):
             generator = streams.at(number, chunk)
             draws.fill(slice(start, stop), generator, profile.workload.arrival_cv)
-            block.failed[window] += generator.poisson(failing)
+            block.failed[window, OVERLOADED] += generator.poisson(failing)
         requests = _observe(profile, draws, by_slice, batch.slices, length)
         ttft[batch.slices] = requests.ttft
         tps[batch.slices] = 1.0 / requests.itl

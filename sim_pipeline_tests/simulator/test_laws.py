@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from sim_pipeline.metrics import FAILURE_KINDS
 from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline.simulator.simulation import Simulation, simulate
 from sim_pipeline_tests.simulator.laws import LAWS, Simulator
@@ -29,7 +30,7 @@ def naive(
         e2e_latency=generator.uniform(1.0, 30.0, shape),
         rps=profile.rho * profile.cap * generator.uniform(0.5, 1.5, shape),
         completed=generator.integers(0, 1000, len(windows)),
-        failed=generator.integers(0, 10, len(windows)),
+        failed=generator.integers(0, 10, (len(windows), len(FAILURE_KINDS))),
         utilisation=generator.uniform(0.0, 0.9, len(windows)),
     )
 

@@ -102,9 +102,13 @@ def test_result_has_documented_shapes() -> None:
         assert values.dtype == np.float64
         assert values.flags.c_contiguous
         assert np.array_equal(values[0], values[2])
-    for name, dtype in (("completed", "int64"), ("failed", "int64"), ("utilisation", "float64")):
+    for name, shape, dtype in (
+        ("completed", (3,), "int64"),
+        ("failed", (3, 3), "int64"),
+        ("utilisation", (3,), "float64"),
+    ):
         values = getattr(result, name)
-        assert values.shape == (3,)
+        assert values.shape == shape
         assert values.dtype == dtype
     assert simulate(MODELS["GPT-4o"], [], interval=HOUR, points=7, seed=1).ttft.shape == (0, 7)
 
@@ -188,7 +192,7 @@ GOLDEN: dict[tuple[str, int, int, int], dict[str, list[float]]] = {
         "e2e_latency": [3.1013840880656804, 2.446035246490409, 0.8021770837992759],
         "rps": [9.906666666666666, 10.011666666666667, 10.441666666666666],
         "completed": [36432],
-        "failed": [555],
+        "failed": [0, 555, 0],
         "utilisation": [0.5148115156688496],
     },
     ("DeepSeek-V3", 604800, 2, 2922): {
@@ -197,7 +201,7 @@ GOLDEN: dict[tuple[str, int, int, int], dict[str, list[float]]] = {
         "e2e_latency": [10.720869696514457, 12.134861221335646],
         "rps": [12.338726851851852, 13.100780423280423],
         "completed": [7692907],
-        "failed": [483176],
+        "failed": [0, 483176, 0],
         "utilisation": [0.6454797991812241],
     },
     ("Qwen-2.5", 1, 2, 1767571200): {
@@ -206,7 +210,7 @@ GOLDEN: dict[tuple[str, int, int, int], dict[str, list[float]]] = {
         "e2e_latency": [11.83433112761255, 2.0809904953036855],
         "rps": [8.0, 4.0],
         "completed": [6],
-        "failed": [0],
+        "failed": [0, 0, 0],
         "utilisation": [0.3497638818702529],
     },
 }
