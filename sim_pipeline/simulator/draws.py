@@ -19,6 +19,8 @@ class Normal(IntEnum):
     SLOW_PATH = 4
     OLDER_REQUESTS = 5
     OLDER_ARRIVALS = 6
+    BURST = 7
+    MEAN_BURST = 8
 
 
 class Uniform(IntEnum):

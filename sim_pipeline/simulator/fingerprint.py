@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sim_pipeline.simulator.arguments import check_run, check_windows
 from sim_pipeline.simulator.profiles import Profile
 
-SIMULATOR_VERSION = 1
+SIMULATOR_VERSION = 2
 """Increment this with every change that alters a simulated number."""
 
 
@@ -57,7 +57,7 @@ def fingerprints(
         "seed": seed,
         "profile": _floats(fields),
     }
-    base = hashlib.blake2b(json.dumps(common, sort_keys=True).encode(), digest_size=16)
+    base = hashlib.blake2b(json.dumps(common, sort_keys=True, default=str).encode(), digest_size=16)
 
     # There are few incidents, and each overlaps few windows: collect them by window.
     starts = numbers * interval

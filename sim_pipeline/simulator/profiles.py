@@ -6,6 +6,7 @@ Each figure names its source; [E] marks our own estimate. Units are s, requests/
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from types import MappingProxyType
 from typing import Annotated
@@ -14,14 +15,12 @@ from sim_pipeline.metrics import MAX_MODEL_NAME_LENGTH
 from sim_pipeline.simulator.arguments import Range, check_fields, field_ranges
 from sim_pipeline.simulator.lengths import TokenLengths
 
-# Utilisation that the published medians are assumed to hold for: a provider's normal load.
-RHO_REF = 0.4
 # Highest utilisation of an endpoint; requests beyond it are refused.
 RHO_MAX = 0.9
-# Prompt length of the benchmarks that publish TTFT [tokens].
-REFERENCE_PROMPT = 1000
 # A request with fewer output tokens has no inter-token latency.
 FEWEST_OUTPUT_TOKENS = 2
+MEASURED = date(2026, 1, 1)
+"""When the published medians hold, for a profile that gives no date."""
 
 
 # Source: Azure LLM inference trace 2023, conversation.
@@ -36,15 +35,20 @@ class Workload:
     Attributes:
         input_lengths: prompt tokens of a request.
         output_lengths: generated tokens of a request, at least 2.
-        arrival_cv: coefficient of variation of inter-arrival times, in [0.2, 5].
+        arrival_cv: coefficient of variation of inter-arrival times at a steady rate, in [0.2, 5].
         peak_hour: hour of the day (UTC) of the daily peak h0, in [0, 24].
         daily_amplitude: A1 of the season's 24 h wave (log scale), in [0, 2].
         half_daily_amplitude: A2 of its 12 h wave, in [0, 2].
         weekend_factor: load on Saturday and Sunday relative to a weekday, in (0, 2].
         drift_sd: log-sd of the day-to-day drift of the load, in [0, 1].
+        burst_sd: log-sd of the bursts of half an hour to hours, in [0, 1].
+        fast_burst_sd: log-sd of the bursts of seconds to a minute, in [0, 1].
+        heavy_share: share of the requests that heavy clients send on average, in [0, 0.9].
+        heavy_clients: number of heavy clients, each of which comes and goes, in [1, 20].
 
     The defaults come from Azure's conversation traces: lengths and arrivals from 2023, seasonality
-    from the plots of 2024. The drift is [E].
+    from the plots of 2024. Bursts and heavy clients are set so that counts vary as in the trace of
+    2023 and in ServeGen's (docs/realism.md). The drift is [E].
 
     Raises:
         ValueError: on construction; the message names the field, its value and what is allowed.
@@ -58,6 +62,10 @@ class Workload:
     half_daily_amplitude: Annotated[float, Range(0, 2)] = 0.08
     weekend_factor: Annotated[float, Range(0, 2, low_included=False)] = 0.57
     drift_sd: Annotated[float, Range(0, 1)] = 0.15
+    burst_sd: Annotated[float, Range(0, 1)] = 0.22
+    fast_burst_sd: Annotated[float, Range(0, 1)] = 0.18
+    heavy_share: Annotated[float, Range(0, 0.9)] = 0.15
+    heavy_clients: Annotated[int, Range(1, 20, integer=True)] = 3
 
     def __post_init__(self) -> None:
         check_fields(vars(self), field_ranges(Workload))
@@ -96,30 +104,44 @@ class Profile:
     """An endpoint: a model and the machines that serve it.
 
     Prefill and decode share one budget of GPU time. One second of it serves `cap` requests of the
-    workload's mean lengths.
+    workload's mean lengths. `calibration.calibrated` computes the times per token from a profile.
 
     Attributes:
         name: the model's name, 1 to 50 characters; it is part of the key of its random streams.
-        ttft_ref: published median time to first token [s] at utilisation 0.4, in (0, 60].
-        tps_ref: published median output tokens/s of a request at utilisation 0.4, in (0, 10000].
+        ttft_ref: published median time to first token [s], in (0, 60].
+        tps_ref: published median output tokens/s of a request, in (0, 10000].
         cap: requests/s at which the endpoint saturates, in (0, 10000].
         rho: mean utilisation over a week, in (0, 0.9].
         batch_limit: requests that can decode at once, in [1, 100000].
         source: where ttft_ref and tps_ref come from. No simulated number depends on it.
+        creator: who made the model; models of one creator share some shifts. May be empty.
+        measured: last day of the 30 for which the medians were published. Shifts and the slow
+            factor of the capacity are relative to these days.
+        released: first day of full service, or None; before it, only a trickle of requests comes.
+        retired: day on which the service ends, or None; the requests then fall to a trickle.
         workload: the requests that arrive.
         incidents: incidents on given dates, in addition to the random ones.
         random_incidents: whether every 30 days have one or two incidents of about an hour [E].
+        elasticity: how much of the demand's variation, on a log scale, the utilisation follows, in
+            [0, 1]. 0: the provider scales with demand; 1: the number of machines is constant.
+        capacity_sd: log-sd of the slow factor of the endpoint's own capacity, in [0, 1].
+        shifts_per_year: how often the speed of the machines changes for good, in [0, 50].
+        shift_sd: log-sd of such a change, in [0, 1].
+        creator_share: share of these changes, and of the variance of the slow factor, that is
+            common to the creator's models, in [0, 1] [E].
         prefill_share: share of the GPU time used for prefill, in [0.01, 0.99].
+        itl_exponent: g in ITL = itl0 + kappa c^g, c requests decoding, in [0.1, 1].
         ttft_jitter: log-sd of TTFT, in [0, 2].
         itl_jitter: log-sd of the inter-token latency (ITL), in [0, 2].
-        failure_rate: share of requests that fail, in [0, 0.5].
+        failure_rate: share of the requests that fail at any time, in [0, 0.5].
+        spells_per_month: spells of further failures in 30 days, in [0, 300] [E].
+        spell_failures: mean share of the requests that fail in a spell, in [0, 0.5] [E].
         slow_share: share of requests that take the slow path, in [0, 0.5].
         slow_median: median factor by which the slow path multiplies TTFT, in [1, 100].
         slow_log_sd: log-sd of that factor [E], in [0, 2].
 
     Raises:
         ValueError: on construction; the message names the field, its value and what is allowed.
-            Also if ttft_ref is shorter than the prefill of the reference prompt alone.
     """
 
     name: str
@@ -129,14 +151,26 @@ class Profile:
     rho: Annotated[float, Range(0, RHO_MAX, low_included=False)]
     batch_limit: Annotated[int, Range(1, 100_000, integer=True)]
     source: str = ""
+    creator: str = ""
+    measured: date = MEASURED
+    released: date | None = None
+    retired: date | None = None
     workload: Workload = Workload()
     incidents: tuple[Incident, ...] = ()
     random_incidents: bool = True
+    elasticity: Annotated[float, Range(0, 1)] = 0.25
+    capacity_sd: Annotated[float, Range(0, 1)] = 0.14
+    shifts_per_year: Annotated[float, Range(0, 50)] = 6.0
+    shift_sd: Annotated[float, Range(0, 1)] = 0.15
+    creator_share: Annotated[float, Range(0, 1)] = 0.65
     prefill_share: Annotated[float, Range(0.01, 0.99)] = 0.4
-    ttft_jitter: Annotated[float, Range(0, 2)] = 0.25
-    itl_jitter: Annotated[float, Range(0, 2)] = 0.08
-    failure_rate: Annotated[float, Range(0, 0.5)] = 0.015
-    slow_share: Annotated[float, Range(0, 0.5)] = 0.06
+    itl_exponent: Annotated[float, Range(0.1, 1)] = 0.65
+    ttft_jitter: Annotated[float, Range(0, 2)] = 0.22
+    itl_jitter: Annotated[float, Range(0, 2)] = 0.18
+    failure_rate: Annotated[float, Range(0, 0.5)] = 0.001
+    spells_per_month: Annotated[float, Range(0, 300)] = 15.0
+    spell_failures: Annotated[float, Range(0, 0.5)] = 0.13
+    slow_share: Annotated[float, Range(0, 0.5)] = 0.075
     slow_median: Annotated[float, Range(1, 100)] = 4.0
     slow_log_sd: Annotated[float, Range(0, 2)] = 0.5
 
@@ -147,12 +181,8 @@ class Profile:
                 " characters"
             )
         check_fields(vars(self), field_ranges(Profile))
-        if self.ttft_base <= 0.0:
-            raise ValueError(
-                f"ttft_ref is {self.ttft_ref!r}, but must be more than "
-                f"{self.ttft_ref - self.ttft_base:.6g} s, which the prefill of {REFERENCE_PROMPT} "
-                f"tokens takes at cap {self.cap!r}; raise ttft_ref or cap"
-            )
+        if self.released and self.retired and self.retired <= self.released:
+            raise ValueError(f"retired is {self.retired}, but must be after {self.released}")
 
     @cached_property
     def mean_steps(self) -> float:
@@ -164,57 +194,46 @@ class Profile:
         """GPU time k_p of a prompt token [s]: at saturation, prefill uses its share."""
         return self.prefill_share / (self.cap * self.workload.input_lengths.mean)
 
-    @cached_property
-    def step_cost(self) -> float:
-        """GPU time kappa that each further request in the batch adds to a step, with prefill [s].
-
-        kappa = k_d + k_p * E[n_in] / E[steps], where k_d = (1 - f_p) / (cap * E[steps]). This
-        equals 1 / (cap * E[steps]).
-        """
-        return 1.0 / (self.cap * self.mean_steps)
-
-    @cached_property
-    def itl_base(self) -> float:
-        """ITL of a request alone in the batch [s]: itl0 = (1 - rho_ref) / tps_ref."""
-        return (1.0 - RHO_REF) / self.tps_ref
-
-    @cached_property
-    def ttft_base(self) -> float:
-        """TTFT without prefill and waits [s]: t0 gives the reference prompt a TTFT of ttft_ref."""
-        prefill = REFERENCE_PROMPT * self.prefill_cost
-        return self.ttft_ref - prefill / (1.0 - RHO_REF * (1.0 - self.prefill_share))
-
 
 MODELS: Mapping[str, Profile] = MappingProxyType(
     {
         profile.name: profile
         for profile in (
-            Profile("GPT-4o", 0.39, 81, 20, 0.45, 256, "Artificial Analysis, May 2024 model"),
+            Profile(
+                "GPT-4o", 0.39, 81, 20, 0.45, 256,
+                "Artificial Analysis, May 2024 model", "OpenAI", date(2024, 6, 30),
+            ),
             Profile(
                 "GPT-4o-mini", 0.58, 61, 40, 0.40, 256,
-                "Artificial Analysis, cited by tokencost.app",
+                "Artificial Analysis, cited by tokencost.app", "OpenAI", date(2024, 8, 31),
             ),
-            Profile("Claude-3.5-Sonnet", 0.81, 64, 15, 0.50, 256, "Artificial Analysis"),
-            Profile("Gemini-1.5-Flash", 0.41, 190, 40, 0.35, 256, "Artificial Analysis, Sep 2024"),
+            Profile(
+                "Claude-3.5-Sonnet", 0.81, 64, 15, 0.50, 256,
+                "Artificial Analysis", "Anthropic", date(2024, 11, 30),
+            ),
+            Profile(
+                "Gemini-1.5-Flash", 0.41, 190, 40, 0.35, 256,
+                "Artificial Analysis, Sep 2024", "Google", date(2024, 9, 30),
+            ),
             Profile(
                 "Llama-3.1-8B", 0.30, 180, 40, 0.30, 256,
-                "[E]; NVIDIA NIM at concurrency 1: 216 tokens/s",
+                "[E]; NVIDIA NIM at concurrency 1: 216 tokens/s", "Meta", date(2024, 8, 31),
             ),
             Profile(
                 "Llama-3.1-70B", 0.45, 50, 12, 0.45, 128,
-                "TTFT thefastest.ai (Llama 3 70B); TPS [E]",
+                "TTFT thefastest.ai (Llama 3 70B); TPS [E]", "Meta", date(2024, 8, 31),
             ),
             Profile(
                 "Llama-3.1-405B", 0.90, 27, 6, 0.45, 128,
-                "TPS Oracle OCI benchmark; TTFT [E]",
+                "TPS Oracle OCI benchmark; TTFT [E]", "Meta", date(2024, 11, 30),
             ),
             Profile(
                 "Mistral-Large", 0.52, 40, 10, 0.40, 128,
-                "Artificial Analysis, Feb 2024 model",
+                "Artificial Analysis, Feb 2024 model", "Mistral", date(2024, 3, 31),
             ),
             Profile(
-                "DeepSeek-V3", 1.00, 60, 20, 0.60, 256,
-                "TPS inside Artificial Analysis' range; TTFT [E]",
+                "DeepSeek-V3", 1.00, 60, 20, 0.50, 256,
+                "TPS inside Artificial Analysis' range; TTFT [E]", "DeepSeek", date(2025, 1, 31),
             ),
         )
     }

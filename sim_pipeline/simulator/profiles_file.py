@@ -1,60 +1,27 @@
 """MODEL_PROFILES_FILE: the user's own models, workload and incidents, from a TOML or YAML file.
 
-```toml
-[workload]                         # fields that are left out keep their defaults
-arrival_cv = 1.5
-output_lengths = { log_median = 5.5 }
-
-[models."Llama-3.1-70B"]           # changes a built-in model: any fields
-rho = 0.6
-
-[models.ours]                      # adds a model: needs at least these five fields
-ttft_ref = 0.5
-tps_ref = 90
-cap = 12
-rho = 0.4
-batch_limit = 128
-
-[[incidents]]                      # on given dates, in addition to the random ones
-model = "ours"
-start = 2026-03-02T09:00:00Z
-end = 2026-03-02T11:30:00Z
-capacity_factor = 0.4
-```
-
-The fields, their units and ranges are those of `Workload`, `TokenLengths`, `Profile` and
-`Incident`.
+docs/profiles.md describes the format.
 """
 
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import MISSING, fields, replace
-from datetime import datetime
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import MISSING, dataclass, fields, replace
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
-from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from sim_pipeline.simulator.arguments import Range, field_ranges
+from sim_pipeline.simulator.calibration import calibrated
 from sim_pipeline.simulator.lengths import TokenLengths
-from sim_pipeline.simulator.profiles import (
-    MODELS,
-    Incident,
-    Profile,
-    Workload,
-    profile_for,
-)
+from sim_pipeline.simulator.profiles import MODELS, Incident, Profile, Workload, profile_for
 
 REQUIRED_FIELDS = frozenset(
     field.name for field in fields(Profile) if field.default is MISSING and field.name != "name"
 )
 """The fields that a model needs if it is not built in."""
-
-_INCIDENT_FIELDS = ("model", "start", "end", "capacity_factor")
-_TYPE_NAMES: dict[type, str] = {str: "a string", bool: "true or false"}
-# Both formats have a type for times; a string with an offset is accepted as well.
-_TIME = TypeAdapter(AwareDatetime)
 
 
 class ProfilesFileError(ValueError):
@@ -65,15 +32,16 @@ def read_profiles(path: Path | None, models: Sequence[str]) -> dict[str, Profile
     """Return the profile of each of ``models``, by name.
 
     A profile comes from the file, else from the built-in models, else from the model's name. The
-    file's workload applies to all of them.
+    file's workload and its fields for all models apply to all of them.
 
     Args:
         path: a file that ends in .toml, .yaml or .yml; None means an empty file.
         models: names of the models to simulate. The file may define more.
 
     Raises:
-        ProfilesFileError: the file cannot be read or has an invalid field. The message names the
-            file and every invalid field, its value and what is allowed.
+        ProfilesFileError: the file cannot be read, has an invalid field, or describes a model that
+            cannot have its published medians. The message names the file and every invalid field,
+            its value and what is allowed.
         ValueError: a name in ``models`` is not 1 to 50 characters long.
     """
     if path is None:
@@ -90,11 +58,10 @@ def profiles_from(
         content: the parsed content of a profiles file.
         models: names of the models to simulate. The content may define more.
         where: name of the content in error messages.
-        source: `Profile.source` of the profiles that the content changes; ``where`` by default.
+        source: `Profile.source` of the models in the content; ``where`` by default.
 
     Raises:
-        ProfilesFileError: the content has an invalid field. The message names every invalid field,
-            its value and what is allowed.
+        ProfilesFileError: as for `read_profiles`; the message begins with ``where``.
         ValueError: a name in ``models`` is not 1 to 50 characters long.
     """
     reader = _Reader(source or where)
@@ -115,11 +82,55 @@ def _parse(path: Path) -> object:
     return {} if content is None else content
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """The allowed values of a field that is not a number; `Range` is that of a number.
+
+    Attributes:
+        words: what is allowed.
+        allows: returns whether a value is allowed.
+        parse: converts a text to such a value, or raises a ValueError.
+    """
+
+    words: str
+    allows: Callable[[object], bool]
+    parse: Callable[[str], object] = str
+
+    def __str__(self) -> str:
+        return self.words
+
+
+# Both formats have types for dates and times; a text is accepted as well. A datetime is a date.
+_DATE = _Kind("a date such as 2026-07-10", lambda value: type(value) is date, date.fromisoformat)
+_TIME = _Kind(
+    "a time with an offset from UTC, or Z, such as 2026-03-02T09:00:00Z",
+    lambda value: isinstance(value, datetime) and value.tzinfo is not None,
+    datetime.fromisoformat,
+)
+_KINDS: dict[object, _Kind] = {
+    str: _Kind("a string", lambda value: isinstance(value, str)),
+    bool: _Kind("true or false", lambda value: isinstance(value, bool)),
+    date: _DATE,
+    date | None: _DATE,
+}
+
+
+def _allowed(kind: type) -> dict[str, Range | _Kind]:
+    """Return what each plain field of a dataclass allows: numbers with a range, texts, flags, dates.
+
+    The name of a profile is left out: it is the name of its table.
+    """
+    hints = get_type_hints(kind)
+    kinds = {name: _KINDS[hint] for name, hint in hints.items() if hint in _KINDS}
+    kinds.pop("name", None)
+    return {**kinds, **field_ranges(kind)}
+
+
 class _Reader:
     """Reads the content of a file and collects its problems, so that one error can name them all.
 
     Args:
-        source: `Profile.source` of the profiles that the file changes.
+        source: `Profile.source` of the models in the file.
     """
 
     def __init__(self, source: str) -> None:
@@ -129,13 +140,22 @@ class _Reader:
     def read(self, content: object, models: Sequence[str]) -> dict[str, Profile]:
         """Return the profiles of ``models``, without those that have problems."""
         file = self._table(content, "the file") or {}
-        self._check_names(file, ("workload", "models", "incidents"))
+        self._check_names(file, ("workload", "all_models", "models", "incidents"))
         workload = self._workload(file.get("workload", {}))
+        of_all = {
+            name: allowed
+            for name, allowed in _allowed(Profile).items()
+            if name not in REQUIRED_FIELDS
+        }
+        common = self._fields(file.get("all_models", {}), "all_models", of_all) or {}
         tables = self._table(file.get("models", {}), "models") or {}
         known = dict.fromkeys([*models, *tables])
         incidents = self._incidents(file.get("incidents", []), {*known, *MODELS})
         profiles = {
-            name: self._profile(name, tables, workload, incidents.get(name, ())) for name in known
+            name: self._profile(
+                name, tables, common | {"workload": workload, "incidents": incidents.get(name, ())}
+            )
+            for name in known
         }
         return {name: profile for name in models if (profile := profiles[name])}
 
@@ -158,39 +178,48 @@ class _Reader:
             f"{prefix}{name} is not a field of this table" for name in table if name not in known
         ]
 
-    def _fields(self, kind: type, content: object, where: str) -> dict[str, Any] | None:
-        """Return a table's values for the plain fields of a dataclass; None if there is a problem.
+    def _fields(
+        self,
+        content: object,
+        where: str,
+        allowed: Mapping[str, Range | _Kind],
+        *,
+        required: Collection[str] = (),
+    ) -> dict[str, Any] | None:
+        """Return a table's values, with texts converted; None if there is a problem.
 
-        Plain fields are numbers with a range, texts and flags.
+        Args:
+            content: the table.
+            where: its name.
+            allowed: the fields that it may have.
+            required: the fields that it must have.
         """
         count = len(self.problems)
         table = self._table(content, where)
         if table is None:
             return None
-        allowed: dict[str, Range | str] = {
-            name: _TYPE_NAMES[hint]
-            for name, hint in get_type_hints(kind).items()
-            if hint in _TYPE_NAMES and name != "name"
-        }
-        allowed |= field_ranges(kind)
         self._check_names(table, allowed, f"{where}.")
-        self.problems += [
-            f"{where}.{name} is {table[name]!r}: must be {values}"
-            for name, values in allowed.items()
-            if name in table and not _allows(values, table[name])
-        ]
+        self.problems += [f"{where}.{name} is missing" for name in required if name not in table]
+        for name in allowed.keys() & table.keys():
+            kind, value = allowed[name], table[name]
+            if isinstance(kind, _Kind) and isinstance(value, str):
+                with suppress(ValueError):
+                    table[name] = kind.parse(value)
+            if not kind.allows(table[name]):
+                shown = value if isinstance(value, date) else repr(value)
+                self.problems.append(f"{where}.{name} is {shown}: must be {kind}")
         return table if len(self.problems) == count else None
 
     def _workload(self, content: object) -> Workload:
         usual = Workload()
         table = self._table(content, "workload") or {}
         lengths = {
-            name: self._fields(TokenLengths, table[name], f"workload.{name}")
+            name: self._fields(table[name], f"workload.{name}", _allowed(TokenLengths))
             for name in ("input_lengths", "output_lengths")
             if name in table
         }
         plain = {name: value for name, value in table.items() if name not in lengths}
-        given = self._fields(Workload, plain, "workload")
+        given = self._fields(plain, "workload", _allowed(Workload))
         if given is None or None in lengths.values():
             return usual
         try:
@@ -209,80 +238,45 @@ class _Reader:
         if not isinstance(contents, list):
             self.problems.append(f"incidents is {contents!r}: must be a list of tables")
             return {}
+        allowed = {
+            "model": _Kind(f"one of {', '.join(sorted(known))}", list(known).__contains__),
+            "start": _TIME,
+            "end": _TIME,
+            "capacity_factor": field_ranges(Incident)["capacity_factor"],
+        }
         incidents: dict[str, tuple[Incident, ...]] = {}
         for number, content in enumerate(contents):
             where = f"incidents.{number}"
-            table = self._table(content, where)
-            if table is not None and (incident := self._incident(table, where, known)):
-                model = table["model"]
-                incidents[model] = (*incidents.get(model, ()), incident)
+            table = self._fields(content, where, allowed, required=allowed)
+            if table is None:
+                continue
+            model, start, end = table["model"], table["start"], table["end"]
+            if end <= start:
+                self.problems.append(f"{where}.end is {end}: must be after start, {start}")
+                continue
+            incident = Incident(start.timestamp(), end.timestamp(), table["capacity_factor"])
+            incidents[model] = (*incidents.get(model, ()), incident)
         return incidents
 
-    def _incident(
-        self, table: Mapping[str, Any], where: str, known: Collection[str]
-    ) -> Incident | None:
-        count = len(self.problems)
-        self._check_names(table, _INCIDENT_FIELDS, f"{where}.")
-        self.problems += [
-            f"{where}.{name} is missing" for name in _INCIDENT_FIELDS if name not in table
-        ]
-        model, factor = table.get("model"), table.get("capacity_factor")
-        if "model" in table and not (isinstance(model, str) and model in known):
-            self.problems.append(
-                f"{where}.model is {model!r}: must be one of {', '.join(sorted(known))}"
-            )
-        allowed = field_ranges(Incident)["capacity_factor"]
-        if "capacity_factor" in table and not allowed.allows(factor):
-            self.problems.append(f"{where}.capacity_factor is {factor!r}: must be {allowed}")
-        times = [
-            self._time(table[name], f"{where}.{name}") for name in ("start", "end") if name in table
-        ]
-        if len(self.problems) > count:
-            return None
-        start, end = (time for time in times if time)
-        if end <= start:
-            self.problems.append(f"{where}.end is {end}: must be after start, {start}")
-            return None
-        return Incident(start.timestamp(), end.timestamp(), table["capacity_factor"])
-
-    def _time(self, value: object, where: str) -> datetime | None:
-        try:
-            return _TIME.validate_python(value)
-        except ValidationError:
-            self.problems.append(
-                f"{where} is {value}: must be a time with an offset from UTC, or Z, such as"
-                " 2026-03-02T09:00:00Z"
-            )
-            return None
-
     def _profile(
-        self,
-        name: str,
-        tables: Mapping[str, object],
-        workload: Workload,
-        incidents: tuple[Incident, ...],
+        self, name: str, tables: Mapping[str, object], common: dict[str, Any]
     ) -> Profile | None:
-        where = f"models.{name}"
+        """Return the profile of a model, from its table if it has one, and the fields of all."""
+        where, given = f"models.{name}", common
         base = MODELS.get(name) if name in tables else profile_for(name)
-        given: dict[str, Any] = {}
         if name in tables:
-            table = self._fields(Profile, tables[name], where)
+            table = self._fields(tables[name], where, _allowed(Profile))
             if table is None:
                 return None
-            given = {"source": self._source, **table}
+            given = {"source": self._source, **common, **table}
         missing = sorted(REQUIRED_FIELDS - given.keys()) if base is None else []
         if missing:
             self.problems.append(f"{where} needs {', '.join(missing)}: it is not built in")
             return None
-        given |= {"workload": workload, "incidents": incidents}
         try:
-            return Profile(name, **given) if base is None else replace(base, **given)
+            profile = Profile(name, **given) if base is None else replace(base, **given)
+            calibrated(profile)
         except ValueError as error:
             self.problems.append(f"{where}: {error}")
             return None
-
-
-def _allows(allowed: Range | str, value: object) -> bool:
-    if isinstance(allowed, Range):
-        return allowed.allows(value)
-    return _TYPE_NAMES.get(type(value)) == allowed
+        return profile

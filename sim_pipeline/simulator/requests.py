@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from sim_pipeline.simulator.calibration import Calibration, calibrated, prefill_utilisation
 from sim_pipeline.simulator.draws import Draws, Normal, Uniform
 from sim_pipeline.simulator.lengths import TokenLengths
 from sim_pipeline.simulator.profiles import Profile
@@ -22,14 +23,6 @@ SWEEPS = 3
 DAMPING = 0.75
 
 Array = npt.NDArray[np.float64]
-
-
-def prefill_utilisation(profile: Profile, rho: Array) -> Array:
-    """Return the utilisation of prefill as a server slowed down by decode; same shape as ``rho``.
-
-    Decode uses rho (1 - f_p) of the GPU time. Prefill needs rho f_p, and gets the remaining time.
-    """
-    return rho * profile.prefill_share / (1.0 - rho * (1.0 - profile.prefill_share))
 
 
 def history_length(profile: Profile, rho: Array) -> npt.NDArray[np.int64]:
@@ -103,21 +96,25 @@ def observe(
     draws: Draws,
     *,
     rho: Array,
-    capacity: Array,
+    speed: Array,
     expected: Array,
 ) -> Requests:
     """Compute the observed request of each slice from random numbers. Overwrites ``draws``.
+
+    The requests are those of as many machines as serve `cap` requests/s: with twice the machines,
+    each gets the same requests.
 
     Args:
         profile: the endpoint.
         draws: random numbers of the slices, with a history of sufficient length.
         rho: utilisation when the observed request arrives, shape (rows,), in (0, 0.9].
-        capacity: share of the capacity left at that time, shape (rows,).
+        speed: speed of the machines at that time, shape (rows,).
         expected: mean number of completed requests in the slice, shape (rows,).
     """
+    calibration = calibrated(profile)
     workload = profile.workload
     normals, uniforms = draws.normals, draws.uniforms
-    rate = rho * capacity * profile.cap
+    rate = rho * profile.cap
     # Gaps are in units of their mean, so that ages count arrivals at any load.
     shape = workload.arrival_cv**-2
     gaps = np.multiply(draws.gaps, 1.0 / shape, out=draws.gaps)
@@ -129,7 +126,7 @@ def observe(
     )
 
     # Prefill time of one prompt token [s], while decode uses its share of the GPU.
-    prefill = profile.prefill_cost / (capacity * (1.0 - rho * (1.0 - profile.prefill_share)))
+    prefill = profile.prefill_cost / (1.0 - rho * (1.0 - profile.prefill_share))
     services = workload.input_lengths.from_normal(draws.prompts)
     services *= prefill[:, np.newaxis]
     seconds = (1.0 / rate)[:, np.newaxis]
@@ -152,34 +149,32 @@ def observe(
     steps = workload.output_lengths.from_normal(draws.outputs)
     steps -= 1.0
     decoding /= steps
-    step_cost = profile.step_cost / capacity
     concurrency = _concurrency(
         decoding,
         horizon,
         normals[:, Normal.OLDER_REQUESTS],
         profile=profile,
-        rate=rate,
+        calibration=calibration,
         rho=rho,
-        step_cost=step_cost,
     )
 
     n_in = workload.input_lengths.from_normal(normals[:, Normal.PROMPT].copy())
     n_out = workload.output_lengths.from_normal(normals[:, Normal.OUTPUT].copy())
     # A request beyond the batch limit waits until enough requests have left the batch.
-    batch = profile.batch_limit * capacity
-    departures = batch / (profile.mean_steps * (profile.itl_base + step_cost * batch))
-    slot_wait = np.maximum(concurrency + 1.0 - batch, 0.0) / departures
+    limit = float(profile.batch_limit)
+    departures = limit / (profile.mean_steps * calibration.itl(np.array(limit)))
+    slot_wait = np.maximum(concurrency + 1.0 - limit, 0.0) / departures
     # The slow path (a cold cache, a detour) multiplies the request's own time, not its waits.
     slow = profile.slow_median * np.exp(profile.slow_log_sd * normals[:, Normal.SLOW_PATH])
     slow = np.where(uniforms[:, Uniform.SLOW] < profile.slow_share, slow, 1.0)
-    ttft = (profile.ttft_base + n_in * prefill) * slow
+    ttft = (calibration.ttft_base + n_in * prefill) / speed * slow
     ttft *= np.exp(profile.ttft_jitter * normals[:, Normal.TTFT_JITTER])
     ttft += wait + slot_wait
     # The jitter has mean 1, so that the mean ITL follows the law.
     jitter = np.exp(
         profile.itl_jitter * normals[:, Normal.ITL_JITTER] - 0.5 * profile.itl_jitter**2
     )
-    itl = (profile.itl_base + step_cost * np.minimum(concurrency, batch)) * jitter
+    itl = calibration.itl(np.minimum(concurrency, limit)) / speed * jitter
     return Requests(
         n_in=n_in,
         n_out=n_out,
@@ -223,14 +218,13 @@ def _concurrency(
     z: Array,
     *,
     profile: Profile,
-    rate: Array,
+    calibration: Calibration,
     rho: Array,
-    step_cost: Array,
 ) -> Array:
     """Return the number of requests that share the batch with the observed one, shape (rows,).
 
     The ITL depends on the number of requests, and the number on the ITL. The iteration starts from
-    the mean c = rate * E[steps] * itl0 / (1 - rho). Each sweep counts the requests that are still
+    the mean by Little's law. Each sweep counts the requests that are still
     decoding at the ITL of c, and moves c three quarters of the way to this count. With three
     sweeps, the spread of c matches that of an event-driven processor-sharing queue.
 
@@ -245,15 +239,15 @@ def _concurrency(
         horizon: decode time of the oldest request of the history [s], shape (rows,).
         z: standard normals, shape (rows,).
         profile: the endpoint.
-        rate: arrivals [1/s], shape (rows,).
+        calibration: its times per token.
         rho: utilisation, shape (rows,).
-        step_cost: kappa [s], shape (rows,).
     """
     beyond, beyond_squared = _tail_integrals(profile.workload.output_lengths)
     grid = np.arange(beyond.size)
-    c = rate * profile.mean_steps * profile.itl_base / (1.0 - rho)
+    rate = rho * profile.cap
+    c = calibration.concurrency(rho)
     for _ in range(SWEEPS):
-        itl = profile.itl_base + step_cost * c
+        itl = calibration.itl(c)
         listed = np.count_nonzero(decoding < itl[:, np.newaxis], axis=1)
         tokens = horizon / itl
         scale = rate * itl

@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from sim_pipeline.metrics import FAILURE_KINDS
 from sim_pipeline.simulator.arguments import check_run, check_windows
-from sim_pipeline.simulator.draws import Draws, Uniform
+from sim_pipeline.simulator.demand import hidden_bursts
+from sim_pipeline.simulator.draws import Draws, Normal, Uniform
 from sim_pipeline.simulator.load import Load, load_at
-from sim_pipeline.simulator.profiles import Profile
+from sim_pipeline.simulator.profiles import RHO_MAX, Profile
 from sim_pipeline.simulator.requests import Requests, history_length, observe
 from sim_pipeline.simulator.streams import SLICES_PER_STREAM, WindowStreams, stream_key
 
@@ -23,8 +24,6 @@ MIN_INSTANTS = 4
 INSTANT_SPACING = 600.0
 """The load of a slice is evaluated at `MIN_INSTANTS` or more instants, at most `INSTANT_SPACING`
 seconds apart."""
-
-OVERLOADED = FAILURE_KINDS.index("overloaded")
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -171,15 +170,19 @@ def _fill(
     """Simulate the windows ``numbers`` into ``block``, with ``instants`` load samples per slice."""
     points = block.ttft.shape[1]
     length = interval / points
-    middles = (np.arange(points * instants) + 0.5) * (length / instants)
+    spacing = length / instants
+    middles = (np.arange(points * instants) + 0.5) * spacing
     times = (numbers * interval)[:, np.newaxis] + middles
-    load = load_at(profile, times.reshape(-1, points, instants), seed=seed)
+    load = load_at(profile, times.reshape(-1, instants), spacing=spacing, seed=seed)
     block.utilisation[:] = load.rho.reshape(numbers.size, -1).mean(axis=1)
-    by_slice = Load(*(values.reshape(-1, instants) for values in vars(load).values()))
 
     chunks = np.arange(0, points, SLICES_PER_STREAM)
-    histories = np.maximum.reduceat(history_length(profile, load.rho.max(axis=2)), chunks, axis=1)
-    failures = np.add.reduceat(load.failure_rate.mean(axis=2) * length, chunks, axis=1)
+    busiest = load.rho.max(axis=1).reshape(-1, points)
+    at_instant, of_mean = hidden_bursts(profile.workload, spacing=spacing, length=length)
+    busiest = np.minimum(RHO_MAX, busiest * math.exp(at_instant))
+    histories = np.maximum.reduceat(history_length(profile, busiest), chunks, axis=1)
+    failing = load.failure_rates.mean(axis=2).reshape(len(FAILURE_KINDS), -1, points)
+    failures = np.moveaxis(np.add.reduceat(failing * length, chunks, axis=2), 0, 2)
     # Views of the result, and the counts, indexed by slice of the block.
     ttft, tps, e2e_latency = (
         values.reshape(-1) for values in (block.ttft, block.tps, block.e2e_latency)
@@ -198,8 +201,12 @@ def _fill(
         ):
             generator = streams.at(number, chunk)
             draws.fill(slice(start, stop), generator, profile.workload.arrival_cv)
-            block.failed[window, OVERLOADED] += generator.poisson(failing)
-        requests = _observe(profile, draws, by_slice, batch.slices, length)
+            # One call per kind: a call with an array takes three times as long.
+            for kind, mean in enumerate(failing):
+                block.failed[window, kind] += generator.poisson(mean)
+        requests = _observe(
+            profile, draws, load, batch.slices, length=length, hidden=(at_instant, of_mean)
+        )
         ttft[batch.slices] = requests.ttft
         tps[batch.slices] = 1.0 / requests.itl
         e2e_latency[batch.slices] = requests.ttft + (requests.n_out - 1.0) * requests.itl
@@ -210,7 +217,13 @@ def _fill(
 
 
 def _observe(
-    profile: Profile, draws: Draws, load: Load, slices: Integers, length: float
+    profile: Profile,
+    draws: Draws,
+    load: Load,
+    slices: Integers,
+    *,
+    length: float,
+    hidden: tuple[float, float],
 ) -> Requests:
     """Observe one request in each of ``slices``, at a random instant of the slice.
 
@@ -219,10 +232,12 @@ def _observe(
     arrived = np.cumsum(load.arrival_rate[slices], axis=1)
     target = draws.uniforms[:, Uniform.INSTANT] * arrived[:, -1]
     instant = np.count_nonzero(arrived[:, :-1] <= target[:, np.newaxis], axis=1)
-    return observe(
-        profile,
-        draws,
-        rho=load.rho[slices, instant],
-        capacity=load.capacity[slices, instant],
-        expected=load.completion_rate[slices].mean(axis=1) * length,
-    )
+    rho = load.rho[slices, instant]
+    expected = load.completion_rate[slices].mean(axis=1) * length
+    at_instant, of_mean = hidden
+    if at_instant > 0.0:
+        # Most requests come in bursts: for them, the normal of the burst is shifted by its log-sd.
+        rho *= np.exp(at_instant * draws.normals[:, Normal.BURST] + 0.5 * at_instant**2)
+        np.minimum(rho, RHO_MAX, out=rho)
+        expected *= np.exp(of_mean * draws.normals[:, Normal.MEAN_BURST] - 0.5 * of_mean**2)
+    return observe(profile, draws, rho=rho, speed=load.speed[slices, instant], expected=expected)

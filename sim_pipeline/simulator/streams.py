@@ -9,8 +9,7 @@ the stream:
     word 1: group of slices in the window (`SLICES_PER_STREAM` per stream)
     word 2: window number
 
-Drift and incidents depend on the date only. They have keys of their own, with one or two counter
-positions per day or 30-day period, read as raw words.
+What depends on the date only, such as the drift, is hashed instead (`dated`), with keys of its own.
 """
 
 import hashlib
@@ -67,24 +66,3 @@ class WindowStreams:
         self._counter[2] = window
         self._philox.state = self._state
         return self._generator
-
-
-def dated_uniforms(
-    key: npt.NDArray[np.uint64], first: int, count: int, width: int
-) -> npt.NDArray[np.float64]:
-    """Return uniforms in (0, 1) for ``count`` consecutive dates, shape (count, width).
-
-    A row depends only on the key and its own date number, not on ``first`` or ``count``.
-
-    Args:
-        key: Philox key, shape (2,), from `stream_key`.
-        first: number of the first date (a day or a 30-day period), >= 0.
-        count: number of dates, >= 0.
-        width: uniforms per date, a multiple of 4.
-    """
-    # NumPy's Philox increments its counter before it generates: output starts at position
-    # counter + 1, and position 0 is never used.
-    bits = np.random.Philox(key=key, counter=first * (width // _WORDS))
-    raw = bits.random_raw(count * width).reshape(count, width)
-    # 52 bits, shifted by half a step: neither 0 nor 1 can occur.
-    return ((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tracemalloc
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim_pipeline.simulator import simulation
-from sim_pipeline.simulator.profiles import MODELS, Incident, Profile, profile_for
+from sim_pipeline.simulator.profiles import MODELS, Incident, Profile, Workload, profile_for
 from sim_pipeline.simulator.simulation import Simulation, simulate
 from sim_pipeline_tests.simulator.laws import HOUR, MONDAY, WEEK, output_tokens
 
@@ -139,10 +140,17 @@ def test_any_model_and_window_gives_valid_numbers(
 
 EXTREMES = [
     {"cap": 1e-3, "ttft_ref": 60.0, "prefill_share": 0.01, "batch_limit": 1},
-    {"cap": 10_000.0, "tps_ref": 10_000.0, "batch_limit": 1, "failure_rate": 0.5},
+    {"cap": 10_000.0, "tps_ref": 10_000.0, "batch_limit": 400, "failure_rate": 0.5},
     {"rho": 0.9, "incidents": (Incident(0.0, 1e10, 0.01),)},
     {"rho": 1e-9},
-    {"ttft_jitter": 2.0, "itl_jitter": 2.0, "slow_share": 0.5, "slow_log_sd": 2.0},
+    {"ttft_jitter": 2.0, "slow_share": 0.5, "slow_log_sd": 2.0},
+    {"itl_jitter": 2.0, "batch_limit": 100_000},
+    {"elasticity": 0.0, "capacity_sd": 1.0, "shifts_per_year": 50.0, "shift_sd": 1.0},
+    {"spells_per_month": 300.0, "spell_failures": 0.5, "failure_rate": 0.5},
+    {"itl_exponent": 1.0},
+    {"itl_exponent": 0.1},
+    {"workload": Workload(burst_sd=1.0, fast_burst_sd=1.0, heavy_share=0.9, heavy_clients=1)},
+    {"released": date(1970, 2, 1), "retired": date(1970, 3, 1)},
 ]
 
 
@@ -187,31 +195,31 @@ def test_memory_does_not_grow_with_points() -> None:
 # (model, interval, points, window) at seed 42.
 GOLDEN: dict[tuple[str, int, int, int], dict[str, list[float]]] = {
     ("GPT-4o", 3600, 3, 491000): {
-        "ttft": [0.5540240013792574, 0.227278474775613, 0.2511934387483559],
-        "tps": [58.099363640621654, 62.64769612063966, 65.33769254924619],
-        "e2e_latency": [3.1013840880656804, 2.446035246490409, 0.8021770837992759],
-        "rps": [9.906666666666666, 10.011666666666667, 10.441666666666666],
-        "completed": [36432],
-        "failed": [0, 555, 0],
-        "utilisation": [0.5148115156688496],
+        "ttft": [0.607565193066109, 0.3672576807338551, 0.4475528003611565],
+        "tps": [85.060370693727, 106.91908984707513, 85.57554549481497],
+        "e2e_latency": [2.3475058821667583, 1.5270131573036188, 1.3590281470736822],
+        "rps": [5.785833333333334, 6.95, 8.9],
+        "completed": [25963],
+        "failed": [11, 12, 9],
+        "utilisation": [0.2901649281871655],
     },
     ("DeepSeek-V3", 604800, 2, 2922): {
-        "ttft": [6.139067131627289, 0.9841077125503136],
-        "tps": [46.26999897915085, 44.57097895746948],
-        "e2e_latency": [10.720869696514457, 12.134861221335646],
-        "rps": [12.338726851851852, 13.100780423280423],
-        "completed": [7692907],
-        "failed": [0, 483176, 0],
-        "utilisation": [0.6454797991812241],
+        "ttft": [1.248262502585808, 1.0598277260670832],
+        "tps": [75.04262095229984, 112.61082370605793],
+        "e2e_latency": [4.07332374524624, 1.281831252701931],
+        "rps": [10.022367724867724, 10.332734788359788],
+        "completed": [6155383],
+        "failed": [5106, 4205, 4157],
+        "utilisation": [0.5096818358408879],
     },
     ("Qwen-2.5", 1, 2, 1767571200): {
-        "ttft": [0.4273407993294802, 0.30325560545866465],
-        "tps": [30.156946758082977, 38.81343635327722],
-        "e2e_latency": [11.83433112761255, 2.0809904953036855],
-        "rps": [8.0, 4.0],
-        "completed": [6],
+        "ttft": [0.21973919223008453, 0.3125919033943758],
+        "tps": [37.40333003234628, 46.091009697695455],
+        "e2e_latency": [9.416781265823797, 2.1133769272935155],
+        "rps": [2.0, 0.0],
+        "completed": [1],
         "failed": [0, 0, 0],
-        "utilisation": [0.3497638818702529],
+        "utilisation": [0.48267431281535145],
     },
 }
 
