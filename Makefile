@@ -22,7 +22,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run backfill test test-ui test-faults soak bench migrate migrations lint docker-build \
+.PHONY: help install run backfill test test-ui test-faults soak bench realism migrate migrations lint docker-build \
         plots screenshots lock k8s-render k8s-apply k8s-delete k8s-ready k8s-reachable \
         k8s-secrets-local k8s-secrets-production \
         k8-render k8-apply k8-delete
@@ -96,6 +96,9 @@ migrations: install ## Write a migration for changed tables: msg="add a column"
 
 bench: install ## Run all benchmarks, or some: ARGS="store publish"; ARGS=--quick for a short run
 	@$(BIN)/python -m benchmarks.bench $(ARGS)
+
+realism: install ## Compare simulated series with real endpoints: ARGS="--seeds 42"; ARGS=--database for stored ones
+	@$(BIN)/python -m benchmarks.realism $(ARGS)
 
 lint: install ## Check style, types, the import layers and the code location
 	@$(BIN)/ruff check
@@ -173,9 +176,10 @@ k8s-secrets-production:
 k8-render k8-apply k8-delete: k8-%: k8s-%
 
 ##@ Regenerate committed files
-plots: install ## Draw the plots of docs/simulator.md
-	@echo 'Drawing the plots of docs/simulator.md (half a minute)'
+plots: install ## Draw the plots of docs/simulator.md and docs/realism.md
+	@echo 'Drawing the plots of docs/simulator.md and docs/realism.md (half a minute)'
 	@$(BIN)/python docs/plots.py
+	@$(BIN)/python docs/realism.py
 
 screenshots: install ## Take the screenshots in docs/img, with a service of their own
 	@$(BIN)/python docs/screenshots.py

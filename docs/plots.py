@@ -8,8 +8,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from sim_pipeline.simulator.profiles import MODELS, RHO_REF, Incident, Profile, Workload
-from sim_pipeline.simulator.requests import RELAXATION_TIMES, prefill_utilisation
+from sim_pipeline.simulator.calibration import calibrated, prefill_utilisation
+from sim_pipeline.simulator.profiles import MODELS, Incident, Workload
+from sim_pipeline.simulator.requests import RELAXATION_TIMES
 from sim_pipeline.simulator.simulation import simulate
 
 IMAGES = Path(__file__).parent / "img"
@@ -17,12 +18,6 @@ HOUR = 3600
 # Monday 2026-01-05T00:00:00Z, counted in hours.
 MONDAY = 1_767_571_200 // HOUR
 SEED = 42
-STEADY = Workload(daily_amplitude=0, half_daily_amplitude=0, weekend_factor=1, drift_sd=0)
-
-
-def at_utilisation(profile: Profile, rho: float) -> Profile:
-    """Return ``profile`` with a constant utilisation and a batch limit that is never reached."""
-    return replace(profile, rho=rho, workload=STEADY, random_incidents=False, batch_limit=100_000)
 
 
 def week() -> Figure:
@@ -51,46 +46,41 @@ def week() -> Figure:
 
 
 def load_law() -> Figure:
-    """Draw the mean ITL by utilisation, and its closed form."""
+    """Draw the mean ITL of hours by their utilisation, and its closed form.
+
+    The number of machines is constant and the season strong, so that every utilisation occurs.
+    """
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    loads = np.linspace(0.1, 0.9, 17)
     for name in ("Gemini-1.5-Flash", "GPT-4o", "Llama-3.1-405B"):
-        means = [
-            np.mean(
-                1.0
-                / simulate(
-                    at_utilisation(MODELS[name], rho),
-                    np.arange(200),
-                    interval=HOUR,
-                    points=20,
-                    seed=SEED,
-                ).tps
-            )
-            for rho in loads.tolist()
-        ]
-        (dots,) = axis.plot(loads, np.multiply(means, 1e3), "o", ms=4, label=name)
-        law = (1 - RHO_REF) / MODELS[name].tps_ref / (1 - loads)
-        axis.plot(loads, law * 1e3, color=dots.get_color(), lw=1)
+        profile = replace(
+            MODELS[name],
+            elasticity=1.0,
+            shifts_per_year=0.0,
+            workload=Workload(daily_amplitude=1.0, fast_burst_sd=0.0),
+        )
+        result = simulate(profile, MONDAY + np.arange(168), interval=HOUR, points=300, seed=SEED)
+        hours = np.mean(1e3 / result.tps, axis=1)
+        (dots,) = axis.plot(result.utilisation, hours, ".", ms=4, label=name)
+        loads = np.linspace(0.02, 0.9, 100)
+        times = calibrated(profile)
+        law = 1e3 * times.itl(times.concurrency(loads))
+        axis.plot(loads, law, color=dots.get_color(), lw=1)
     axis.set_yscale("log")
     axis.set_xlabel("utilisation rho")
-    axis.set_ylabel("mean ITL [ms]; line: itl0 / (1 - rho)")
+    axis.set_ylabel("mean ITL [ms]; line: itl0 + kappa c^g")
     axis.legend()
     return figure
 
 
 def ttft() -> Figure:
-    """Draw the distribution of TTFT at three loads."""
+    """Draw the distribution of TTFT with all machines, and with fewer."""
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    for rho in (0.2, 0.6, 0.85):
-        result = simulate(
-            at_utilisation(MODELS["GPT-4o"], rho),
-            np.arange(1_000),
-            interval=HOUR,
-            points=20,
-            seed=SEED,
-        )
+    for left in (1.0, 0.7, 0.5):
+        profile = replace(MODELS["GPT-4o"], incidents=(Incident(0.0, 1e10, left),))
+        result = simulate(profile, MONDAY + np.arange(1_000), interval=HOUR, points=20, seed=SEED)
         times = np.sort(result.ttft.ravel())
-        axis.plot(times, 1.0 - np.arange(times.size) / times.size, label=f"rho {rho}")
+        label = f"{left:.0%} of the machines, rho {result.utilisation.mean():.2f}"
+        axis.plot(times, 1.0 - np.arange(times.size) / times.size, label=label)
     axis.axvline(MODELS["GPT-4o"].ttft_ref, color="0.6", lw=1, label="published median")
     axis.set(xscale="log", yscale="log", ylim=(1e-4, 1))
     axis.set_xlabel("TTFT of GPT-4o [s]")

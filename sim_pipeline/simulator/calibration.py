@@ -5,7 +5,7 @@ at a fixed utilisation.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -104,14 +104,15 @@ def calibrated(profile: Profile) -> Calibration:
         full = profile.batch_limit / decoding
         growth = full**profile.itl_exponent
         base = (growth - typical * full) / (growth - 1.0)
-    return Calibration(
+    times = Calibration(
         itl_base=base * itl,
         step_cost=(1.0 - base) * itl / decoding**profile.itl_exponent,
         exponent=profile.itl_exponent,
         full_batch=full * decoding,
-        ttft_base=_ttft_base(profile),
+        ttft_base=0.0,
         decode_load=decode_load,
     )
+    return replace(times, ttft_base=_ttft_base(profile, times))
 
 
 def _utilisations(profile: Profile) -> Array:
@@ -132,37 +133,44 @@ def _utilisations(profile: Profile) -> Array:
     return np.minimum(RHO_MAX, profile.rho * np.exp(logs))
 
 
-def _ttft_base(profile: Profile) -> float:
-    """Return t0 [s]: the median of (t0 + prefill) * jitter + wait is the published one.
+def _ttft_base(profile: Profile, times: Calibration) -> float:
+    """Return t0 [s]: the median of (t0 + prefill) * jitter + wait + thinking is the published one.
 
     The wait of a GI/G/1 queue is about exponential if it is not 0, with the mean of Allen and
     Cunneen's formula (1978).
     """
     generator = np.random.Generator(np.random.Philox(2))
-    prompts, jitter, slow = generator.standard_normal((3, SAMPLE))
-    detour, waiting = generator.random((2, SAMPLE))
+    prompts, jitter, slow, thoughts, itl_jitter = generator.standard_normal((5, SAMPLE))
+    detour, waiting, thinks = generator.random((3, SAMPLE))
     lengths = profile.workload.input_lengths
     rho = _utilisations(profile)
     busy = prefill_utilisation(profile, rho)
-    prefill = profile.prefill_cost / (1.0 - rho * (1.0 - profile.prefill_share))
+    queue, own_prefill = profile.prefill_times(rho)
     spread = 0.5 * (profile.workload.arrival_cv**2 + lengths.squared_cv)
-    mean_if_any = lengths.mean * prefill * spread / (1.0 - busy)
-    wait = np.where(waiting < busy, -mean_if_any * np.log(waiting / busy), 0.0)
+    mean_if_any = lengths.mean * queue * spread / (1.0 - busy)
+    fixed = np.where(waiting < busy, -mean_if_any * np.log(waiting / busy), 0.0)
     factor = np.exp(profile.ttft_jitter * jitter)
     slowed = profile.slow_median * np.exp(profile.slow_log_sd * slow)
     factor *= np.where(detour < profile.slow_share, slowed, 1.0)
-    own = lengths.from_normal(prompts) * prefill * factor + wait
-    shortest = float(np.median(own))
+    fixed += lengths.from_normal(prompts) * own_prefill * factor
+    parts = "prefill and queue"
+    if profile.thinking is not None and not profile.thinking.visible:
+        sd = profile.itl_jitter
+        itl = times.itl(times.concurrency(rho)) * np.exp(sd * itl_jitter - 0.5 * sd**2)
+        tokens = profile.thinking.tokens.from_normal(thoughts)
+        fixed += np.where(thinks < profile.thinking.share, tokens * itl, 0.0)
+        parts = "prefill, queue and thinking"
+    shortest = float(np.median(fixed))
     if shortest >= profile.ttft_ref:
         raise ValueError(
             f"ttft_ref is {profile.ttft_ref!r}, but must be more than {shortest:.6g} s, which "
-            f"prefill and queue take at cap {profile.cap!r} and rho {profile.rho!r}; raise "
-            "ttft_ref or cap, or lower rho"
+            f"{parts} take at cap {profile.cap!r} and rho {profile.rho!r}; raise ttft_ref or cap, "
+            "or lower rho"
         )
     low, high = 0.0, 2.0 * profile.ttft_ref
     for _ in range(HALVINGS):
         middle = 0.5 * (low + high)
-        if float(np.median(own + middle * factor)) < profile.ttft_ref:
+        if float(np.median(fixed + middle * factor)) < profile.ttft_ref:
             low = middle
         else:
             high = middle

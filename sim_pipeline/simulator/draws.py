@@ -21,6 +21,7 @@ class Normal(IntEnum):
     OLDER_ARRIVALS = 6
     BURST = 7
     MEAN_BURST = 8
+    THINKING = 9
 
 
 class Uniform(IntEnum):
@@ -29,6 +30,7 @@ class Uniform(IntEnum):
     INSTANT = 0
     SLOW = 1
     RESIDUAL = 2
+    THINKS = 3
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Each figure names its source; [E] marks our own estimate. Units are s, requests/
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -11,9 +12,14 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Annotated
 
+import numpy as np
+import numpy.typing as npt
+
 from sim_pipeline.metrics import MAX_MODEL_NAME_LENGTH
 from sim_pipeline.simulator.arguments import Range, check_fields, field_ranges
-from sim_pipeline.simulator.lengths import TokenLengths
+from sim_pipeline.simulator.lengths import MAX_TOKENS, TokenLengths
+
+Array = npt.NDArray[np.float64]
 
 # Highest utilisation of an endpoint; requests beyond it are refused.
 RHO_MAX = 0.9
@@ -34,7 +40,8 @@ class Workload:
 
     Attributes:
         input_lengths: prompt tokens of a request.
-        output_lengths: generated tokens of a request, at least 2.
+        output_lengths: generated tokens of a request, at least 2, without thinking.
+        prefix_reuse: share of the prompt tokens whose prefill is cached, in [0, 0.99].
         arrival_cv: coefficient of variation of inter-arrival times at a steady rate, in [0.2, 5].
         peak_hour: hour of the day (UTC) of the daily peak h0, in [0, 24].
         daily_amplitude: A1 of the season's 24 h wave (log scale), in [0, 2].
@@ -56,6 +63,7 @@ class Workload:
 
     input_lengths: TokenLengths = AZURE_PROMPTS
     output_lengths: TokenLengths = AZURE_OUTPUTS
+    prefix_reuse: Annotated[float, Range(0, 0.99)] = 0.0
     arrival_cv: Annotated[float, Range(0.2, 5)] = 1.1
     peak_hour: Annotated[float, Range(0, 24)] = 14.0
     daily_amplitude: Annotated[float, Range(0, 2)] = 0.34
@@ -74,6 +82,28 @@ class Workload:
                 f"output_lengths.minimum is {self.output_lengths.minimum}, but must be at least "
                 f"{FEWEST_OUTPUT_TOKENS}: a request of one token has no inter-token latency"
             )
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """Tokens that a model generates before its answer.
+
+    Attributes:
+        tokens: number of these tokens in a request that thinks.
+        share: share of the requests that think, in [0, 1].
+        visible: whether they are streamed. Visible ones are part of the output tokens; TTFT
+            contains the time of hidden ones.
+
+    Raises:
+        ValueError: on construction; the message names the field, its value and what is allowed.
+    """
+
+    tokens: TokenLengths
+    share: Annotated[float, Range(0, 1)] = 1.0
+    visible: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(vars(self), field_ranges(Thinking))
 
 
 @dataclass(frozen=True, order=True)
@@ -120,6 +150,7 @@ class Profile:
         released: first day of full service, or None; before it, only a trickle of requests comes.
         retired: day on which the service ends, or None; the requests then fall to a trickle.
         workload: the requests that arrive.
+        thinking: what the model does before it answers, or None.
         incidents: incidents on given dates, in addition to the random ones.
         random_incidents: whether every 30 days have one or two incidents of about an hour [E].
         elasticity: how much of the demand's variation, on a log scale, the utilisation follows, in
@@ -130,6 +161,8 @@ class Profile:
         creator_share: share of these changes, and of the variance of the slow factor, that is
             common to the creator's models, in [0, 1] [E].
         prefill_share: share of the GPU time used for prefill, in [0.01, 0.99].
+        prefill_per_token: how much a prompt token adds to TTFT at utilisation rho [s], in [0, 0.1];
+            0: as much as it takes of the GPU time.
         itl_exponent: g in ITL = itl0 + kappa c^g, c requests decoding, in [0.1, 1].
         ttft_jitter: log-sd of TTFT, in [0, 2].
         itl_jitter: log-sd of the inter-token latency (ITL), in [0, 2].
@@ -156,6 +189,7 @@ class Profile:
     released: date | None = None
     retired: date | None = None
     workload: Workload = Workload()
+    thinking: Thinking | None = None
     incidents: tuple[Incident, ...] = ()
     random_incidents: bool = True
     elasticity: Annotated[float, Range(0, 1)] = 0.25
@@ -164,6 +198,7 @@ class Profile:
     shift_sd: Annotated[float, Range(0, 1)] = 0.15
     creator_share: Annotated[float, Range(0, 1)] = 0.65
     prefill_share: Annotated[float, Range(0.01, 0.99)] = 0.4
+    prefill_per_token: Annotated[float, Range(0, 0.1)] = 0.0
     itl_exponent: Annotated[float, Range(0.1, 1)] = 0.65
     ttft_jitter: Annotated[float, Range(0, 2)] = 0.22
     itl_jitter: Annotated[float, Range(0, 2)] = 0.18
@@ -185,14 +220,54 @@ class Profile:
             raise ValueError(f"retired is {self.retired}, but must be after {self.released}")
 
     @cached_property
+    def decode_lengths(self) -> TokenLengths:
+        """Tokens that a request decodes: the answer and the thinking, as one distribution.
+
+        With thinking, it is the lognormal with the mean and the variance of the sum.
+        """
+        answer = self.workload.output_lengths
+        if self.thinking is None:
+            return answer
+        thought, share = self.thinking.tokens, self.thinking.share
+        mean = answer.mean + share * thought.mean
+        variance = answer.squared_cv * answer.mean**2 + thought.mean**2 * share * (
+            1.0 + thought.squared_cv - share
+        )
+        log_variance = math.log1p(variance / mean**2)
+        return TokenLengths(
+            log_median=math.log(mean) - 0.5 * log_variance,
+            log_sd=math.sqrt(log_variance),
+            minimum=answer.minimum,
+            maximum=min(answer.maximum + thought.maximum, MAX_TOKENS),
+        )
+
+    @cached_property
     def mean_steps(self) -> float:
-        """Mean decode steps of a request: output tokens without the first, which prefill yields."""
-        return self.workload.output_lengths.mean - 1.0
+        """Mean decode steps of a request: its tokens without the first, which prefill yields."""
+        return self.decode_lengths.mean - 1.0
 
     @cached_property
     def prefill_cost(self) -> float:
         """GPU time k_p of a prompt token [s]: at saturation, prefill uses its share."""
         return self.prefill_share / (self.cap * self.workload.input_lengths.mean)
+
+    def prefill_times(self, rho: Array) -> tuple[Array, Array]:
+        """Return what a prompt token takes while decode uses its share of the GPU [s].
+
+        Args:
+            rho: utilisation, any shape.
+
+        Returns:
+            The time in the queue, and the time that it adds to its own request's TTFT; both of the
+            shape of ``rho``.
+        """
+        decode_share = 1.0 - self.prefill_share
+        slowdown = 1.0 / (1.0 - rho * decode_share)
+        queue = self.prefill_cost * slowdown
+        if self.prefill_per_token == 0.0:
+            return queue, queue
+        usual = self.prefill_per_token * (1.0 - self.workload.prefix_reuse)
+        return queue, usual * (1.0 - self.rho * decode_share) * slowdown
 
 
 MODELS: Mapping[str, Profile] = MappingProxyType(

@@ -23,6 +23,8 @@ REQUIRED_FIELDS = frozenset(
 )
 """The fields that a model needs if it is not built in."""
 
+_TABLES = ("workload", "all_models", "models", "incidents")
+
 
 class ProfilesFileError(ValueError):
     """The file cannot be read or has invalid content; the message names every problem."""
@@ -77,7 +79,7 @@ def _parse(path: Path) -> object:
     try:
         text = path.read_text(encoding="utf-8")
         content = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ProfilesFileError(f"{path}: cannot be read: {error}") from error
     return {} if content is None else content
 
@@ -116,7 +118,7 @@ _KINDS: dict[object, _Kind] = {
 
 
 def _allowed(kind: type) -> dict[str, Range | _Kind]:
-    """Return what each plain field of a dataclass allows: numbers with a range, texts, flags, dates.
+    """Return what each plain field of a dataclass allows: numbers, texts, flags and dates.
 
     The name of a profile is left out: it is the name of its table.
     """
@@ -140,7 +142,9 @@ class _Reader:
     def read(self, content: object, models: Sequence[str]) -> dict[str, Profile]:
         """Return the profiles of ``models``, without those that have problems."""
         file = self._table(content, "the file") or {}
-        self._check_names(file, ("workload", "all_models", "models", "incidents"))
+        self.problems += [
+            f"{name} is not a field of this table" for name in file if name not in _TABLES
+        ]
         workload = self._workload(file.get("workload", {}))
         of_all = {
             name: allowed
@@ -171,13 +175,6 @@ class _Reader:
         ]
         return {name: value for name, value in content.items() if isinstance(name, str)}
 
-    def _check_names(
-        self, table: Mapping[str, Any], known: Collection[str], prefix: str = ""
-    ) -> None:
-        self.problems += [
-            f"{prefix}{name} is not a field of this table" for name in table if name not in known
-        ]
-
     def _fields(
         self,
         content: object,
@@ -198,10 +195,12 @@ class _Reader:
         table = self._table(content, where)
         if table is None:
             return None
-        self._check_names(table, allowed, f"{where}.")
         self.problems += [f"{where}.{name} is missing" for name in required if name not in table]
-        for name in allowed.keys() & table.keys():
-            kind, value = allowed[name], table[name]
+        for name, value in table.items():
+            kind = allowed.get(name)
+            if kind is None:
+                self.problems.append(f"{where}.{name} is not a field of this table")
+                continue
             if isinstance(kind, _Kind) and isinstance(value, str):
                 with suppress(ValueError):
                     table[name] = kind.parse(value)
@@ -238,7 +237,7 @@ class _Reader:
         if not isinstance(contents, list):
             self.problems.append(f"incidents is {contents!r}: must be a list of tables")
             return {}
-        allowed = {
+        allowed: dict[str, Range | _Kind] = {
             "model": _Kind(f"one of {', '.join(sorted(known))}", list(known).__contains__),
             "start": _TIME,
             "end": _TIME,

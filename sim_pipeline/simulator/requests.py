@@ -73,7 +73,7 @@ class Requests:
 
     Attributes:
         n_in: prompt tokens.
-        n_out: output tokens, >= 2.
+        n_out: streamed tokens, >= 2.
         wait: time in the prefill queue [s].
         concurrency: other requests in the batch, or waiting for it, when prefill is done. Not an
             integer, because a damped iteration computes it.
@@ -126,7 +126,7 @@ def observe(
     )
 
     # Prefill time of one prompt token [s], while decode uses its share of the GPU.
-    prefill = profile.prefill_cost / (1.0 - rho * (1.0 - profile.prefill_share))
+    prefill, own_prefill = profile.prefill_times(rho)
     services = workload.input_lengths.from_normal(draws.prompts)
     services *= prefill[:, np.newaxis]
     seconds = (1.0 / rate)[:, np.newaxis]
@@ -146,7 +146,7 @@ def observe(
     decoding -= waits
     decoding -= services
     decoding += (prefill * workload.input_lengths.mean)[:, np.newaxis]
-    steps = workload.output_lengths.from_normal(draws.outputs)
+    steps = profile.decode_lengths.from_normal(draws.outputs)
     steps -= 1.0
     decoding /= steps
     concurrency = _concurrency(
@@ -167,7 +167,7 @@ def observe(
     # The slow path (a cold cache, a detour) multiplies the request's own time, not its waits.
     slow = profile.slow_median * np.exp(profile.slow_log_sd * normals[:, Normal.SLOW_PATH])
     slow = np.where(uniforms[:, Uniform.SLOW] < profile.slow_share, slow, 1.0)
-    ttft = (calibration.ttft_base + n_in * prefill) / speed * slow
+    ttft = (calibration.ttft_base + n_in * own_prefill) / speed * slow
     ttft *= np.exp(profile.ttft_jitter * normals[:, Normal.TTFT_JITTER])
     ttft += wait + slot_wait
     # The jitter has mean 1, so that the mean ITL follows the law.
@@ -175,6 +175,13 @@ def observe(
         profile.itl_jitter * normals[:, Normal.ITL_JITTER] - 0.5 * profile.itl_jitter**2
     )
     itl = calibration.itl(np.minimum(concurrency, limit)) / speed * jitter
+    if profile.thinking is not None:
+        thoughts = profile.thinking.tokens.from_normal(normals[:, Normal.THINKING].copy())
+        thoughts *= uniforms[:, Uniform.THINKS] < profile.thinking.share
+        if profile.thinking.visible:
+            n_out += thoughts
+        else:
+            ttft += thoughts * itl
     return Requests(
         n_in=n_in,
         n_out=n_out,
@@ -242,7 +249,7 @@ def _concurrency(
         calibration: its times per token.
         rho: utilisation, shape (rows,).
     """
-    beyond, beyond_squared = _tail_integrals(profile.workload.output_lengths)
+    beyond, beyond_squared = _tail_integrals(profile.decode_lengths)
     grid = np.arange(beyond.size)
     rate = rho * profile.cap
     c = calibration.concurrency(rho)

@@ -13,7 +13,8 @@ from scipy import stats
 
 from sim_pipeline.simulator.calibration import calibrated, prefill_utilisation
 from sim_pipeline.simulator.draws import Draws
-from sim_pipeline.simulator.profiles import MODELS, Profile
+from sim_pipeline.simulator.lengths import TokenLengths
+from sim_pipeline.simulator.profiles import MODELS, Profile, Thinking
 from sim_pipeline.simulator.requests import (
     Requests,
     history_length,
@@ -259,3 +260,54 @@ def test_faster_machines_serve_requests_faster() -> None:
     assert (fast.concurrency == usual.concurrency).all()
     assert fast.itl == pytest.approx(usual.itl / 1.25)
     assert fast.ttft - fast.wait == pytest.approx((usual.ttft - usual.wait) / 1.25)
+
+
+THOUGHTS = TokenLengths(log_median=6.0, log_sd=0.8, minimum=1, maximum=20_000)
+
+
+def test_hidden_thinking_is_part_of_ttft() -> None:
+    profile = steady(MODELS["GPT-4o"], 0.4, ttft_ref=7.0, slow_share=0.0, ttft_jitter=0.0)
+    profile = replace(profile, thinking=Thinking(THOUGHTS, share=0.7))
+    requests = observed(profile, 20_000, seed=13)
+    base = calibrated(profile).ttft_base
+    tokens = (requests.ttft - requests.wait - base) / requests.itl
+    assert np.median(requests.ttft) == pytest.approx(7.0, rel=0.03)
+    # Without prefill, the remaining time is that of whole tokens; 70 % of the requests think.
+    prefill = requests.n_in * profile.prefill_times(np.array(0.4))[1] / requests.itl
+    thoughts = tokens - prefill
+    assert thoughts == pytest.approx(np.rint(thoughts), abs=1e-6)
+    assert np.mean(np.rint(thoughts) > 0) == pytest.approx(0.7, abs=5.0 * 0.46 / 141.0)
+    assert np.median(thoughts[np.rint(thoughts) > 0]) == pytest.approx(np.exp(6.0), rel=0.05)
+    assert requests.n_out.max() <= 2048
+
+
+def test_visible_thinking_is_part_of_the_output() -> None:
+    profile = steady(MODELS["GPT-4o"], 0.4, batch_limit=100_000)
+    answers = observed(profile, 20_000, seed=13)
+    visible = replace(profile, thinking=Thinking(THOUGHTS, share=0.7, visible=True))
+    both = observed(visible, 20_000, seed=13)
+    thoughts = both.n_out - answers.n_out
+    assert np.mean(thoughts > 0) == pytest.approx(0.7, abs=5.0 * 0.46 / 141.0)
+    assert np.median(thoughts[thoughts > 0]) == pytest.approx(np.exp(6.0), rel=0.05)
+    assert np.median(both.ttft) == pytest.approx(np.median(answers.ttft), rel=0.03)
+
+
+@pytest.mark.parametrize("visible", [True, False])
+def test_thinking_occupies_the_batch(*, visible: bool) -> None:
+    profile = steady(MODELS["GPT-4o"], 0.5, ttft_ref=30.0, itl_jitter=0.0)
+    profile = replace(profile, thinking=Thinking(THOUGHTS, share=0.7, visible=visible))
+    requests = observed(profile, 30_000, seed=14)
+    answer = profile.workload.output_lengths.mean - 1.0
+    steps = answer + 0.7 * THOUGHTS.mean
+    assert profile.mean_steps == pytest.approx(steps, rel=0.02)
+    in_decode = 0.5 * profile.cap * steps * requests.itl.mean()
+    assert requests.concurrency.mean() == pytest.approx(in_decode, rel=0.04)
+
+
+def test_prefill_per_token_sets_the_slope_of_ttft() -> None:
+    profile = steady(MODELS["GPT-4o"], 0.4, prefill_per_token=1e-4, slow_share=0.0, ttft_jitter=0.0)
+    for reuse in (0.0, 0.6):
+        workload = replace(STEADY, prefix_reuse=reuse)
+        requests = observed(replace(profile, workload=workload), 2_000, seed=15)
+        slope = np.polyfit(requests.n_in, requests.ttft - requests.wait, 1)[0]
+        assert slope == pytest.approx(1e-4 * (1.0 - reuse))

@@ -14,7 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim_pipeline.simulator import simulation
-from sim_pipeline.simulator.profiles import MODELS, Incident, Profile, Workload, profile_for
+from sim_pipeline.simulator.lengths import TokenLengths
+from sim_pipeline.simulator.profiles import (
+    MODELS,
+    Incident,
+    Profile,
+    Thinking,
+    Workload,
+    profile_for,
+)
 from sim_pipeline.simulator.simulation import Simulation, simulate
 from sim_pipeline_tests.simulator.laws import HOUR, MONDAY, WEEK, output_tokens
 
@@ -63,6 +71,7 @@ def test_numbers_do_not_depend_on_block_size(
 def test_numbers_are_same_in_other_process() -> None:
     program = """
 import hashlib, numpy as np
+from sim_pipeline.simulator.lengths import TokenLengths
 from sim_pipeline.simulator.profiles import profile_for
 from sim_pipeline.simulator.simulation import simulate
 windows = np.arange(490_000, 490_050)
@@ -150,6 +159,12 @@ EXTREMES = [
     {"itl_exponent": 1.0},
     {"itl_exponent": 0.1},
     {"workload": Workload(burst_sd=1.0, fast_burst_sd=1.0, heavy_share=0.9, heavy_clients=1)},
+    {
+        "thinking": Thinking(TokenLengths(8.0, 1.5, 1, 100_000), 0.5),
+        "ttft_ref": 60.0,
+        "batch_limit": 2_000,
+    },
+    {"prefill_per_token": 0.0001, "workload": Workload(prefix_reuse=0.99)},
     {"released": date(1970, 2, 1), "retired": date(1970, 3, 1)},
 ]
 
@@ -195,30 +210,30 @@ def test_memory_does_not_grow_with_points() -> None:
 # (model, interval, points, window) at seed 42.
 GOLDEN: dict[tuple[str, int, int, int], dict[str, list[float]]] = {
     ("GPT-4o", 3600, 3, 491000): {
-        "ttft": [0.607565193066109, 0.3672576807338551, 0.4475528003611565],
-        "tps": [85.060370693727, 106.91908984707513, 85.57554549481497],
-        "e2e_latency": [2.3475058821667583, 1.5270131573036188, 1.3590281470736822],
-        "rps": [5.785833333333334, 6.95, 8.9],
-        "completed": [25963],
-        "failed": [11, 12, 9],
+        "ttft": [0.6016091163204973, 0.34288228704019375, 0.3532450436557593],
+        "tps": [83.55589744470159, 56.22687885526866, 68.14214445206939],
+        "e2e_latency": [2.3728784644589505, 1.8368296963605832, 2.393098663140415],
+        "rps": [5.7825, 6.861666666666666, 9.6475],
+        "completed": [26750],
+        "failed": [13, 4, 9],
         "utilisation": [0.2901649281871655],
     },
     ("DeepSeek-V3", 604800, 2, 2922): {
-        "ttft": [1.248262502585808, 1.0598277260670832],
-        "tps": [75.04262095229984, 112.61082370605793],
-        "e2e_latency": [4.07332374524624, 1.281831252701931],
-        "rps": [10.022367724867724, 10.332734788359788],
-        "completed": [6155383],
+        "ttft": [1.244201459974141, 0.615695097343165],
+        "tps": [65.82683456778632, 77.81525474490924],
+        "e2e_latency": [4.464772544577782, 4.381023643275457],
+        "rps": [10.022367724867724, 10.332681878306879],
+        "completed": [6155367],
         "failed": [5106, 4205, 4157],
         "utilisation": [0.5096818358408879],
     },
     ("Qwen-2.5", 1, 2, 1767571200): {
-        "ttft": [0.21973919223008453, 0.3125919033943758],
-        "tps": [37.40333003234628, 46.091009697695455],
-        "e2e_latency": [9.416781265823797, 2.1133769272935155],
-        "rps": [2.0, 0.0],
+        "ttft": [0.3116910805214692, 0.17998360501538588],
+        "tps": [39.653745315704874, 37.67701383497509],
+        "e2e_latency": [8.98678588584768, 10.716912081854225],
+        "rps": [0.0, 2.0],
         "completed": [1],
-        "failed": [0, 0, 0],
+        "failed": [1, 0, 0],
         "utilisation": [0.48267431281535145],
     },
 }
