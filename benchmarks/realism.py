@@ -298,7 +298,7 @@ def from_simulation(profiles: Sequence[Profile], seed: int) -> Results:
     """
     series = [_simulated(profile, seed, MONDAY, WEEKS) for profile in profiles]
     months = [
-        _simulated(profile, seed, _four_weeks_around(profile.measured), BLOCK_WEEKS)
+        _simulated(profile, seed, _four_weeks_up_to(profile.measured), BLOCK_WEEKS)
         for profile in profiles
     ]
     results = from_series(series, months)
@@ -326,10 +326,10 @@ def _simulated(profile: Profile, seed: int, start: int, weeks: int) -> Series:
     return Series(profile, start, HOUR, result.tps, result.ttft, result.rps)
 
 
-def _four_weeks_around(day: date) -> int:
-    """Return the start of the four weeks of which a day is the middle [s since the epoch]."""
-    middle = datetime(day.year, day.month, day.day, tzinfo=UTC)
-    return int(middle.timestamp()) - BLOCK_WEEKS * 7 * DAY // 2
+def _four_weeks_up_to(day: date) -> int:
+    """Return the start of the four weeks of which a day is the last [s since the epoch]."""
+    last = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    return int(last.timestamp()) - (BLOCK_WEEKS * 7 - 1) * DAY
 
 
 def _add_itl_bend(results: Results, profiles: Sequence[Profile]) -> None:

@@ -195,7 +195,7 @@ class Profile:
     elasticity: Annotated[float, Range(0, 1)] = 0.25
     capacity_sd: Annotated[float, Range(0, 1)] = 0.14
     shifts_per_year: Annotated[float, Range(0, 50)] = 6.0
-    shift_sd: Annotated[float, Range(0, 1)] = 0.15
+    shift_sd: Annotated[float, Range(0, 1)] = 0.12
     creator_share: Annotated[float, Range(0, 1)] = 0.65
     prefill_share: Annotated[float, Range(0.01, 0.99)] = 0.4
     prefill_per_token: Annotated[float, Range(0, 0.1)] = 0.0
