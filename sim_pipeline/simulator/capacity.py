@@ -79,7 +79,7 @@ def own_capacity(profile: Profile, times: Array, *, seed: int) -> Array:
 
     Args:
         profile: the endpoint.
-        times: seconds since the Unix epoch, >= 0, any shape but empty.
+        times: seconds since the Unix epoch, >= 0, one or more dimensions, not empty.
         seed: the user's seed.
     """
     logs = np.zeros_like(times)
@@ -100,7 +100,7 @@ def speed(profile: Profile, times: Array, *, seed: int) -> Array:
 
     Args:
         profile: the endpoint.
-        times: seconds since the Unix epoch, >= 0, any shape but empty.
+        times: seconds since the Unix epoch, >= 0, one or more dimensions, not empty.
         seed: the user's seed.
     """
     logs = np.zeros_like(times)

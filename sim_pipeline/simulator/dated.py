@@ -37,7 +37,7 @@ def uniforms(key: Words, cells: Integers, count: int = 2) -> Array:
 
     Args:
         key: shape (2,), from `streams.stream_key`.
-        cells: numbers of the cells, any shape.
+        cells: numbers of the cells, of one dimension or more.
         count: uniforms per cell, an even number.
     """
     seeds = cells.astype(np.uint64) * _GOLDEN
@@ -82,7 +82,7 @@ def wave(key: Words, times: Array, spacing: float, memory: float = 0.0) -> Array
 
     Args:
         key: shape (2,), from `streams.stream_key`.
-        times: seconds since the Unix epoch, >= 0, any shape but empty.
+        times: seconds since the Unix epoch, >= 0, of one dimension or more, not empty.
         spacing: [s], > 0.
         memory: correlation of neighbouring Z, in [0, 0.95].
     """

@@ -69,7 +69,7 @@ def slow_demand(profile: Profile, times: Array, *, seed: int) -> Array:
 
     Args:
         profile: the endpoint.
-        times: seconds since the Unix epoch, >= 0, any shape but empty.
+        times: seconds since the Unix epoch, >= 0, one or more dimensions, not empty.
         seed: the user's seed.
     """
     workload = profile.workload
@@ -147,7 +147,7 @@ def fast_bursts(profile: Profile, times: Array, *, seed: int, spacing: float) ->
 
     Args:
         profile: the endpoint.
-        times: seconds since the Unix epoch, >= 0, any shape but empty.
+        times: seconds since the Unix epoch, >= 0, one or more dimensions, not empty.
         seed: the user's seed.
         spacing: of the instants in a slice [s].
     """

@@ -59,17 +59,16 @@ def spells(profile: Profile, first: float, last: float, *, seed: int) -> Spells:
     """
     cell = 30 * DAY / profile.spells_per_month
     shortest, longest = (minutes * 60.0 for minutes in SPELL_MINUTES)
-    # The cell before: at least one spell begins before ``first``.
-    cells = np.arange(math.floor((first - longest) / cell) - 1, math.floor(last / cell) + 1)
+    # The cell before: at least one spell begins before ``first``. A spell is shorter than a cell.
+    cells = np.arange(math.floor(first / cell) - 1, math.floor(last / cell) + 1)
     key = stream_key("failures", seed=seed, model=profile.name)
     at, length, share, kind = uniforms(key, cells, 4)
     start = (cells + at) * cell
-    order = np.argsort(start)
     return Spells(
-        start=start[order],
-        end=(start + shortest + (longest - shortest) * length)[order],
-        share=(2.0 * profile.spell_failures * share)[order],
-        kind=np.searchsorted(SPELL_KINDS, kind, side="right")[order],
+        start=start,
+        end=start + shortest + (longest - shortest) * length,
+        share=2.0 * profile.spell_failures * share,
+        kind=np.searchsorted(SPELL_KINDS, kind, side="right"),
     )
 
 
@@ -78,7 +77,7 @@ def failure_shares(profile: Profile, times: Array, left: Array, *, seed: int) ->
 
     Args:
         profile: the endpoint.
-        times: seconds since the Unix epoch, >= 0, any shape but empty.
+        times: seconds since the Unix epoch, >= 0, one or more dimensions, not empty.
         left: share of the capacity that incidents leave, same shape.
         seed: the user's seed.
     """
@@ -88,7 +87,7 @@ def failure_shares(profile: Profile, times: Array, left: Array, *, seed: int) ->
     shares[TIMEOUT] += LOST_TIMEOUT * lost
     if profile.spells_per_month > 0.0 and profile.spell_failures > 0.0:
         known = spells(profile, float(times.min()), float(times.max()), seed=seed)
-        # Where spells overlap, the one that began last counts.
+        # Where two spells overlap, the later one counts.
         latest = np.searchsorted(known.start, times, side="right") - 1
         within = np.where(times < known.end[latest], known.share[latest], 0.0)
         for kind in range(len(FAILURE_KINDS)):

@@ -40,7 +40,7 @@ def load_at(profile: Profile, times: Array, *, spacing: float, seed: int) -> Loa
 
     Args:
         profile: the endpoint.
-        times: seconds since the Unix epoch, >= 0, any shape but empty.
+        times: seconds since the Unix epoch, >= 0, one or more dimensions, not empty.
         spacing: of the instants [s]; bursts shorter than this are left out.
         seed: the user's seed.
     """

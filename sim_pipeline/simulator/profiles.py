@@ -41,7 +41,8 @@ class Workload:
     Attributes:
         input_lengths: prompt tokens of a request.
         output_lengths: generated tokens of a request, at least 2, without thinking.
-        prefix_reuse: share of the prompt tokens whose prefill is cached, in [0, 0.99].
+        prefix_reuse: share of the prompt tokens whose prefill is cached, in [0, 0.99]. It has an
+            effect if the profile gives prefill_per_token.
         arrival_cv: coefficient of variation of inter-arrival times at a steady rate, in [0.2, 5].
         peak_hour: hour of the day (UTC) of the daily peak h0, in [0, 24].
         daily_amplitude: A1 of the season's 24 h wave (log scale), in [0, 2].
@@ -346,7 +347,7 @@ def _derived(name: str) -> Profile:
         ttft_ref=round(0.30 * (1.00 / 0.30) ** ttft, 3),
         tps_ref=round(190.0 * (27.0 / 190.0) ** size, 1),
         cap=round(40.0 * (6.0 / 40.0) ** size, 1),
-        rho=round(0.30 + 0.30 * rho, 3),
+        rho=round(0.30 + 0.20 * rho, 3),
         batch_limit=256 if size < 0.5 else 128,  # noqa: PLR2004
         source=DERIVED,
     )

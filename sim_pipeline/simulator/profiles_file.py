@@ -9,14 +9,22 @@ from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, replace
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import MappingProxyType
+from typing import Any, TypeAlias, get_type_hints
 
 import yaml
 
 from sim_pipeline.simulator.arguments import Range, field_ranges
 from sim_pipeline.simulator.calibration import calibrated
 from sim_pipeline.simulator.lengths import TokenLengths
-from sim_pipeline.simulator.profiles import MODELS, Incident, Profile, Workload, profile_for
+from sim_pipeline.simulator.profiles import (
+    MODELS,
+    Incident,
+    Profile,
+    Thinking,
+    Workload,
+    profile_for,
+)
 
 REQUIRED_FIELDS = frozenset(
     field.name for field in fields(Profile) if field.default is MISSING and field.name != "name"
@@ -69,7 +77,8 @@ def profiles_from(
     reader = _Reader(source or where)
     profiles = reader.read(content, models)
     if reader.problems:
-        raise ProfilesFileError(f"{where}:\n  " + "\n  ".join(reader.problems))
+        # The workload is read for each model, so its problems repeat.
+        raise ProfilesFileError("\n  ".join([f"{where}:", *dict.fromkeys(reader.problems)]))
     return profiles
 
 
@@ -102,6 +111,7 @@ class _Kind:
         return self.words
 
 
+_Allowed: TypeAlias = Range | _Kind | type
 # Both formats have types for dates and times; a text is accepted as well. A datetime is a date.
 _DATE = _Kind("a date such as 2026-07-10", lambda value: type(value) is date, date.fromisoformat)
 _TIME = _Kind(
@@ -109,23 +119,23 @@ _TIME = _Kind(
     lambda value: isinstance(value, datetime) and value.tzinfo is not None,
     datetime.fromisoformat,
 )
-_KINDS: dict[object, _Kind] = {
+# What a type allows. A dataclass is a table of its fields.
+_KINDS: dict[object, _Allowed] = {
     str: _Kind("a string", lambda value: isinstance(value, str)),
     bool: _Kind("true or false", lambda value: isinstance(value, bool)),
     date: _DATE,
     date | None: _DATE,
+    TokenLengths: TokenLengths,
+    Thinking | None: Thinking,
+    Workload: Workload,
 }
 
 
-def _allowed(kind: type) -> dict[str, Range | _Kind]:
-    """Return what each plain field of a dataclass allows: numbers, texts, flags and dates.
-
-    The name of a profile is left out: it is the name of its table.
-    """
-    hints = get_type_hints(kind)
-    kinds = {name: _KINDS[hint] for name, hint in hints.items() if hint in _KINDS}
-    kinds.pop("name", None)
-    return {**kinds, **field_ranges(kind)}
+def _allowed(kind: type, *without: str) -> dict[str, _Allowed]:
+    """Return what the fields of a dataclass allow, but for those ``without``."""
+    hints = get_type_hints(kind).items()
+    allowed = {name: _KINDS[hint] for name, hint in hints if hint in _KINDS} | field_ranges(kind)
+    return {name: values for name, values in allowed.items() if name not in without}
 
 
 class _Reader:
@@ -145,19 +155,17 @@ class _Reader:
         self.problems += [
             f"{name} is not a field of this table" for name in file if name not in _TABLES
         ]
-        workload = self._workload(file.get("workload", {}))
-        of_all = {
-            name: allowed
-            for name, allowed in _allowed(Profile).items()
-            if name not in REQUIRED_FIELDS
-        }
+        of_all = _allowed(Profile, "name", "workload", *REQUIRED_FIELDS)
         common = self._fields(file.get("all_models", {}), "all_models", of_all) or {}
         tables = self._table(file.get("models", {}), "models") or {}
         known = dict.fromkeys([*models, *tables])
         incidents = self._incidents(file.get("incidents", []), {*known, *MODELS})
         profiles = {
             name: self._profile(
-                name, tables, common | {"workload": workload, "incidents": incidents.get(name, ())}
+                name,
+                tables,
+                file.get("workload", {}),
+                common | {"incidents": incidents.get(name, ())},
             )
             for name in known
         }
@@ -179,17 +187,14 @@ class _Reader:
         self,
         content: object,
         where: str,
-        allowed: Mapping[str, Range | _Kind],
+        allowed: Mapping[str, _Allowed],
         *,
         required: Collection[str] = (),
+        usual: Mapping[str, Any] = MappingProxyType({}),
     ) -> dict[str, Any] | None:
-        """Return a table's values, with texts converted; None if there is a problem.
+        """Return the values of a table; None if there is a problem.
 
-        Args:
-            content: the table.
-            where: its name.
-            allowed: the fields that it may have.
-            required: the fields that it must have.
+        A table within the table changes a value of ``usual``.
         """
         count = len(self.problems)
         table = self._table(content, where)
@@ -201,6 +206,9 @@ class _Reader:
             if kind is None:
                 self.problems.append(f"{where}.{name} is not a field of this table")
                 continue
+            if isinstance(kind, type):
+                table[name] = self._record(kind, usual.get(name), value, f"{where}.{name}")
+                continue
             if isinstance(kind, _Kind) and isinstance(value, str):
                 with suppress(ValueError):
                     table[name] = kind.parse(value)
@@ -209,27 +217,21 @@ class _Reader:
                 self.problems.append(f"{where}.{name} is {shown}: must be {kind}")
         return table if len(self.problems) == count else None
 
-    def _workload(self, content: object) -> Workload:
-        usual = Workload()
-        table = self._table(content, "workload") or {}
-        lengths = {
-            name: self._fields(table[name], f"workload.{name}", _allowed(TokenLengths))
-            for name in ("input_lengths", "output_lengths")
-            if name in table
-        }
-        plain = {name: value for name, value in table.items() if name not in lengths}
-        given = self._fields(plain, "workload", _allowed(Workload))
-        if given is None or None in lengths.values():
-            return usual
+    def _record(self, kind: Any, usual: Any, content: object, where: str) -> Any:
+        """Return ``usual``, changed by a table; None if there is a problem.
+
+        If ``usual`` is None, the table must have all fields without default.
+        """
+        required = [one.name for one in fields(kind) if usual is None and one.default is MISSING]
+        known = {} if usual is None else vars(usual)
+        given = self._fields(content, where, _allowed(kind), required=required, usual=known)
+        if given is None:
+            return None
         try:
-            changed = {
-                name: replace(getattr(usual, name), **changes or {})
-                for name, changes in lengths.items()
-            }
-            return replace(usual, **given, **changed)
+            return kind(**given) if usual is None else replace(usual, **given)
         except ValueError as error:
-            self.problems.append(f"workload: {error}")
-            return usual
+            self.problems.append(f"{where}: {error}")
+            return None
 
     def _incidents(
         self, contents: object, known: Collection[str]
@@ -237,7 +239,7 @@ class _Reader:
         if not isinstance(contents, list):
             self.problems.append(f"incidents is {contents!r}: must be a list of tables")
             return {}
-        allowed: dict[str, Range | _Kind] = {
+        allowed: dict[str, _Allowed] = {
             "model": _Kind(f"one of {', '.join(sorted(known))}", list(known).__contains__),
             "start": _TIME,
             "end": _TIME,
@@ -258,13 +260,17 @@ class _Reader:
         return incidents
 
     def _profile(
-        self, name: str, tables: Mapping[str, object], common: dict[str, Any]
+        self, name: str, tables: Mapping[str, object], workload: object, common: dict[str, Any]
     ) -> Profile | None:
-        """Return the profile of a model, from its table if it has one, and the fields of all."""
-        where, given = f"models.{name}", common
+        """Return a model's profile, ``common`` changed by its table; None if there is a problem."""
+        where = f"models.{name}"
         base = MODELS.get(name) if name in tables else profile_for(name)
+        own = base.workload if base else Workload()
+        common["workload"] = self._record(Workload, own, workload, "workload") or own
+        given = common
         if name in tables:
-            table = self._fields(tables[name], where, _allowed(Profile))
+            usual = (vars(base) if base else {}) | common
+            table = self._fields(tables[name], where, _allowed(Profile, "name"), usual=usual)
             if table is None:
                 return None
             given = {"source": self._source, **common, **table}

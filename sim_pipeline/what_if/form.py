@@ -45,7 +45,7 @@ class WhatIf(dg.Config):
         {},
         description=(
             "Models, workload and incidents that replace those of MODEL_PROFILES_FILE, as YAML in"
-            " that file's format, such as {models: {GPT-4o: {rho: 0.6}}}. Default: those of the"
+            " that file's format, such as {all_models: {elasticity: 1}}. Default: those of the"
             " file"
         ),
     )

@@ -1,6 +1,7 @@
 """Fingerprints differ exactly where simulated numbers may differ."""
 
 from dataclasses import fields, replace
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from sim_pipeline.simulator import fingerprint
 from sim_pipeline.simulator.fingerprint import fingerprints
 from sim_pipeline.simulator.lengths import TokenLengths
-from sim_pipeline.simulator.profiles import MODELS, Incident, Profile, Workload
+from sim_pipeline.simulator.profiles import MODELS, Incident, Profile, Thinking, Workload
 
 PROFILE = MODELS["GPT-4o"]
 RUN: dict[str, Any] = {"interval": 3600, "points": 5, "seed": 42}
@@ -20,44 +21,94 @@ OTHER: dict[str, Any] = {
     "cap": 21,
     "rho": 0.5,
     "batch_limit": 128,
+    "source": "elsewhere",
+    "creator": "someone",
+    "measured": date(2024, 7, 1),
+    "released": date(2024, 5, 13),
+    "retired": date(2026, 3, 31),
     "workload": Workload(drift_sd=0.2),
+    "thinking": Thinking(TokenLengths(6.0, 0.8, 1, 20_000)),
     "incidents": (Incident(0.0, 10.0, 0.5),),
     "random_incidents": False,
+    "elasticity": 1,
+    "capacity_sd": 0.2,
+    "shifts_per_year": 4,
+    "shift_sd": 0.1,
+    "creator_share": 0.5,
     "prefill_share": 0.41,
+    "prefill_per_token": 1e-5,
+    "itl_exponent": 0.7,
     "ttft_jitter": 0.2,
     "itl_jitter": 0.1,
     "failure_rate": 0.01,
+    "spells_per_month": 10,
+    "spell_failures": 0.2,
     "slow_share": 0.05,
     "slow_median": 5.0,
     "slow_log_sd": 0.6,
+}
+OTHER_WORKLOAD: dict[str, Any] = {
+    "input_lengths": TokenLengths(6.63, 0.98, 1, 8000),
+    "output_lengths": TokenLengths(5.02, 0.87, 2, 2048),
+    "prefix_reuse": 0.5,
+    "arrival_cv": 1.2,
+    "peak_hour": 13,
+    "daily_amplitude": 0.3,
+    "half_daily_amplitude": 0.1,
+    "weekend_factor": 0.6,
+    "drift_sd": 0.2,
+    "burst_sd": 0.2,
+    "fast_burst_sd": 0.2,
+    "heavy_share": 0.1,
+    "heavy_clients": 4,
 }
 
 
 def test_fingerprint_is_stable() -> None:
     assert fingerprints(PROFILE, [0, 490_000], **RUN) == [
-        "963bd5417ef31e0b410a917f639a0c7c",
-        "72ed995b302a95db61c8caed41e136f4",
+        "ad4252343c4e9ea7f4d0a2760b08b811",
+        "3c4e1d012f16a7ac03900384c6cbfbca",
     ]
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(Profile)])
 def test_every_field_but_source_counts(field: str) -> None:
-    changed = replace(PROFILE, **{field: OTHER.get(field, "elsewhere")})
+    assert OTHER[field] != getattr(PROFILE, field)
+    changed = replace(PROFILE, **{field: OTHER[field]})
     same = fingerprints(changed, [0], **RUN) == fingerprints(PROFILE, [0], **RUN)
     assert same == (field == "source")
 
 
-@pytest.mark.parametrize(
-    "workload",
-    [
-        Workload(input_lengths=TokenLengths(6.63, 0.98, 1, 8000)),
-        Workload(output_lengths=TokenLengths(5.02, 0.87, 2, 2048)),
-        Workload(peak_hour=13),
-    ],
-)
-def test_workload_counts(workload: Workload) -> None:
-    changed = replace(PROFILE, workload=workload)
+@pytest.mark.parametrize("field", [field.name for field in fields(Workload)])
+def test_every_field_of_workload_counts(field: str) -> None:
+    assert OTHER_WORKLOAD[field] != getattr(PROFILE.workload, field)
+    changed = replace(PROFILE, workload=replace(PROFILE.workload, **{field: OTHER_WORKLOAD[field]}))
     assert fingerprints(changed, [0], **RUN) != fingerprints(PROFILE, [0], **RUN)
+
+
+def test_every_field_of_thinking_counts() -> None:
+    usual = Thinking(TokenLengths(6.0, 0.8, 1, 20_000))
+    every = [
+        usual,
+        replace(usual, tokens=TokenLengths(6.0, 0.9, 1, 20_000)),
+        replace(usual, share=0.5),
+        replace(usual, visible=True),
+    ]
+    digests = {
+        tuple(fingerprints(replace(PROFILE, thinking=thinking), [0], **RUN)) for thinking in every
+    }
+    assert len(digests) == len(every)
+
+
+def test_each_date_counts_as_itself() -> None:
+    day = date(2026, 3, 31)
+    dated = [
+        replace(PROFILE, measured=day),
+        replace(PROFILE, released=day),
+        replace(PROFILE, retired=day),
+        replace(PROFILE, measured=date(2026, 4, 1)),
+    ]
+    assert len({tuple(fingerprints(profile, [0], **RUN)) for profile in dated}) == 4
 
 
 def test_run_settings_and_version_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,131 +1,152 @@
-"""Season, drift and incidents: the load at any time."""
+"""The load at any time: demand over capacity, and requests that fail."""
 
 from dataclasses import replace
-from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
-from scipy import integrate, stats
 
-from sim_pipeline.simulator.load import (
-    INCIDENT_PERIOD,
-    LOST_REQUESTS,
-    capacity,
-    drift,
-    load_at,
-    random_incidents,
-    season,
-)
-from sim_pipeline.simulator.profiles import MODELS, Incident, Workload
+from sim_pipeline.simulator.capacity import own_capacity, random_incidents, speed
+from sim_pipeline.simulator.demand import fast_bursts, season, slow_demand
+from sim_pipeline.simulator.failures import LOST_REQUESTS, LOST_TIMEOUT
+from sim_pipeline.simulator.load import Load, load_at
+from sim_pipeline.simulator.profiles import MODELS, RHO_MAX, Incident, Workload
 from sim_pipeline_tests.simulator.laws import HOUR, MONDAY, STEADY, WEEK, steady
 
-WEEK_START = float(MONDAY * HOUR)
+START = float(MONDAY * HOUR)
+TIMES = START + np.arange(0.0, WEEK, 600.0)
+SEASONAL = replace(STEADY, daily_amplitude=0.34, half_daily_amplitude=0.08, weekend_factor=0.57)
+BUSY = replace(
+    MODELS["GPT-4o"],
+    rho=0.75,
+    elasticity=0.8,
+    failure_rate=0.01,
+    spells_per_month=100.0,
+    spell_failures=0.2,
+    incidents=(Incident(START, START + 20 * HOUR, 0.4),),
+)
 
 
-def test_season_has_mean_one_over_a_week() -> None:
-    workload = Workload(peak_hour=9.5, daily_amplitude=0.8, weekend_factor=0.3)
-    days = [WEEK_START + 86_400.0 * day for day in range(8)]
-    total = sum(
-        integrate.quad(
-            lambda t: season(workload, np.array([t]))[0], start, np.nextafter(end, 0), epsrel=1e-10
-        )[0]
-        for start, end in pairwise(days)
+def load_of(profile: Any, times: Any = TIMES, spacing: float = 600.0) -> Load:
+    """Return the load at seed 1."""
+    return load_at(profile, times, spacing=spacing, seed=1)
+
+
+@pytest.mark.parametrize("elasticity", [0.0, 0.25, 1.0])
+def test_utilisation_follows_season_by_elasticity(elasticity: float) -> None:
+    profile = steady(
+        MODELS["GPT-4o"], 0.3, workload=SEASONAL, elasticity=elasticity, failure_rate=0.001
     )
-    assert total / WEEK == pytest.approx(1.0, rel=1e-8)
+    load = load_of(profile)
+    shape = season(SEASONAL, TIMES)
+    assert load.rho == pytest.approx(0.3 * shape**elasticity)
+    # The requests have the whole season at any elasticity.
+    assert load.arrival_rate == pytest.approx(0.3 * 20 * shape)
+    assert load.completion_rate == pytest.approx(0.3 * 20 * shape * (1.0 - 0.001))
 
 
-def test_season_matches_published_shape() -> None:
-    hours = np.arange(168, dtype=np.float64)
-    shape = season(Workload(), WEEK_START + hours * 3600.0).reshape(7, 24)
-    assert shape[:5].argmax(axis=1).tolist() == [14] * 5
-    assert shape[0].max() / shape[0].min() == pytest.approx(2.0, rel=0.03)
-    assert shape[5:] == pytest.approx(0.57 * shape[:2])
-    expected = np.exp(0.34 * np.cos(np.pi * 2 / 4) + 0.08 * np.cos(np.pi * 2 / 2))
-    assert shape[0, 20] / shape[0, 14] == pytest.approx(expected / np.exp(0.42))
+@pytest.mark.parametrize("elasticity", [0.0, 0.25, 1.0])
+def test_utilisation_follows_fast_bursts_in_full(elasticity: float) -> None:
+    workload = replace(STEADY, fast_burst_sd=0.2, burst_sd=0.2, heavy_share=0.3)
+    profile = steady(MODELS["GPT-4o"], 0.1, workload=workload, elasticity=elasticity)
+    times = START + np.arange(20_000.0)
+    load = load_of(profile, times, spacing=1.0)
+    fast = fast_bursts(profile, times, seed=1, spacing=1.0)
+    slow = slow_demand(profile, times, seed=1)
+    assert np.log(fast).std() > 0.1
+    assert load.rho == pytest.approx(0.1 * slow**elasticity * fast)
+    assert load.arrival_rate == pytest.approx(0.1 * 20 * slow * fast)
+    # Instants ten minutes apart do not show them.
+    assert load_of(profile, times).arrival_rate == pytest.approx(0.1 * 20 * slow)
 
 
-def test_drift_has_mean_one_and_given_log_sd() -> None:
-    # Two times per day; both have the same distribution.
-    times = np.arange(40_000, dtype=np.float64) * 43_200.0 + 10_000.0
-    value = np.log(drift(0.15, times, seed=1, model="m")) + 0.5 * 0.15**2
-    for part in (value[::2], value[1::2]):
-        assert stats.kstest(part[::2] / 0.15, "norm").pvalue > 1e-3
-
-
-def test_drift_is_continuous_and_keyed_by_model_and_seed() -> None:
-    midnight = 20_000 * 86_400.0
-    before, after = drift(0.5, np.array([midnight - 1e-3, midnight]), seed=1, model="m")
-    assert before == pytest.approx(after, rel=1e-6)
-    times = np.array([midnight])
-    others = [drift(0.5, times, seed=seed, model=name)[0] for seed in (1, 2) for name in "mn"]
-    assert len(set(others)) == 4
-    assert drift(0.0, times, seed=1, model="m").tolist() == [1.0]
-
-
-def test_random_incidents_per_period() -> None:
-    periods = 2_000
-    found = random_incidents(0.0, periods * INCIDENT_PERIOD - 1.0, seed=1, model="m")
-    per_period = np.bincount([int(incident.start // INCIDENT_PERIOD) for incident in found])
-    assert per_period.size == periods
-    assert set(per_period.tolist()) == {1, 2}
-    assert per_period.mean() == pytest.approx(1.5, abs=5.0 * 0.5 / np.sqrt(periods))
-    hours = np.array([(incident.end - incident.start) / 3600 for incident in found])
-    assert stats.kstest(hours, "uniform", args=(0.5, 1.0)).pvalue > 1e-3
-    factors = [incident.capacity_factor for incident in found]
-    assert stats.kstest(factors, "uniform", args=(0.3, 0.4)).pvalue > 1e-3
-
-
-def test_random_incidents_do_not_depend_on_range() -> None:
-    wide = random_incidents(0.0, 20 * INCIDENT_PERIOD, seed=1, model="m")
-    first, last = 7.2 * INCIDENT_PERIOD, 7.9 * INCIDENT_PERIOD
-    narrow = random_incidents(first, last, seed=1, model="m")
-    touching = {incident for incident in wide if incident.end > first and incident.start < last}
-    assert touching <= set(narrow) <= set(wide)
-
-
-def test_incident_can_reach_into_next_period() -> None:
-    found = random_incidents(0.0, 2_000 * INCIDENT_PERIOD, seed=1, model="m")
-    crossing = next(
-        incident
-        for incident in found
-        if incident.start // INCIDENT_PERIOD < incident.end // INCIDENT_PERIOD
-    )
-    boundary = crossing.end // INCIDENT_PERIOD * INCIDENT_PERIOD
-    assert crossing in random_incidents(boundary, crossing.end, seed=1, model="m")
-
-
-def test_worst_incident_sets_capacity() -> None:
-    incidents = [Incident(10.0, 20.0, 0.5), Incident(15.0, 30.0, 0.8), Incident(16.0, 17.0, 0.9)]
-    times = np.array([0.0, 10.0, 16.5, 19.9, 20.0, 29.9, 30.0])
-    expected = [1.0, 0.5, 0.5, 0.5, 0.8, 0.8, 1.0]
-    assert capacity(incidents, times).tolist() == expected
-    assert capacity(incidents[::-1], times).tolist() == expected
-    assert capacity([], times).tolist() == [1.0] * 7
+def test_own_capacity_changes_utilisation_and_speed_does_not() -> None:
+    usual = steady(MODELS["GPT-4o"], 0.3)
+    varied = replace(usual, capacity_sd=0.2, shifts_per_year=20.0)
+    days = START + 86_400.0 * np.arange(365.0)
+    load = load_of(varied, days)
+    assert load.rho == pytest.approx(0.3 / own_capacity(varied, days, seed=1))
+    assert np.array_equal(load.speed, speed(varied, days, seed=1))
+    assert np.log(load.rho).std() > 0.1
+    assert np.unique(load.speed).size > 15
+    assert load.arrival_rate == pytest.approx(0.3 * 20)
+    assert (load_of(usual, days).speed == 1.0).all()
 
 
 def test_incident_raises_utilisation_and_failures() -> None:
-    profile = steady(MODELS["GPT-4o"], 0.4)
+    profile = steady(MODELS["GPT-4o"], 0.4, failure_rate=0.015)
     times = np.array([0.0, 100.0])
-    usual = load_at(profile, times, seed=1)
-    during = load_at(replace(profile, incidents=(Incident(0, 50, 0.5),)), times, seed=1)
+    usual = load_of(profile, times)
+    during = load_of(replace(profile, incidents=(Incident(0, 50, 0.5),)), times)
     assert usual.rho == pytest.approx(0.4)
     assert during.rho == pytest.approx([0.8, 0.4])
     assert during.arrival_rate == pytest.approx([8.0, 8.0])
-    kept = 1.0 - 0.015
-    assert during.completion_rate == pytest.approx(
-        [8.0 * kept * (1.0 - LOST_REQUESTS * 0.5), 8.0 * kept]
+    lost = LOST_REQUESTS * 0.5
+    assert during.completion_rate == pytest.approx([8.0 * (1.0 - 0.015 - lost), 8.0 * 0.985])
+    assert usual.failure_rates == pytest.approx(8.0 * 0.005)
+    assert during.failure_rates[:, 1] == pytest.approx(8.0 * 0.005)
+    assert during.failure_rates[:, 0] == pytest.approx(
+        8.0 * (0.005 + lost * np.array([0.0, 1.0 - LOST_TIMEOUT, LOST_TIMEOUT]))
     )
-    assert during.completion_rate + during.failure_rate == pytest.approx([8.0, 8.0])
 
 
-def test_load_above_maximum_is_refused() -> None:
-    profile = replace(steady(MODELS["GPT-4o"], 0.6), incidents=(Incident(0, 50, 0.5),))
-    load = load_at(profile, np.array([1.0]), seed=1)
-    assert load.rho.tolist() == [0.9]
-    assert load.arrival_rate == pytest.approx(0.9 * 0.5 * 20)
-    assert load.completion_rate + load.failure_rate == pytest.approx(0.6 * 20)
+def test_random_incidents_count_beside_the_given_ones() -> None:
+    usual = steady(MODELS["GPT-4o"], 0.2)
+    given = replace(usual, incidents=(Incident(START, START + HOUR, 0.5),), random_incidents=True)
+    incidents = random_incidents(START, START + 1e7, seed=1, model=usual.name)
+    middles = np.array([(incident.start + incident.end) / 2 for incident in incidents])
+    times = np.append(middles, START)
+    factors = [*(incident.capacity_factor for incident in incidents), 0.5]
+    assert load_of(given, times).rho == pytest.approx(0.2 / np.array(factors))
+    assert load_of(usual, times).rho == pytest.approx(0.2)
 
 
-def test_steady_workload_has_constant_season() -> None:
-    times = np.linspace(0.0, WEEK, 999)
-    assert season(STEADY, times) == pytest.approx(1.0)
+def test_load_above_maximum_is_refused_as_overloaded() -> None:
+    profile = steady(MODELS["GPT-4o"], 0.6, incidents=(Incident(0, 50, 0.5),), failure_rate=0.0)
+    load = load_of(profile, np.array([1.0, 99.0]))
+    assert load.rho.tolist() == [0.9, 0.6]
+    # Of a utilisation of 1.2, three quarters are accepted.
+    assert load.arrival_rate == pytest.approx([0.75 * 12, 12])
+    accepted, lost = 0.75 * 12, LOST_REQUESTS * 0.5
+    refused = 12 - accepted
+    assert load.failure_rates[:, 0] == pytest.approx(
+        [0.0, refused + accepted * lost * (1.0 - LOST_TIMEOUT), accepted * lost * LOST_TIMEOUT]
+    )
+    assert load.failure_rates[:, 1].tolist() == [0.0] * 3
+
+
+def test_every_wanted_request_completes_or_fails() -> None:
+    times = START + np.arange(0.0, WEEK, 60.0)
+    load = load_of(BUSY, times, spacing=1.0)
+    wanted = slow_demand(BUSY, times, seed=1) * fast_bursts(BUSY, times, seed=1, spacing=1.0)
+    wanted *= 0.75 * 20
+    assert load.completion_rate + load.failure_rates.sum(axis=0) == pytest.approx(wanted)
+    assert (load.completion_rate > 0.0).all()
+    assert (load.failure_rates >= 0.0).all()
+    assert load.rho.max() == RHO_MAX
+    clipped = load.rho == RHO_MAX
+    assert 0.02 < clipped.mean() < 0.9
+    assert load.arrival_rate[~clipped] == pytest.approx(wanted[~clipped])
+    assert (load.arrival_rate[clipped] < wanted[clipped]).all()
+
+
+def test_load_has_same_values_in_any_array() -> None:
+    generator = np.random.default_rng(1)
+    times = START + generator.uniform(0.0, WEEK, 400)
+    whole = load_of(BUSY, times, spacing=1.0)
+    order = generator.permutation(times.size)
+    arrays = [
+        (load_of(BUSY, times[order], spacing=1.0), order, (400,)),
+        (load_of(BUSY, times.reshape(20, 20), spacing=1.0), slice(None), (20, 20)),
+        *((load_of(BUSY, times[[one]], spacing=1.0), [one], (1,)) for one in range(20)),
+    ]
+    for load, chosen, shape in arrays:
+        for name, values in vars(load).items():
+            expected = vars(whole)[name][..., chosen]
+            assert np.array_equal(values, expected.reshape(*values.shape[: -len(shape)], *shape))
+
+
+def test_default_workload_has_all_parts() -> None:
+    load = load_of(replace(MODELS["GPT-4o"], workload=Workload()))
+    assert np.log(load.arrival_rate).std() > 0.3
+    assert np.log(load.rho).std() < np.log(load.arrival_rate).std()

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from sim_pipeline.simulator.lengths import TokenLengths
 from sim_pipeline.simulator.profiles import (
     DERIVED,
     MODELS,
-    RHO_REF,
     Incident,
     Profile,
+    Thinking,
     Workload,
     profile_for,
 )
@@ -36,19 +37,65 @@ def test_built_in_models_have_published_figures() -> None:
         "Llama-3.1-70B": (0.45, 50, 12, 0.45, 128),
         "Llama-3.1-405B": (0.90, 27, 6, 0.45, 128),
         "Mistral-Large": (0.52, 40, 10, 0.40, 128),
-        "DeepSeek-V3": (1.00, 60, 20, 0.60, 256),
+        "DeepSeek-V3": (1.00, 60, 20, 0.50, 256),
     }
-    assert all(profile.source for profile in MODELS.values())
+    for name, profile in MODELS.items():
+        assert profile.name == name
+        assert profile.source
+        assert date(2024, 1, 1) <= profile.measured <= date(2026, 12, 31)
+
+
+def test_built_in_models_have_their_creators() -> None:
+    creators = {
+        "GPT": "OpenAI",
+        "Claude": "Anthropic",
+        "Gemini": "Google",
+        "Llama": "Meta",
+        "Mistral": "Mistral",
+        "DeepSeek": "DeepSeek",
+    }
+    for name, profile in MODELS.items():
+        assert profile.creator == creators[name.split("-")[0]]
 
 
 @pytest.mark.parametrize("profile", MODELS.values(), ids=MODELS)
-def test_saturation_uses_all_gpu_time(profile: Profile) -> None:
+def test_saturation_uses_the_share_of_prefill(profile: Profile) -> None:
     prefill = profile.cap * profile.workload.input_lengths.mean * profile.prefill_cost
     assert prefill == pytest.approx(profile.prefill_share)
-    # kappa c = rho ITL: at rho_ref, the batch size of Little's law gives the published TPS.
-    itl = 1.0 / profile.tps_ref
-    batch = RHO_REF * profile.cap * profile.mean_steps * itl
-    assert profile.itl_base + profile.step_cost * batch == pytest.approx(itl)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_decode_lengths_are_those_of_answer_and_thinking(share: float) -> None:
+    thought = TokenLengths(6.0, 0.8, 1, 20_000)
+    profile = replace(OURS, thinking=Thinking(thought, share=share))
+    answers = OURS.workload.output_lengths
+    generator = np.random.default_rng(1)
+    tokens = answers.from_normal(generator.standard_normal(400_000))
+    thinks = generator.random(tokens.size) < share
+    tokens += thinks * thought.from_normal(generator.standard_normal(tokens.size))
+    lengths = profile.decode_lengths
+    assert lengths.mean == pytest.approx(tokens.mean(), abs=5.0 * tokens.std() / np.sqrt(400_000))
+    # The error of a variance comes from the fourth moment.
+    squares = (tokens - tokens.mean()) ** 2
+    error = squares.std() / np.sqrt(tokens.size)
+    assert lengths.squared_cv * lengths.mean**2 == pytest.approx(tokens.var(), abs=5.0 * error)
+    assert profile.mean_steps == lengths.mean - 1.0
+    assert OURS.decode_lengths is answers
+
+
+def test_prefill_of_a_token_slows_down_with_decode() -> None:
+    rho = np.array([0.0, OURS.rho, 0.9])
+    slowdown = 1.0 / (1.0 - 0.6 * rho)
+    queue, own = OURS.prefill_times(rho)
+    assert queue == pytest.approx(OURS.prefill_cost * slowdown)
+    assert np.array_equal(own, queue)
+    # A measured prefill holds at the profile's own utilisation; cached tokens take no time.
+    workload = Workload(prefix_reuse=0.75)
+    measured = replace(OURS, prefill_share=0.4, prefill_per_token=1e-5, workload=workload)
+    queue, own = measured.prefill_times(rho)
+    assert queue == pytest.approx(OURS.prefill_cost * slowdown)
+    assert own[1] == pytest.approx(0.25e-5)
+    assert own == pytest.approx(0.25e-5 * slowdown / slowdown[1])
 
 
 def test_order_of_override_table_and_name() -> None:
@@ -104,6 +151,15 @@ def test_derived_profile_is_same_in_other_process() -> None:
         ("prefill_share", 1.0, r"\[0.01, 0.99\]"),
         ("failure_rate", -0.1, r"\[0, 0.5\]"),
         ("slow_median", 0.5, r"\[1, 100\]"),
+        ("elasticity", 1.1, r"\[0, 1\]"),
+        ("capacity_sd", -0.1, r"\[0, 1\]"),
+        ("shifts_per_year", 51, r"\[0, 50\]"),
+        ("shift_sd", 1.5, r"\[0, 1\]"),
+        ("creator_share", 1.01, r"\[0, 1\]"),
+        ("prefill_per_token", 0.2, r"\[0, 0.1\]"),
+        ("itl_exponent", 0.0, r"\[0.1, 1\]"),
+        ("spells_per_month", 301, r"\[0, 300\]"),
+        ("spell_failures", 0.6, r"\[0, 0.5\]"),
     ],
 )
 def test_bad_field_is_named(field: str, value: object, allowed: str) -> None:
@@ -116,25 +172,44 @@ def test_one_error_names_all_bad_fields() -> None:
         replace(OURS, tps_ref=-1, rho=2, slow_share=0.9)
 
 
-def test_ttft_shorter_than_prefill_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"ttft_ref is 0\.03, but must be more than 0\.0366"):
-        replace(OURS, ttft_ref=0.03)
+def test_retirement_before_release_is_refused() -> None:
+    day = date(2026, 1, 5)
+    for retired in (day, date(2025, 12, 31)):
+        with pytest.raises(ValueError, match=f"retired is {retired}, but must be after {day}"):
+            replace(OURS, released=day, retired=retired)
+    assert replace(OURS, released=day, retired=date(2026, 1, 6)).retired == date(2026, 1, 6)
+    assert replace(OURS, retired=day).released is None
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("prefix_reuse", 1.0),
         ("arrival_cv", 0.1),
         ("peak_hour", 25),
         ("daily_amplitude", -1),
         ("half_daily_amplitude", 3),
         ("weekend_factor", 0),
         ("drift_sd", float("nan")),
+        ("burst_sd", 1.1),
+        ("fast_burst_sd", -0.1),
+        ("heavy_share", 0.95),
     ],
 )
 def test_bad_workload_is_named(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{field} is {value}, but must be a number in"):
         replace(Workload(), **{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [0, 21, 1.5])
+def test_heavy_clients_are_counted(value: float) -> None:
+    with pytest.raises(ValueError, match=rf"heavy_clients is {value}, .* integer in \[1, 20\]"):
+        Workload(heavy_clients=value)  # type: ignore[arg-type]
+
+
+def test_bad_share_of_thinking_is_named() -> None:
+    with pytest.raises(ValueError, match=r"share is 1.5, but must be a number in \[0, 1\]"):
+        Thinking(TokenLengths(6.0, 0.8, 1, 20_000), share=1.5)
 
 
 def test_one_token_outputs_are_refused() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sim_pipeline.simulator.streams import WindowStreams, dated_uniforms, stream_key
+from sim_pipeline.simulator.streams import WindowStreams, stream_key
 
 KEY = stream_key("windows", seed=42, model="GPT-4o", interval=3600)
 
@@ -46,15 +46,6 @@ def test_neighbouring_streams_are_independent() -> None:
     neighbours = np.corrcoef(first[:-1].T, first[1:].T)
     off_diagonal = neighbours[~np.eye(8, dtype=bool)]
     assert np.abs(off_diagonal).max() < 5.0 / np.sqrt(len(first))
-
-
-def test_date_uniforms_do_not_depend_on_range() -> None:
-    whole = dated_uniforms(KEY, first=0, count=40, width=8)
-    assert np.array_equal(dated_uniforms(KEY, first=17, count=3, width=8), whole[17:20])
-    assert dated_uniforms(KEY, first=17, count=0, width=4).shape == (0, 4)
-    assert whole.min() > 0.0
-    assert whole.max() < 1.0
-    assert stats.kstest(dated_uniforms(KEY, 0, 5_000, 4).ravel(), "uniform").pvalue > 1e-3
 
 
 def test_key_accepts_any_seed_size() -> None:

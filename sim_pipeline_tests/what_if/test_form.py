@@ -1,6 +1,6 @@
 """The launch form of a what-if: defaults, limits and errors."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,24 @@ def test_incident_times_may_be_text() -> None:
     assert [one.capacity_factor for one in candidate.profiles["GPT-4o"].incidents] == [0.3]
 
 
+def test_dates_may_be_text() -> None:
+    profiles = {
+        "all_models": {"elasticity": 1, "measured": "2026-06-30"},
+        "models": {"GPT-4o": {"creator": "us", "retired": "2026-11-24"}},
+        "workload": {"heavy_share": 0},
+    }
+    candidate = scenario_for(profiles=profiles).candidate
+    one = candidate.profiles["GPT-4o"]
+    assert (one.measured, one.retired, one.creator) == (
+        date(2026, 6, 30),
+        date(2026, 11, 24),
+        "us",
+    )
+    assert candidate.profiles["DeepSeek-V3"].retired is None
+    for profile in candidate.profiles.values():
+        assert (profile.elasticity, profile.workload.heavy_share) == (1, 0)
+
+
 def test_models_are_unique_and_in_settings_order() -> None:
     assert scenario_for(models=["DeepSeek-V3", "GPT-4o", "GPT-4o"]).llm_names == (
         "GPT-4o",
@@ -178,6 +196,12 @@ def test_all_problems_are_reported_at_once() -> None:
         "models", "seed", "points", "profiles:", "modells", "models.GPT-4o.rho", "since",
     ]  # fmt: skip
     assert problems[5] == "  models.GPT-4o.rho is 2: must be a number in (0, 0.9]"
+
+
+def test_model_without_solution_is_reported() -> None:
+    first, second = problems_of(profiles={"models": {"GPT-4o": {"batch_limit": 50}}})
+    assert first == "profiles:"
+    assert second.startswith("  models.GPT-4o: batch_limit is 50, but must be at least ")
 
 
 def test_unreadable_profiles_file_is_reported(tmp_path: Path) -> None:

@@ -98,13 +98,19 @@ def test_another_seed_gives_other_values_reproducibly(
     assert cells(other["inputs"])["digest"] == [digest, current]
 
 
-def test_higher_load_slows_only_its_model(offline: Settings, ephemeral: dg.DagsterInstance) -> None:
-    found = metadata_of(what_if(offline, ephemeral, profiles={"models": {"GPT-4o": {"rho": 0.8}}}))
+def test_incident_slows_only_its_model(offline: Settings, ephemeral: dg.DagsterInstance) -> None:
+    incident = {
+        "model": "GPT-4o",
+        "start": PERIOD["since"],
+        "end": PERIOD["until"],
+        "capacity_factor": 0.5,
+    }
+    found = metadata_of(what_if(offline, ephemeral, profiles={"incidents": [incident]}))
     for metric, title in zip(METRICS, TITLES, strict=True):
         rows = cells(found[title])
         assert {rows["Llama-3.1-8B"][2], rows["Llama-3.1-8B"][5]} == {"none"}
         p50 = float(rows["GPT-4o"][2].removesuffix("%"))
-        assert (p50 < -5) if metric == "TPS" else (p50 > 5)
+        assert (p50 < -5) if metric in {"TPS", "RPS"} else (p50 > 5)
     assert re.fullmatch(
         r"GPT-4o \w+ p\d\d: [\d.]+ to [\d.]+ \S+, [+-]\d+\.\d%", found["largest change"]
     )
@@ -175,6 +181,13 @@ def test_run_writes_only_its_own_metadata(
     ("form", "message"),
     [
         ({"points": 0}, "points is 0: must be an integer in [1, 10000]"),
+        (
+            {"profiles": {"all_models": {"measured": "2026-07-10T12:00:00Z"}}},
+            (
+                "profiles:\n  all_models.measured is '2026-07-10T12:00:00Z': must be a date such"
+                " as 2026-07-10"
+            ),
+        ),
         (
             {"profiles_file": "/nowhere/p.toml"},
             (
