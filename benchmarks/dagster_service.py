@@ -201,7 +201,9 @@ class DagsterService:
     def clear(self) -> None:
         """Delete results, ledger, comparisons and queue."""
         with self.results.engine.begin() as connection:
-            connection.execute(sa.text("TRUNCATE simulation_results, deliveries, model_comparison"))
+            connection.execute(
+                sa.text("TRUNCATE simulation_results, request_counts, deliveries, model_comparison")
+            )
         with self.channel() as channel:
             channel.queue_delete(self.broker.queue)
 

@@ -3,9 +3,9 @@
 Each variant writes the same rows in one transaction, commit included, to an empty table with the
 same columns, constraints and indexes. A checkpoint follows, so that no variant pays for another:
 
-ours        `BatchWriter`, from a batch of arrays: rows, and the ledger, which the others do not
-            write. Its session is already open, as for all batches of a run but the first. It is
-            measured again with all rows already stored.
+ours        `BatchWriter`, from a batch of arrays: rows, and also request counts and the ledger,
+            which the others do not write. Its session is already open, as for all batches of a run
+            but the first. It is measured again with all rows already stored.
 PostgreSQL  `INSERT ... SELECT generate_series`: the server's own time, without data from a client.
             It is measured again with `ON CONFLICT DO NOTHING` and all rows already stored.
 SQLAlchemy  `insert()` with a list of parameters (executemany).
@@ -29,7 +29,7 @@ from benchmarks.servers import postgres_server, results_database
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.store.batches import WindowBatch
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline.store.schema import deliveries, simulation_results
+from sim_pipeline.store.schema import COUNTS, deliveries, request_counts, simulation_results
 from sim_pipeline.store.writer import MAX_INSERT_VALUES, BatchWriter
 
 _HOUR = timedelta(hours=1)
@@ -125,7 +125,7 @@ class _Store:
             writer.write(_batch_of(_BEFORE, MAX_INSERT_VALUES // self._points, self._points))
             first.append(
                 self._timed(
-                    f"{simulation_results.name}, {deliveries.name}",
+                    f"{simulation_results.name}, {request_counts.name}, {deliveries.name}",
                     lambda: writer.write(self._batch),
                     simulation_results.name,
                 )
@@ -189,11 +189,13 @@ def _row(
 
 def _batch_of(start: datetime, windows: int, points: int) -> WindowBatch:
     window_starts = [start + window * _HOUR for window in range(windows)]
+    rng = np.random.default_rng(0)
     return WindowBatch(
         [_MODEL] * windows,
         window_starts,
         [uuid5(_NAMESPACE, window_start.isoformat()) for window_start in window_starts],
-        np.random.default_rng(0).lognormal(size=(windows, len(METRICS), points)),
+        rng.lognormal(size=(windows, len(METRICS), points)),
+        rng.integers(0, 20_000, size=(windows, len(COUNTS))),
     )
 
 

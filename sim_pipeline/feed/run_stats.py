@@ -11,11 +11,14 @@ from datetime import UTC, date, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from sim_pipeline.metrics import METRICS, UNITS
+from sim_pipeline.metrics import FAILURE_KINDS, METRICS, UNITS
 from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline.simulator.simulation import Simulation
 from sim_pipeline.store.ledger import Pending
 from sim_pipeline.windows import DAY
+
+# In the order of `FAILURE_KINDS`.
+_FAILURES = ("rate limited", "overloaded", "timed out")
 
 
 @dataclass
@@ -25,7 +28,8 @@ class PartitionStats:
     Attributes:
         simulated: number of windows.
         completed: number of their requests that completed.
-        failed: number of their requests that failed.
+        failed: number of their requests that failed by kind, shape (3,), in the order of
+            `FAILURE_KINDS`.
         utilisation: sum of the windows' mean utilisations.
         medians: medians of each window and metric, a list of arrays of shape (windows, 4). A day of
             one-second windows takes 3 MB for any number of points; the values would take more.
@@ -33,7 +37,9 @@ class PartitionStats:
 
     simulated: int = 0
     completed: int = 0
-    failed: int = 0
+    failed: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros(len(FAILURE_KINDS), dtype=np.int64)
+    )
     utilisation: float = 0.0
     medians: list[NDArray[np.float64]] = field(default_factory=list)
 
@@ -51,10 +57,17 @@ class PartitionStats:
         }
         if self.simulated:
             typical = np.median(np.concatenate(self.medians), axis=0).tolist()
+            failed = int(self.failed.sum())
             entries |= {
                 "points per metric": self.simulated * points,
                 "requests completed": self.completed,
-                "requests failed": self.failed,
+                "requests failed": failed,
+                **{
+                    f"requests {failure}": count
+                    for failure, count in zip(_FAILURES, self.failed.tolist(), strict=True)
+                },
+                # Without requests, none failed.
+                "share of requests failed": round(failed / max(1, self.completed + failed), 5),
                 "mean utilisation": round(self.utilisation / self.simulated, 4),
             }
             for metric, median in zip(METRICS, typical, strict=True):
@@ -104,7 +117,7 @@ class RunStats:
             partition = self.partitions.setdefault(key, PartitionStats())
             partition.simulated += int(stop - start)
             partition.completed += int(simulation.completed[start:stop].sum())
-            partition.failed += int(simulation.failed[start:stop].sum())
+            partition.failed += simulation.failed[start:stop].sum(axis=0)
             partition.utilisation += float(simulation.utilisation[start:stop].sum())
             partition.medians.append(medians[start:stop])
 

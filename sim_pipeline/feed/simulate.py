@@ -154,7 +154,7 @@ class MetricFrames:
         return _Block(profile, windows, window_starts, ids)
 
     def _simulate(self, blocks: list[_Block]) -> WindowBatch:
-        values = []
+        values, counts = [], []
         for block in blocks:
             simulation = simulate(
                 block.profile,
@@ -170,9 +170,11 @@ class MetricFrames:
                 block.profile, block.windows, self._cadence.interval, simulation, metrics
             )
             values.append(metrics)
+            counts.append(np.column_stack([simulation.completed, simulation.failed]))
         return WindowBatch(
             [block.profile.name for block in blocks for _ in block.windows],
             [start.astimezone(UTC) for block in blocks for start in block.window_starts],
             [uuid for block in blocks for uuid in block.message_ids],
             np.concatenate(values),
+            np.concatenate(counts),
         )

@@ -14,7 +14,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from sim_pipeline.metrics import METRICS
-from sim_pipeline.store.schema import simulation_results
+from sim_pipeline.store.schema import COUNTS, simulation_results
 from sim_pipeline.timestamps import format_timestamp
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class WindowBatch:
-    """Windows that are written in one transaction: their rows and their ledger entries.
+    """Windows that are written in one transaction: rows, request counts and ledger entries.
 
     The attributes have the same length, one item for each window of a model.
 
@@ -38,6 +38,8 @@ class WindowBatch:
         message_ids: the id of each window's message.
         values: shape (windows, 4, points), the second axis in the order of `METRICS`; seconds,
             tokens/s or requests/s, depending on the metric.
+        counts: requests of each window by outcome, shape (windows, 4), the second axis in the order
+            of `COUNTS`.
 
     Raises:
         ValueError: the attributes differ in length, or the same window is in them twice.
@@ -47,6 +49,7 @@ class WindowBatch:
     window_starts: Sequence[datetime]
     message_ids: Sequence[UUID]
     values: NDArray[np.float64]
+    counts: NDArray[np.int64]
 
     def __post_init__(self) -> None:
         """Validate the attributes."""
@@ -61,6 +64,11 @@ class WindowBatch:
                 f"the batch has {len(self.llm_names)} names, {len(self.window_starts)} window"
                 f" starts, {len(self.message_ids)} message ids and values of shape {shape}:"
                 " each must be for the same number of windows"
+            )
+        if self.counts.shape != (self.windows, len(COUNTS)):
+            raise ValueError(
+                f"counts has shape {self.counts.shape}: allowed is"
+                f" {(self.windows, len(COUNTS))}, a row for each window with {', '.join(COUNTS)}"
             )
         naive = next((start for start in self.window_starts if start.tzinfo is None), None)
         if naive is not None:
@@ -99,10 +107,10 @@ class WindowBatch:
             }
         )
 
-    def deliveries_table(self) -> pa.Table:
-        """Return the ledger entries as an Arrow table, one for each window.
+    def windows_table(self) -> pa.Table:
+        """Return the ledger entries and request counts as an Arrow table, one row for each window.
 
-        Columns: llm_name, timestamp (UTC, microseconds), message_id (text).
+        Columns: llm_name, timestamp (UTC, microseconds), message_id (text), and those of `COUNTS`.
         """
         import pyarrow as pa  # noqa: PLC0415 - see the module's docstring
 
@@ -111,6 +119,10 @@ class WindowBatch:
                 "llm_name": pa.array(self.llm_names, pa.string()),
                 "timestamp": self._timestamps(),
                 "message_id": pa.array(map(str, self.message_ids), pa.string()),
+                **{
+                    name: pa.array(column, pa.int64())
+                    for name, column in zip(COUNTS, self.counts.T, strict=True)
+                },
             }
         )
 

@@ -1,4 +1,4 @@
-"""Removal of old results: the rows of a window together with its ledger entry.
+"""Removal of old results: a window's rows and request counts together with its ledger entry.
 
 A window is removed some time after its latest delivery. A window that was never delivered is kept.
 A backfill over removed windows stores and sends them again, under the same message ids.
@@ -40,6 +40,12 @@ _REMOVE_ROWS = sa.text(
     AND "timestamp" = ANY(CAST(:timestamps AS timestamptz[]))
     """
 )
+_REMOVE_COUNTS = sa.text(
+    """
+    DELETE FROM request_counts
+    WHERE llm_name = :llm_name AND "timestamp" = ANY(CAST(:timestamps AS timestamptz[]))
+    """
+)
 _REMOVE_ENTRIES = sa.text(
     """
     DELETE FROM deliveries
@@ -52,21 +58,23 @@ _BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class RemovedResults:
-    """The number of windows and rows that were removed.
+    """The number of windows, rows and request counts that were removed.
 
     Attributes:
         windows: windows, each of one model, and so ledger entries.
         rows: rows of results.
+        counts: rows of request counts; a window stored before these existed has none.
     """
 
     windows: int = 0
     rows: int = 0
+    counts: int = 0
 
 
 def remove_delivered(
     engine: sa.Engine, before: datetime, batch_windows: int = _BATCH_WINDOWS
 ) -> RemovedResults:
-    """Remove every window that was delivered before a given time: its rows and its ledger entry.
+    """Remove every window delivered before a given time: rows, request counts and ledger entry.
 
     Each batch is one transaction. If the process is killed, the next call continues after the last
     batch. Entries that are locked at the time are skipped.
@@ -79,7 +87,7 @@ def remove_delivered(
     Raises:
         sqlalchemy.exc.OperationalError: the database can't be reached, or the connection is lost.
     """
-    windows = rows = 0
+    windows = rows = counts = 0
     for llm_name in _models(engine):
         after = _BEGINNING
         while True:
@@ -93,12 +101,14 @@ def remove_delivered(
                         "limit": batch_windows,
                     },
                 ).all()
-                rows += _remove(connection, llm_name, timestamps)
-            windows += len(timestamps)
+                removed = _remove(connection, llm_name, timestamps)
+            windows += removed.windows
+            rows += removed.rows
+            counts += removed.counts
             if len(timestamps) < batch_windows:
                 break
             after = timestamps[-1]
-    return RemovedResults(windows, rows)
+    return RemovedResults(windows, rows, counts)
 
 
 def _models(engine: sa.Engine) -> Iterator[str]:
@@ -112,9 +122,10 @@ def _models(engine: sa.Engine) -> Iterator[str]:
         yield name
 
 
-def _remove(connection: sa.Connection, llm_name: str, timestamps: Sequence[Any]) -> int:
-    """Remove some windows of a model and return the number of rows removed."""
+def _remove(connection: sa.Connection, llm_name: str, timestamps: Sequence[Any]) -> RemovedResults:
+    """Remove some windows of a model."""
     windows = {"llm_name": llm_name, "timestamps": timestamps}
     rows = connection.execute(_REMOVE_ROWS, {**windows, "metrics": list(METRICS)}).rowcount
+    counts = connection.execute(_REMOVE_COUNTS, windows).rowcount
     connection.execute(_REMOVE_ENTRIES, windows)
-    return rows
+    return RemovedResults(len(timestamps), rows, counts)

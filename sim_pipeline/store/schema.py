@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
-from sim_pipeline.metrics import MAX_MODEL_NAME_LENGTH, METRICS
+from sim_pipeline.metrics import FAILURE_KINDS, MAX_MODEL_NAME_LENGTH, METRICS
 
 metadata = MetaData(
     naming_convention={
@@ -50,6 +50,39 @@ simulation_results = Table(
         f"metric IN ({', '.join(repr(metric) for metric in METRICS)})",
         name="metric_known",
     ),
+)
+
+COUNTS = ("completed", *FAILURE_KINDS)
+"""The columns of `request_counts` that hold counts: a window's requests by outcome."""
+
+request_counts = Table(
+    "request_counts",
+    metadata,
+    Column("llm_name", String(MAX_MODEL_NAME_LENGTH), primary_key=True, comment="The model"),
+    Column(
+        "timestamp", DateTime(timezone=True), primary_key=True, comment="Start of the window, UTC"
+    ),
+    Column("completed", BigInteger, nullable=False, comment="Requests that completed"),
+    Column(
+        "rate_limited",
+        BigInteger,
+        nullable=False,
+        comment="Requests that failed because their client sent too many",
+    ),
+    Column(
+        "overloaded",
+        BigInteger,
+        nullable=False,
+        comment="Requests that failed because the endpoint had too few machines left",
+    ),
+    Column(
+        "timeout",
+        BigInteger,
+        nullable=False,
+        comment="Requests that failed because no answer came in time",
+    ),
+    CheckConstraint(f"least({', '.join(COUNTS)}) >= 0", name="counts_not_negative"),
+    comment="How many requests of a window completed and failed: one row a model and window",
 )
 
 deliveries = Table(

@@ -1,4 +1,4 @@
-"""Writes a batch of windows: its rows and its ledger entries in one transaction."""
+"""Writes a batch of windows: rows, request counts and ledger entries in one transaction."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from psycopg2.extras import execute_values
 
 from sim_pipeline.metrics import METRICS
+from sim_pipeline.store.schema import COUNTS
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from sim_pipeline.store.connection import Postgres
 
 _METRICS = ", ".join(f"'{metric}'" for metric in METRICS)
+_COUNTS = ", ".join(COUNTS)
 
 # Sets up a writer's session. Plans must not depend on statistics, which lag behind while a table is
 # filled. With these settings every lookup uses an index, one row at a time, and its cost does not
@@ -36,9 +38,9 @@ _SESSION = (
         llm_name text, metric text, "values" double precision[], "timestamp" timestamptz
     ) ON COMMIT DELETE ROWS
     """,
-    """
-    CREATE TEMPORARY TABLE stage_deliveries (
-        llm_name text, "timestamp" timestamptz, message_id text
+    f"""
+    CREATE TEMPORARY TABLE stage_windows (
+        llm_name text, "timestamp" timestamptz, message_id text, {" bigint, ".join(COUNTS)} bigint
     ) ON COMMIT DELETE ROWS
     """,
     """
@@ -54,7 +56,7 @@ _SESSION = (
 _WRITE_LEDGER = """
 WITH entered AS (
     INSERT INTO deliveries AS d (llm_name, "timestamp", message_id)
-    SELECT llm_name, "timestamp", message_id::uuid FROM stage_deliveries
+    SELECT llm_name, "timestamp", message_id::uuid FROM stage_windows
     ORDER BY llm_name, "timestamp"
     ON CONFLICT (llm_name, "timestamp") DO UPDATE
     SET message_id = excluded.message_id, created_at = excluded.created_at, published_at = NULL
@@ -65,14 +67,17 @@ INSERT INTO stage_entered SELECT llm_name, "timestamp" FROM entered
 """
 
 _ANY_PRESENT = f"""
+WITH s AS (
+    SELECT llm_name, min("timestamp") AS earliest, max("timestamp") AS latest
+    FROM stage_windows GROUP BY llm_name
+)
 SELECT EXISTS (
-    SELECT FROM (
-        SELECT llm_name, min("timestamp") AS earliest, max("timestamp") AS latest
-        FROM stage_deliveries GROUP BY llm_name
-    ) AS s
-    JOIN simulation_results AS r
+    SELECT FROM s JOIN simulation_results AS r
     ON r.llm_name = s.llm_name AND r.metric IN ({_METRICS})
     AND r."timestamp" BETWEEN s.earliest AND s.latest
+) OR EXISTS (
+    SELECT FROM s JOIN request_counts AS c
+    ON c.llm_name = s.llm_name AND c."timestamp" BETWEEN s.earliest AND s.latest
 )
 """
 
@@ -91,6 +96,18 @@ THEN UPDATE SET "values" = s."values"
 """
 _MERGE_ALL = f"""{_MERGE}
 WHEN MATCHED THEN UPDATE SET "values" = s."values"
+"""
+
+_INSERT_COUNTS = f"""
+INSERT INTO request_counts AS c (llm_name, "timestamp", {_COUNTS})
+SELECT llm_name, "timestamp", {_COUNTS} FROM stage_windows
+"""
+_UPSERT_COUNTS_ALL = f"""{_INSERT_COUNTS}
+ON CONFLICT (llm_name, "timestamp") DO UPDATE
+SET ({_COUNTS}) = ROW (excluded.{", excluded.".join(COUNTS)})
+"""
+_UPSERT_COUNTS_NEEDED = f"""{_UPSERT_COUNTS_ALL}
+WHERE (c.llm_name, c."timestamp") IN (SELECT llm_name, "timestamp" FROM stage_entered)
 """
 
 _RESULTS = "simulation_results"
@@ -118,8 +135,8 @@ class _Session(ABC):
             raise
 
     @abstractmethod
-    def stage_deliveries(self, batch: WindowBatch) -> None:
-        """Insert a batch's ledger entries into their stage table."""
+    def stage_windows(self, batch: WindowBatch) -> None:
+        """Insert a batch's ledger entries and request counts into their stage table."""
 
     @abstractmethod
     def insert_results(self, batch: WindowBatch, table: str) -> None:
@@ -165,14 +182,18 @@ class _InsertSession(_Session):
             page_size=_PAGE,
         )
 
-    def stage_deliveries(self, batch: WindowBatch) -> None:
+    def stage_windows(self, batch: WindowBatch) -> None:
         execute_values(
             self._cursor,
-            'INSERT INTO stage_deliveries (llm_name, "timestamp", message_id) VALUES %s',
+            f'INSERT INTO stage_windows (llm_name, "timestamp", message_id, {_COUNTS}) VALUES %s',
             [
-                (name, window_start, str(message_id))
-                for name, window_start, message_id in zip(
-                    batch.llm_names, batch.window_starts, batch.message_ids, strict=True
+                (name, window_start, str(message_id), *counts)
+                for name, window_start, message_id, counts in zip(
+                    batch.llm_names,
+                    batch.window_starts,
+                    batch.message_ids,
+                    batch.counts.tolist(),
+                    strict=True,
                 )
             ],
             page_size=_PAGE,
@@ -193,9 +214,9 @@ class _CopySession(_Session):
         reader = pa.RecordBatchReader.from_batches(rows.schema, chunks)
         self._cursor.adbc_ingest(table, reader, mode="append", temporary=table == _STAGE)
 
-    def stage_deliveries(self, batch: WindowBatch) -> None:
+    def stage_windows(self, batch: WindowBatch) -> None:
         self._cursor.adbc_ingest(
-            "stage_deliveries", batch.deliveries_table(), mode="append", temporary=True
+            "stage_windows", batch.windows_table(), mode="append", temporary=True
         )
 
 
@@ -225,12 +246,13 @@ class BatchWriter:
         """Store a batch and commit it; on an error, nothing of it is stored.
 
         A window whose ledger entry is new or has another message id is written and becomes
-        pending. A window that is stored under the same message id gets only the rows it lacks.
-        Rows that are replaced keep their ids.
+        pending. A window that is stored under the same message id gets only the rows and the
+        request counts it lacks. Rows that are replaced keep their ids.
 
         Args:
             batch: the windows to store.
-            force: replace the rows that are already stored; the ledger is written as above.
+            force: replace the rows and counts that are already stored; the ledger is written as
+                above.
 
         Raises:
             psycopg2.Error: the database refused a small batch or can't be reached.
@@ -239,14 +261,16 @@ class BatchWriter:
         kind = _InsertSession if batch.values.size <= MAX_INSERT_VALUES else _CopySession
         session = self._sessions.pop(kind, None) or kind(self._postgres)
         try:
-            session.stage_deliveries(batch)
+            session.stage_windows(batch)
             session.execute(_WRITE_LEDGER)
             if session.scalar(_ANY_PRESENT):
                 session.insert_results(batch, _STAGE)
                 session.execute(_MERGE_ALL if force else _MERGE_NEEDED)
+                session.execute(_UPSERT_COUNTS_ALL if force else _UPSERT_COUNTS_NEEDED)
             else:
                 # The usual case. Without the stage table the server has half the work.
                 session.insert_results(batch, _RESULTS)
+                session.execute(_INSERT_COUNTS)
             session.commit()
         except BaseException:
             session.close()

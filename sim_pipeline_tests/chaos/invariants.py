@@ -47,7 +47,7 @@ def delivered(environment: Environment, until: datetime) -> bool:
 
 
 def find_violations(environment: Environment, since: datetime, until: datetime) -> list[str]:
-    """Compare rows, ledger and messages window by window; return up to five violations.
+    """Compare rows, request counts, ledger and messages by window; return up to five violations.
 
     Args:
         environment: the environment to check.
@@ -70,6 +70,13 @@ def find_violations(environment: Environment, since: datetime, until: datetime) 
             ),
             {"since": since, "until": until},
         ).all()
+        counted = connection.execute(
+            sa.text(
+                'SELECT llm_name, "timestamp" FROM request_counts'
+                ' WHERE "timestamp" >= :since AND "timestamp" < :until'
+            ),
+            {"since": since, "until": until},
+        ).all()
         known_ids = set(connection.scalars(sa.text("SELECT message_id::text FROM deliveries")))
     stored: dict[tuple[str, datetime], dict[str, list[float]]] = {}
     for name, window_start, metric, values in rows:
@@ -79,11 +86,15 @@ def find_violations(environment: Environment, since: datetime, until: datetime) 
         for name, window_start, message_id, published_at in ledger
     }
 
+    counts = {(name, window_start.astimezone(UTC)) for name, window_start in counted}
+
     def violations() -> Iterator[str]:
         if len(rows) != sum(map(len, stored.values())):
             yield "a row is stored twice"
         for window in sorted(set(stored) ^ set(entries)):
             yield f"{_name(window)}: rows without a ledger entry, or an entry without rows"
+        for window in sorted(counts ^ set(entries)):
+            yield f"{_name(window)}: request counts without a ledger entry, or the reverse"
         for window in _windows(since, until):
             yield from _violations_of(window, stored.get(window, {}), entries.get(window), received)
         for message_id in received.keys() - known_ids:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from sim_pipeline.metrics import METRICS
+from sim_pipeline.metrics import FAILURE_KINDS, METRICS
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline_tests.docs.conftest import MODELS, PENDING
 from sim_pipeline_tests.docs.grafana import View
@@ -94,6 +94,34 @@ def test_lag_is_in_seconds(history: Postgres) -> None:
 
     assert {float(row.value) for row in rows} == {2.0}
     assert PANELS["Delivery lag"]["fieldConfig"]["defaults"]["unit"] == "s"
+
+
+def test_failures_are_shares_of_the_models_requests(history: Postgres) -> None:
+    panel = PANELS["Failed requests by kind: $llm_name"]
+    assert panel["repeat"] == "llm_name"
+    assert panel["fieldConfig"]["defaults"]["unit"] == "percentunit"
+
+    columns, rows = shown(history, panel["title"], models=MODELS[:1])
+
+    assert columns == ["time", "rate limited", "overloaded", "timed out"]
+    # A point covers two one-hour windows.
+    _, counts = query(
+        history,
+        'SELECT to_timestamp(floor(extract(epoch FROM "timestamp") / 7200) * 7200) AS time,'
+        " sum(completed) AS completed, sum(rate_limited) AS rate_limited,"
+        " sum(overloaded) AS overloaded, sum(timeout) AS timeout"
+        f" FROM request_counts WHERE llm_name = '{MODELS[0]}' GROUP BY 1",
+    )
+    expected = {row.time.timestamp(): row for row in counts}
+    # The query may select only a part of the first point.
+    for time, *shares in rows[1:]:
+        of_point = expected[float(time)]
+        failed = [getattr(of_point, kind) for kind in FAILURE_KINDS]
+        total = of_point.completed + sum(failed)
+        assert [float(share) for share in shares] == pytest.approx(
+            [float(count / total) for count in failed]
+        )
+    assert any(sum(shares) > 0 for _, *shares in rows)
 
 
 def test_documented_role_is_read_only(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from sim_pipeline.metrics import METRICS
+from sim_pipeline.metrics import FAILURE_KINDS, METRICS
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline_tests.docs.conftest import MODELS, PENDING
 
@@ -69,6 +69,49 @@ def test_slowest_windows_are_in_order(history: Postgres) -> None:
 
     assert ratios == sorted(ratios, reverse=True)
     assert ratios[0] > 1
+
+
+def test_failures_by_hour_match_the_counts(history: Postgres) -> None:
+    found = rows(history, "Failures by hour")
+
+    keys = [(row.hour, row.llm_name) for row in found]
+    hours = {hour for hour, _ in keys}
+    assert len(hours) in {7 * 24 - 2, 7 * 24 - 1}
+    assert keys == [(hour, model) for hour in sorted(hours) for model in sorted(MODELS)]
+    with history.engine.connect() as connection:
+        counts = {
+            (row.timestamp, row.llm_name): row
+            for row in connection.execute(sa.text("SELECT * FROM request_counts"))
+        }
+    for row in found:
+        stored = counts[row.hour, row.llm_name]
+        failures = [getattr(stored, kind) for kind in FAILURE_KINDS]
+        assert row.requests == stored.completed + sum(failures)
+        assert [float(getattr(row, kind)) for kind in FAILURE_KINDS] == pytest.approx(
+            [float(failed / row.requests) for failed in failures], abs=1e-5
+        )
+        assert float(row.failed) == pytest.approx(float(sum(failures) / row.requests), abs=1e-5)
+
+
+def test_worst_hours_are_in_order(history: Postgres) -> None:
+    worst = rows(history, "Worst hours")
+
+    shares = [row.share for row in worst]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] >= max(row.failed for row in rows(history, "Failures by hour"))
+    assert all(row.failed == row.rate_limited + row.overloaded + row.timeout for row in worst)
+
+
+def test_availability_leaves_out_rate_limited_requests(history: Postgres) -> None:
+    found = rows(history, "Availability of the last 24 hours")
+
+    assert sorted(row.llm_name for row in found) == sorted(MODELS)
+    assert found == sorted(found, key=lambda row: (row.availability, row.llm_name))
+    for row in found:
+        assert float(row.availability) == pytest.approx(
+            float(row.completed / (row.completed + row.failed)), abs=1e-5
+        )
+        assert 0 < row.availability <= row.without_rate_limits <= 1
 
 
 def test_summary_and_exact_cover_the_same_values(history: Postgres) -> None:

@@ -1,12 +1,14 @@
 """The counts and metadata of each partition."""
 
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
 import pytest
 
-from sim_pipeline.feed.run_stats import RunStats
-from sim_pipeline.simulator.profiles import MODELS
+from sim_pipeline.feed.run_stats import PartitionStats, RunStats
+from sim_pipeline.metrics import FAILURE_KINDS
+from sim_pipeline.simulator.catalogue import MODELS
 from sim_pipeline.simulator.simulation import simulate
 
 PROFILE = MODELS["GPT-4o"]
@@ -47,10 +49,56 @@ def test_metadata_matches_the_simulation() -> None:
     windows = FIRST + np.array([1, 2])
     simulation = simulate(PROFILE, windows, interval=INTERVAL, points=5, seed=42)
     assert metadata["requests completed"] == simulation.completed.sum()
-    assert metadata["requests failed"] == simulation.failed.sum()
+    failed = dict(zip(FAILURE_KINDS, simulation.failed.sum(axis=0), strict=True))
+    assert metadata["requests failed"] == sum(failed.values()) > 0
+    assert metadata["requests rate limited"] == failed["rate_limited"]
+    assert metadata["requests overloaded"] == failed["overloaded"]
+    assert metadata["requests timed out"] == failed["timeout"]
+    assert metadata["share of requests failed"] == pytest.approx(
+        simulation.failed.sum() / (simulation.failed.sum() + simulation.completed.sum()), abs=1e-5
+    )
     assert metadata["mean utilisation"] == pytest.approx(simulation.utilisation.mean(), abs=1e-4)
     expected = np.median(np.median(simulation.e2e_latency, axis=1))
     assert metadata["e2e_latency p50 [s]"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_failures_are_counted_by_kind() -> None:
+    stats = RunStats()
+    windows = FIRST + np.arange(3)
+    simulation = replace(
+        simulate(PROFILE, windows, interval=INTERVAL, points=5, seed=42),
+        completed=np.array([80, 7, 9]),
+        failed=np.array([[1, 2, 3], [1, 0, 0], [0, 0, 0]]),
+    )
+    stats.count(PROFILE, windows, INTERVAL, simulation, np.ones((3, 4, 5)))
+    metadata = stats.metadata({MONDAY: 1, TUESDAY: 2}, points=5)
+    shown = {
+        key: {name: value for name, value in said.items() if "requests" in name.split()}
+        for key, said in metadata.items()
+    }
+    assert shown == {
+        MONDAY: {
+            "requests completed": 80,
+            "requests failed": 6,
+            "requests rate limited": 1,
+            "requests overloaded": 2,
+            "requests timed out": 3,
+            "share of requests failed": 0.06977,
+        },
+        TUESDAY: {
+            "requests completed": 16,
+            "requests failed": 1,
+            "requests rate limited": 1,
+            "requests overloaded": 0,
+            "requests timed out": 0,
+            "share of requests failed": 0.05882,
+        },
+    }
+
+
+def test_partition_without_requests_has_no_failures() -> None:
+    stats = PartitionStats(simulated=1, medians=[np.ones((1, 4))])
+    assert stats.metadata(1, points=5)["share of requests failed"] == 0
 
 
 def test_partition_without_simulations_has_counts() -> None:

@@ -1,5 +1,6 @@
 """Runs of the simulation job against a real database and a real broker."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,31 @@ import numpy as np
 import pika.exceptions
 import pytest
 import sqlalchemy as sa
+from alembic import command
 
 from sim_pipeline.config import Settings
 from sim_pipeline.definitions import build_defs
+from sim_pipeline.feed.selection import select
+from sim_pipeline.feed.simulate import MetricFrames
 from sim_pipeline.metrics import METRICS
-from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
+from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB, missing_windows
 from sim_pipeline.orchestration.partitions import range_tags
 from sim_pipeline.orchestration.resources import RunScope
+from sim_pipeline.simulator import fingerprint
+from sim_pipeline.simulator.profiles_file import read_profiles
+from sim_pipeline.simulator.simulation import simulate
+from sim_pipeline.store.batches import WindowBatch
 from sim_pipeline.store.connection import Postgres
+from sim_pipeline.store.migrations import alembic_config, upgrade
+from sim_pipeline.store.schema import deliveries, simulation_results
+from sim_pipeline.windows import EPOCH, Cadence
 from sim_pipeline_tests.support.queue_reader import drain
+from sim_pipeline_tests.support.stored_windows import HOUR, execute, stored_counts
 
 DAY = datetime(2026, 11, 20, tzinfo=UTC)
 KEY = "2026-11-20|GPT-4o"
+# The number of the day's first window at one an hour.
+FIRST = (DAY - EPOCH) // HOUR
 
 
 @pytest.fixture
@@ -106,6 +120,26 @@ def test_partition_is_stored_and_published(
     assert all(entry.published_at is not None for entry in entries)
 
 
+def test_request_counts_are_those_of_the_simulation(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    windows = FIRST + np.arange(24)
+    for seed in (42, 43):
+        run(settings.model_copy(update={"random_seed": seed}), instance, key=KEY)
+        simulation = simulate(
+            read_profiles(None, ["GPT-4o"])["GPT-4o"],
+            windows,
+            interval=3600,
+            points=settings.num_data_points,
+            seed=seed,
+        )
+        counts = np.column_stack([simulation.completed, simulation.failed]).tolist()
+        assert counts[0][0] > 0
+        assert stored_counts(postgres) == [
+            ("GPT-4o", DAY + timedelta(hours=hour), *of_hour) for hour, of_hour in enumerate(counts)
+        ]
+
+
 def test_second_run_has_no_effect(
     settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
 ) -> None:
@@ -143,6 +177,34 @@ def test_replace_false_keeps_stored_windows(
     run(settings.model_copy(update={"random_seed": 43}), instance, key=KEY, replace=False)
     assert rows(postgres) == before
     assert drain(settings) == []
+
+
+def test_windows_of_an_earlier_simulator_stay(
+    settings: Settings,
+    postgres: Postgres,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At noon, the simulator is replaced. The runs of the schedule do not set `replace`."""
+    noon = (DAY + 12 * HOUR).isoformat()
+    with monkeypatch.context() as earlier:
+        earlier.setattr(fingerprint, "SIMULATOR_VERSION", fingerprint.SIMULATOR_VERSION - 1)
+        run(settings, instance, key=KEY, until=noon)
+    before, sent = rows(postgres), drain(settings)
+    assert len(before) == 12 * 4
+
+    run(settings, instance, key=KEY, replace=False)
+    after = rows(postgres)
+    assert after[: 12 * 4] == before
+    assert [row.window_start for row in after[::4]] == [DAY + hour * HOUR for hour in range(24)]
+    assert len(drain(settings)) == 12
+
+    # A manual materialization replaces them.
+    run(settings, instance, key=KEY)
+    replaced = drain(settings)
+    assert len(rows(postgres)) == 24 * 4
+    assert len(replaced) == 12
+    assert not {one.message_id for one in replaced} & {one.message_id for one in sent}
 
 
 def test_range_of_partitions_is_one_run(
@@ -317,6 +379,7 @@ def test_profiles_file_sets_models_and_incidents(
         """
         [models.GPT-4o]
         tps_ref = 10
+        batch_limit = 1024
         [[incidents]]
         model = "GPT-4o"
         start = 2026-11-20T12:00:00Z
@@ -377,6 +440,19 @@ def test_partitions_have_metadata(
         assert said["points per metric"].value == (24 - there) * settings.num_data_points
         failed, completed = said["requests failed"].value, said["requests completed"].value
         assert 0 < failed < completed / 10
+        kinds = [
+            said[f"requests {kind}"].value for kind in ("rate limited", "overloaded", "timed out")
+        ]
+        assert sum(kinds) == failed
+        counts = [
+            row[2:]
+            for row in stored_counts(postgres)
+            if (row[0], row[1].date().isoformat()) == (llm_name, day)
+        ]
+        assert np.sum(counts[there:], axis=0).tolist() == [completed, *kinds]
+        assert said["share of requests failed"].value == pytest.approx(
+            failed / (failed + completed), abs=1e-5
+        )
         assert 0 < said["mean utilisation"].value < 1
         medians = [
             np.median(row.data)
@@ -423,3 +499,74 @@ def test_replaced_message_does_not_count_as_resent(
     reseeded = settings.model_copy(update={"random_seed": 43})
     feed = partition_metadata(run(reseeded, instance, key=KEY, resend=True), "benchmark_feed")[KEY]
     assert (feed["messages sent"].value, feed["messages sent again"].value) == (24, 0)
+
+
+def test_database_without_counts_is_kept_and_continued(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance
+) -> None:
+    """At noon, a database at the previous migration is upgraded. One window is not sent yet."""
+    noon = DAY + 12 * HOUR
+    cadence = Cadence(settings.simulation_interval, settings.simulation_start)
+    command.downgrade(alembic_config(postgres), "0002")
+    fill_without_counts(
+        postgres,
+        MetricFrames(
+            select([KEY], cadence, began=noon),
+            read_profiles(None, ["GPT-4o"]),
+            cadence=cadence,
+            points=settings.num_data_points,
+            seed=settings.random_seed,
+            postgres=postgres,
+        ),
+    )
+    pending = noon - HOUR
+    execute(
+        postgres, 'UPDATE deliveries SET published_at = now() WHERE "timestamp" < :t', t=pending
+    )
+    before, entries = rows(postgres), ledger(postgres)
+    assert len(before) == 12 * 4
+
+    upgrade(postgres)
+
+    assert (rows(postgres), ledger(postgres), stored_counts(postgres)) == (before, entries, [])
+    assert missing_windows(postgres.engine, cadence, ["GPT-4o"], since=DAY, now=pending) is None
+
+    run(settings, instance, key=KEY)
+
+    after, now = rows(postgres), ledger(postgres)
+    assert after[: 12 * 4] == before
+    assert len(after) == len({(row.metric, row.window_start) for row in after}) == 24 * 4
+    assert now[:11] == entries[:11]
+    assert [entry.message_id for entry in now[:12]] == [entry.message_id for entry in entries]
+    assert [message.message_id for message in drain(settings)] == [
+        str(entry.message_id) for entry in now[11:]
+    ]
+    assert [row[1] for row in stored_counts(postgres)] == [noon + hour * HOUR for hour in range(12)]
+    assert (
+        missing_windows(postgres.engine, cadence, ["GPT-4o"], since=DAY, now=DAY + 24 * HOUR)
+        is None
+    )
+
+    run(settings, instance, key=KEY)
+    assert (rows(postgres), ledger(postgres)) == (after, now)
+    assert drain(settings) == []
+
+    run(settings, instance, key=KEY, force=True)
+    assert (rows(postgres), ledger(postgres)) == (after, now)
+    assert len(stored_counts(postgres)) == 24
+
+
+def fill_without_counts(postgres: Postgres, batches: Iterable[WindowBatch]) -> None:
+    """Store rows and ledger entries with plain INSERTs; the entries are pending."""
+    with postgres.engine.begin() as connection:
+        for batch in batches:
+            connection.execute(sa.insert(simulation_results), batch.results_table().to_pylist())
+            connection.execute(
+                sa.insert(deliveries),
+                [
+                    {"llm_name": name, "timestamp": start, "message_id": message_id}
+                    for name, start, message_id in zip(
+                        batch.llm_names, batch.window_starts, batch.message_ids, strict=True
+                    )
+                ],
+            )

@@ -1,5 +1,6 @@
 """A batch is stored whole or not at all, and storing it again changes nothing."""
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from psycopg2 import Error as InsertError
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.store.batches import WindowBatch, read_frame
 from sim_pipeline.store.connection import Postgres
+from sim_pipeline.store.schema import COUNTS
 from sim_pipeline.store.writer import BatchWriter
 from sim_pipeline.windows import EPOCH
 from sim_pipeline_tests.support.assertions import wait_until
@@ -23,6 +25,7 @@ from sim_pipeline_tests.support.stored_windows import (
     START,
     batch_of,
     consistent_values,
+    counts_of,
     execute,
     fetch,
     last_id_drawn,
@@ -30,8 +33,10 @@ from sim_pipeline_tests.support.stored_windows import (
     message_ids,
     pending_entries,
     publish_all,
+    random_counts,
     sessions_waiting,
     store,
+    stored_counts,
     stored_rows,
     window_starts,
 )
@@ -84,7 +89,8 @@ CONFLICTING_ROW = f"""
 
 def test_batch_has_a_row_per_metric_and_entry_per_window() -> None:
     values = consistent_values(2, points=3)
-    batch = WindowBatch(["a", "b"], window_starts(2), message_ids(2), values)
+    counts = random_counts(2)
+    batch = WindowBatch(["a", "b"], window_starts(2), message_ids(2), values, counts)
     assert batch.windows == 2
     results = batch.results_table().to_pydict()
     assert list(results) == ["llm_name", "metric", "values", "timestamp"]
@@ -93,14 +99,16 @@ def test_batch_has_a_row_per_metric_and_entry_per_window() -> None:
     assert np.array_equal(results["values"], values.reshape(8, 3))
     assert results["timestamp"] == [start for start in window_starts(2) for _ in METRICS]
     assert str(batch.results_table().schema.field("timestamp").type) == "timestamp[us, tz=UTC]"
-    deliveries = batch.deliveries_table().to_pydict()
-    assert deliveries["message_id"] == [str(one) for one in message_ids(2)]
+    windows = batch.windows_table().to_pydict()
+    assert list(windows) == ["llm_name", "timestamp", "message_id", *COUNTS]
+    assert windows["message_id"] == [str(one) for one in message_ids(2)]
+    assert [windows[name] for name in COUNTS] == counts.T.tolist()
 
 
 def test_window_start_in_another_time_zone() -> None:
     local = START.astimezone(tz=datetime.strptime("+0530", "%z").tzinfo)
-    batch = WindowBatch(["a"], [local], message_ids(1), consistent_values(1))
-    assert batch.deliveries_table()["timestamp"].to_pylist() == [START]
+    batch = WindowBatch(["a"], [local], message_ids(1), consistent_values(1), random_counts(1))
+    assert batch.windows_table()["timestamp"].to_pylist() == [START]
 
 
 @pytest.mark.parametrize(
@@ -120,18 +128,35 @@ def test_attributes_of_different_lengths_are_refused(
     names: int, starts: int, ids: int, shape: tuple[int, ...], reason: str
 ) -> None:
     with pytest.raises(ValueError, match=reason):
-        WindowBatch(["a"] * names, window_starts(starts), message_ids(ids), np.ones(shape))
+        WindowBatch(
+            ["a"] * names, window_starts(starts), message_ids(ids), np.ones(shape), random_counts(1)
+        )
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (2, 3), (2,), (4, 2)])
+def test_counts_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    reason = f"{re.escape(str(shape))}: allowed is .2, 4., a row for each window with completed, "
+    with pytest.raises(ValueError, match=reason):
+        WindowBatch(
+            ["a", "a"],
+            window_starts(2),
+            message_ids(2),
+            consistent_values(2),
+            np.ones(shape, dtype=np.int64),
+        )
 
 
 def test_naive_window_start_is_refused() -> None:
     naive = START.replace(tzinfo=None)
     with pytest.raises(ValueError, match="2026-11-24 00:00:00 has no time zone"):
-        WindowBatch(["a"], [naive], message_ids(1), consistent_values(1))
+        WindowBatch(["a"], [naive], message_ids(1), consistent_values(1), random_counts(1))
 
 
 def test_duplicate_window_is_refused() -> None:
     with pytest.raises(ValueError, match=r"a 2026-11-24T00:00:00Z is .* more than once"):
-        WindowBatch(["a", "a"], [START, START], message_ids(2), consistent_values(2))
+        WindowBatch(
+            ["a", "a"], [START, START], message_ids(2), consistent_values(2), random_counts(2)
+        )
 
 
 # Storing
@@ -144,11 +169,19 @@ def test_rows_and_entries_are_stored(postgres: Postgres) -> None:
     assert [row[0] for row in rows] == list(range(1, 25))
     results = batch.results_table().select(["llm_name", "metric", "timestamp"]).to_pydict()
     assert [row[1:4] for row in rows] == list(zip(*results.values(), strict=True))
-    deliveries = batch.deliveries_table().to_pydict()
+    windows = batch.windows_table().select(["llm_name", "timestamp", "message_id"]).to_pydict()
     assert [row[:3] for row in ledger_entries(postgres)] == sorted(
-        zip(*deliveries.values(), strict=True), key=lambda entry: (entry[1], entry[0])
+        zip(*windows.values(), strict=True), key=lambda entry: (entry[1], entry[0])
     )
     assert len(pending_entries(postgres)) == 6
+    assert stored_counts(postgres) == counts_of(batch)
+
+
+def test_counts_are_stored_over_their_whole_range(postgres: Postgres) -> None:
+    counts = np.array([[0, 0, 0, 0], [2**63 - 1, 1, 0, 2**53 + 1]])
+    batch = WindowBatch(["a", "a"], window_starts(2), message_ids(2), consistent_values(2), counts)
+    store(postgres, batch)
+    assert stored_counts(postgres) == counts_of(batch)
 
 
 def test_values_come_back_bit_for_bit(postgres: Postgres) -> None:
@@ -159,7 +192,7 @@ def test_values_come_back_bit_for_bit(postgres: Postgres) -> None:
         [0.0, -0.0, np.nextafter(1, 2), np.pi],
         [np.inf, -np.inf, np.nan, 1e-308],
     ]])  # fmt: skip
-    store(postgres, WindowBatch(["a"], [START], message_ids(1), values))
+    store(postgres, WindowBatch(["a"], [START], message_ids(1), values, random_counts(1)))
     frame = read_frame(
         postgres.engine, llm_names=["a"], first_day="2026-11-24", last_day="2026-11-24"
     )
@@ -169,7 +202,10 @@ def test_values_come_back_bit_for_bit(postgres: Postgres) -> None:
 
 def test_float32_is_stored_as_float64(postgres: Postgres) -> None:
     values = consistent_values(1).astype(np.float32)
-    store(postgres, WindowBatch(["a"], [START], message_ids(1), values))  # type: ignore[arg-type]
+    store(
+        postgres,
+        WindowBatch(["a"], [START], message_ids(1), values, random_counts(1)),  # type: ignore[arg-type]
+    )
     assert np.array_equal([row[4] for row in stored_rows(postgres)], values[0].astype(float))
 
 
@@ -196,8 +232,8 @@ def test_any_name_is_stored(postgres: Postgres) -> None:
 
 
 def test_empty_batch_is_allowed(postgres: Postgres) -> None:
-    store(postgres, WindowBatch([], [], [], np.empty((0, 4, 5))))
-    assert stored_rows(postgres) == ledger_entries(postgres) == []
+    store(postgres, WindowBatch([], [], [], np.empty((0, 4, 5)), random_counts(0)))
+    assert stored_rows(postgres) == ledger_entries(postgres) == stored_counts(postgres) == []
 
 
 def test_many_points_and_many_windows(postgres: Postgres) -> None:
@@ -209,6 +245,7 @@ def test_many_points_and_many_windows(postgres: Postgres) -> None:
     assert last_id_drawn(postgres) == number_of_rows(postgres) == 4 * 20_010
     back = [row[4] for row in stored_rows(postgres)[:40]]
     assert np.array_equal(back, consistent_values(10, 10_000).reshape(40, 10_000))
+    assert stored_counts(postgres) == counts_of(long, wide)
 
 
 # Storing again
@@ -219,19 +256,26 @@ def test_same_batch_again_changes_nothing(postgres: Postgres) -> None:
     store(postgres, batch)
     publish_all(postgres)
     rows, entries = stored_rows(postgres), ledger_entries(postgres)
+    versions = fetch(postgres, "SELECT llm_name, xmin::text FROM request_counts ORDER BY 1, 2")
     store(postgres, batch, batch)
     assert stored_rows(postgres) == rows
     assert ledger_entries(postgres) == entries
+    assert (
+        fetch(postgres, "SELECT llm_name, xmin::text FROM request_counts ORDER BY 1, 2") == versions
+    )
     assert last_id_drawn(postgres) == len(rows)
 
 
 def test_new_message_id_replaces_rows_and_reopens_entry(
     postgres: Postgres,
 ) -> None:
-    store(postgres, batch_of(["GPT-4o"], window_starts(3)))
+    first = batch_of(["GPT-4o"], window_starts(3))
+    store(postgres, first)
     publish_all(postgres)
     before, entries = stored_rows(postgres), ledger_entries(postgres)
-    store(postgres, batch_of(["GPT-4o"], window_starts(4)[1:], version="other", seed=1))
+    other = batch_of(["GPT-4o"], window_starts(4)[1:], version="other", seed=1)
+    store(postgres, other)
+    assert stored_counts(postgres) == counts_of(first)[:1] + counts_of(other)
     after = stored_rows(postgres)
     assert after[:4] == before[:4]
     assert [row[:4] for row in after[:12]] == [row[:4] for row in before]
@@ -270,13 +314,39 @@ def test_only_missing_rows_are_written(postgres: Postgres) -> None:
     assert ledger_entries(postgres) == entries
 
 
+def test_stored_counts_are_kept_and_missing_ones_written(postgres: Postgres) -> None:
+    batch = batch_of(MODELS, window_starts(3))
+    store(postgres, batch)
+    publish_all(postgres)
+    rows, entries = stored_rows(postgres), ledger_entries(postgres)
+    execute(postgres, "UPDATE request_counts SET completed = 7 WHERE llm_name = 'GPT-4o'")
+    execute(postgres, 'DELETE FROM request_counts WHERE "timestamp" = :start', start=START)
+    store(postgres, batch)
+    assert stored_counts(postgres) == [
+        (*row[:2], 7, *row[3:]) if row[0] == "GPT-4o" and row[1] > START else row
+        for row in counts_of(batch)
+    ]
+    assert (stored_rows(postgres), ledger_entries(postgres)) == (rows, entries)
+
+
+def test_counts_without_rows_are_replaced(postgres: Postgres) -> None:
+    store(postgres, batch_of(["GPT-4o"], window_starts(2)))
+    execute(postgres, "DELETE FROM simulation_results")
+    execute(postgres, "DELETE FROM deliveries")
+    batch = batch_of(["GPT-4o"], window_starts(2), seed=1)
+    store(postgres, batch)
+    assert stored_counts(postgres) == counts_of(batch)
+
+
 def test_rows_without_entry_are_replaced(postgres: Postgres) -> None:
     store(postgres, batch_of(["GPT-4o"], window_starts(2)))
     before = stored_rows(postgres)
     execute(postgres, "DELETE FROM deliveries")
-    store(postgres, batch_of(["GPT-4o"], window_starts(2), seed=1))
+    batch = batch_of(["GPT-4o"], window_starts(2), seed=1)
+    store(postgres, batch)
     assert [row[:4] for row in stored_rows(postgres)] == [row[:4] for row in before]
     assert stored_rows(postgres) != before
+    assert stored_counts(postgres) == counts_of(batch)
     assert len(pending_entries(postgres)) == 2
 
 
@@ -284,7 +354,9 @@ def test_force_replaces_values_but_not_entries(postgres: Postgres) -> None:
     store(postgres, batch_of(MODELS, window_starts(3)))
     publish_all(postgres)
     before, entries = stored_rows(postgres), ledger_entries(postgres)
-    store(postgres, batch_of(MODELS, window_starts(3), seed=1), force=True)
+    other = batch_of(MODELS, window_starts(3), seed=1)
+    store(postgres, other, force=True)
+    assert stored_counts(postgres) == counts_of(other)
     after = stored_rows(postgres)
     assert [row[:4] for row in after] == [row[:4] for row in before]
     assert np.array_equal([row[4] for row in after], consistent_values(6, seed=1).reshape(24, 5))
@@ -293,7 +365,9 @@ def test_force_replaces_values_but_not_entries(postgres: Postgres) -> None:
 
 
 def test_force_writes_new_windows(postgres: Postgres) -> None:
-    store(postgres, batch_of(MODELS, window_starts(2)), force=True)
+    batch = batch_of(MODELS, window_starts(2))
+    store(postgres, batch, force=True)
+    assert stored_counts(postgres) == counts_of(batch)
     assert number_of_rows(postgres) == 16
     assert len(pending_entries(postgres)) == 4
 
@@ -311,14 +385,32 @@ def test_refused_row_rolls_back_its_batch(postgres: Postgres) -> None:
             writer.write(broken)
         assert {row[1] for row in stored_rows(postgres)} == {"first"}
         assert {row[0] for row in ledger_entries(postgres)} == {"first"}
+        assert {row[0] for row in stored_counts(postgres)} == {"first"}
         writer.write(batch_of(["third"], window_starts(2)))
     assert {row[1] for row in stored_rows(postgres)} == {"first", "third"}
+
+
+@pytest.mark.parametrize("outcome", range(len(COUNTS)))
+def test_negative_count_rolls_back_its_batch(postgres: Postgres, outcome: int) -> None:
+    kept = batch_of(["GPT-4o"], window_starts(2))
+    broken = batch_of(MODELS, window_starts(2), version="other", seed=1)
+    broken.counts[-1, outcome] = -1
+    with pytest.raises(REFUSED, match="counts_not_negative"):
+        store(postgres, broken)
+    assert stored_rows(postgres) == ledger_entries(postgres) == stored_counts(postgres) == []
+
+    store(postgres, kept)
+    rows, entries = stored_rows(postgres), ledger_entries(postgres)
+    with pytest.raises(REFUSED, match="counts_not_negative"):
+        store(postgres, broken)
+    assert (stored_rows(postgres), ledger_entries(postgres)) == (rows, entries)
+    assert stored_counts(postgres) == counts_of(kept)
 
 
 def test_too_long_name_rolls_back_its_batch(postgres: Postgres) -> None:
     with pytest.raises(REFUSED, match="too long"):
         store(postgres, batch_of(["a", "x" * 51], window_starts(1)))
-    assert stored_rows(postgres) == ledger_entries(postgres) == []
+    assert stored_rows(postgres) == ledger_entries(postgres) == stored_counts(postgres) == []
 
 
 @pytest.mark.parametrize("conflict", [CONFLICTING_ENTRY, CONFLICTING_ROW])
@@ -332,10 +424,11 @@ def test_lost_connection_leaves_nothing(postgres: Postgres, conflict: str) -> No
             other.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
             with pytest.raises(REFUSED, match="terminat"):
                 writing.result()
-        assert stored_rows(postgres) == ledger_entries(postgres) == []
+        assert stored_rows(postgres) == ledger_entries(postgres) == stored_counts(postgres) == []
         writer.write(batch)
     assert number_of_rows(postgres) == 16
     assert len(ledger_entries(postgres)) == 4
+    assert stored_counts(postgres) == counts_of(batch)
 
 
 # Concurrent writers
@@ -353,6 +446,7 @@ def test_two_writers_of_one_batch_store_it_once(postgres: Postgres, *, force: bo
             writer.result()
     assert last_id_drawn(postgres) == number_of_rows(postgres) == 24
     assert len(ledger_entries(postgres)) == 6
+    assert stored_counts(postgres) == counts_of(batch)
 
 
 def test_concurrent_writers_with_different_ids_do_not_mix(postgres: Postgres) -> None:
@@ -369,6 +463,7 @@ def test_concurrent_writers_with_different_ids_do_not_mix(postgres: Postgres) ->
     (winner,) = [seed for seed in range(2) if ids == set(map(str, batches[seed].message_ids))]
     values = [row[4] for row in stored_rows(postgres)]
     assert np.array_equal(values, consistent_values(6, seed=winner).reshape(24, 5))
+    assert stored_counts(postgres) == counts_of(batches[winner])
     assert last_id_drawn(postgres) == 24
 
 
@@ -392,7 +487,7 @@ def test_writers_in_opposite_order_do_not_deadlock(postgres: Postgres) -> None:
         for writing in [threads.submit(write, number) for number in range(4)]:
             writing.result()
     assert last_id_drawn(postgres) == number_of_rows(postgres) == 2 * windows * 4
-    assert len(ledger_entries(postgres)) == 2 * windows
+    assert len(ledger_entries(postgres)) == len(stored_counts(postgres)) == 2 * windows
 
 
 # Reading

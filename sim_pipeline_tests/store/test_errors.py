@@ -240,6 +240,7 @@ def test_server_without_tls(postgres: Postgres, ask: Ask) -> None:
     "damage",
     [
         "DROP TABLE deliveries",
+        "DROP TABLE request_counts",
         "DROP TABLE simulation_results CASCADE",
         "ALTER TABLE deliveries DROP COLUMN published_at",
         "ALTER TABLE deliveries DROP CONSTRAINT pk_deliveries",

@@ -41,7 +41,13 @@ def relations(postgres: Postgres) -> set[str]:
 
 
 def test_up_down_and_up_again(empty: Postgres) -> None:
-    everything = {"simulation_results", "deliveries", "metric_summary", "model_comparison"}
+    everything = {
+        "simulation_results",
+        "request_counts",
+        "deliveries",
+        "metric_summary",
+        "model_comparison",
+    }
     upgrade(empty)
     assert relations(empty) == everything
     command.downgrade(alembic_config(empty), "base")
@@ -57,7 +63,7 @@ def test_columns_match_the_contract(postgres: Postgres) -> None:
                 "SELECT table_name, column_name, format_type(a.atttypid, a.atttypmod), is_nullable"
                 " FROM information_schema.columns AS c JOIN pg_attribute AS a"
                 " ON a.attrelid = c.table_name::regclass AND a.attname = c.column_name"
-                " WHERE table_name IN ('simulation_results', 'deliveries')"
+                " WHERE table_name IN ('simulation_results', 'request_counts', 'deliveries')"
                 " ORDER BY table_name DESC, ordinal_position"
             )
         ).all()
@@ -67,6 +73,12 @@ def test_columns_match_the_contract(postgres: Postgres) -> None:
         ("simulation_results", "metric", "character varying(20)", "NO"),
         ("simulation_results", "values", "double precision[]", "NO"),
         ("simulation_results", "timestamp", "timestamp with time zone", "NO"),
+        ("request_counts", "llm_name", "character varying(50)", "NO"),
+        ("request_counts", "timestamp", "timestamp with time zone", "NO"),
+        ("request_counts", "completed", "bigint", "NO"),
+        ("request_counts", "rate_limited", "bigint", "NO"),
+        ("request_counts", "overloaded", "bigint", "NO"),
+        ("request_counts", "timeout", "bigint", "NO"),
         ("deliveries", "llm_name", "character varying(50)", "NO"),
         ("deliveries", "timestamp", "timestamp with time zone", "NO"),
         ("deliveries", "message_id", "uuid", "NO"),

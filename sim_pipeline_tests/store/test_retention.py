@@ -24,6 +24,7 @@ from sim_pipeline_tests.support.stored_windows import (
     pending_entries,
     sessions_waiting,
     store,
+    stored_counts,
     stored_rows,
     window_starts,
 )
@@ -43,8 +44,9 @@ def deliver(postgres: Postgres, where: str = "true") -> None:
 
 
 def remaining(postgres: Postgres) -> tuple[set[tuple[str, datetime]], set[tuple[str, datetime]]]:
-    """Return the windows that have rows, and those that have an entry."""
+    """Return the windows that have rows and request counts, and those that have an entry."""
     rows = {(row[1], row[3]) for row in stored_rows(postgres)}
+    assert {row[:2] for row in stored_counts(postgres)} == rows
     return rows, {entry[:2] for entry in ledger_entries(postgres)}
 
 
@@ -58,7 +60,7 @@ def delivered(postgres: Postgres) -> Postgres:
 
 def test_old_rows_and_entries_are_removed_together(delivered: Postgres) -> None:
     before = START + 5 * HOUR + DELAY
-    assert remove_delivered(delivered.engine, before) == RemovedResults(windows=10, rows=40)
+    assert remove_delivered(delivered.engine, before) == RemovedResults(10, 40, 10)
     kept = {(name, start) for name in MODELS for start in window_starts(12)[5:]}
     assert remaining(delivered) == (kept, kept)
     assert len(stored_rows(delivered)) == 14 * 4
@@ -67,7 +69,7 @@ def test_old_rows_and_entries_are_removed_together(delivered: Postgres) -> None:
 @pytest.mark.parametrize("batch", [1, 4, 5, 1000])
 def test_any_batch_size_removes_the_same(delivered: Postgres, batch: int) -> None:
     removed = remove_delivered(delivered.engine, START + 5 * HOUR + DELAY, batch)
-    assert removed == RemovedResults(windows=10, rows=40)
+    assert removed == RemovedResults(windows=10, rows=40, counts=10)
 
 
 def test_second_removal_removes_nothing(delivered: Postgres) -> None:
@@ -102,8 +104,15 @@ def test_resent_window_is_kept(delivered: Postgres) -> None:
 def test_unknown_models_and_odd_names_are_removed(postgres: Postgres) -> None:
     store(postgres, batch_of(["it's", "100% {x}", "日本"], window_starts(2)))
     deliver(postgres)
-    assert remove_delivered(postgres.engine, START + 50 * HOUR) == RemovedResults(6, 24)
+    assert remove_delivered(postgres.engine, START + 50 * HOUR) == RemovedResults(6, 24, 6)
     assert remaining(postgres) == (set(), set())
+
+
+def test_window_without_counts_is_removed(delivered: Postgres) -> None:
+    execute(delivered, 'DELETE FROM request_counts WHERE "timestamp" < :t', t=START + 3 * HOUR)
+    before = START + 5 * HOUR + DELAY
+    assert remove_delivered(delivered.engine, before) == RemovedResults(10, 40, 4)
+    assert len(remaining(delivered)[1]) == 14
 
 
 def test_empty_database_has_nothing_to_remove(postgres: Postgres) -> None:

@@ -20,6 +20,7 @@ from sim_pipeline_tests.support.stored_windows import (
     consistent_values,
     execute,
     message_ids,
+    random_counts,
     store,
     window_starts,
 )
@@ -53,7 +54,14 @@ def inconsistent(
 def store_values(postgres: Postgres, values: NDArray[np.float64]) -> None:
     count = len(values)
     store(
-        postgres, WindowBatch(["GPT-4o"] * count, window_starts(count), message_ids(count), values)
+        postgres,
+        WindowBatch(
+            ["GPT-4o"] * count,
+            window_starts(count),
+            message_ids(count),
+            values,
+            random_counts(count),
+        ),
     )
 
 
@@ -219,6 +227,7 @@ def test_thousands_of_windows(postgres: Postgres) -> None:
             window_starts(count) * 2,
             message_ids(2 * count),
             values,
+            random_counts(2 * count),
         ),
     )
     result = inconsistent(postgres, hours=count)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sim_pipeline.store.batches import WindowBatch
 from sim_pipeline.store.connection import Postgres
+from sim_pipeline.store.schema import COUNTS
 from sim_pipeline.store.writer import BatchWriter
 from sim_pipeline.windows import EPOCH
 
@@ -39,6 +40,11 @@ def consistent_values(windows: int, points: int = 5, seed: int = 0) -> NDArray[n
     return np.stack([ttft, tps, ttft + (tokens - 1) / tps, rps], axis=1)
 
 
+def random_counts(windows: int, seed: int = 0) -> NDArray[np.int64]:
+    """Return counts of requests: shape (windows, 4)."""
+    return np.random.default_rng(seed).integers(0, 2**40, (windows, len(COUNTS)))
+
+
 def batch_of(
     llm_names: Sequence[str],
     starts: Sequence[datetime],
@@ -54,6 +60,7 @@ def batch_of(
         list(starts) * len(llm_names),
         [uuid5(NAMESPACE_OID, f"{name}{start}{version}") for name in llm_names for start in starts],
         consistent_values(count, points, seed),
+        random_counts(count, seed),
     )
 
 
@@ -78,6 +85,26 @@ def stored_rows(postgres: Postgres) -> list[tuple[Any, ...]]:
     return fetch(
         postgres,
         'SELECT id, llm_name, metric, "timestamp", "values" FROM simulation_results ORDER BY id',
+    )
+
+
+def stored_counts(postgres: Postgres) -> list[tuple[Any, ...]]:
+    """Return every row of request counts: llm_name, timestamp, and the counts of `COUNTS`."""
+    return fetch(
+        postgres,
+        f'SELECT llm_name, "timestamp", {", ".join(COUNTS)} FROM request_counts'
+        ' ORDER BY llm_name, "timestamp"',
+    )
+
+
+def counts_of(*batches: WindowBatch) -> list[tuple[Any, ...]]:
+    """Return the request counts of batches as `stored_counts` returns them."""
+    return sorted(
+        (name, start, *counts)
+        for batch in batches
+        for name, start, counts in zip(
+            batch.llm_names, batch.window_starts, batch.counts.tolist(), strict=True
+        )
     )
 
 

@@ -15,7 +15,7 @@ from sim_pipeline.orchestration.table_schema import column_schema
 from sim_pipeline.simulator.fingerprint import SIMULATOR_VERSION
 from sim_pipeline.simulator.profiles import DERIVED
 from sim_pipeline.store.batches import WindowBatch
-from sim_pipeline.store.schema import deliveries, simulation_results
+from sim_pipeline.store.schema import deliveries, request_counts, simulation_results
 
 
 def build_metric_frames(
@@ -45,6 +45,7 @@ def build_metric_frames(
         metadata={
             "dagster/table_name": f"{database}.public.{simulation_results.name}",
             "dagster/column_schema": column_schema(simulation_results),
+            "request counts": dg.MetadataValue.text(f"{database}.public.{request_counts.name}"),
             "ledger": dg.MetadataValue.text(f"{database}.public.{deliveries.name}"),
         },
     )
@@ -56,7 +57,8 @@ def build_metric_frames(
     ) -> FrameBatches:
         """Simulated TTFT, TPS, e2e_latency and RPS of a model's windows that start on a UTC day.
 
-        Stored as rows of the table `simulation_results`; loads as a pandas DataFrame. Windows
+        Stored as rows of the table `simulation_results`; loads as a pandas DataFrame. The table
+        `request_counts` has the number of completed and failed requests of each window. Windows
         already stored from the same inputs are skipped.
         """
         selection = scope.selection(context.partition_keys, simulation.cadence)

@@ -18,6 +18,7 @@ from sim_pipeline_tests.support.stored_windows import (
     fetch,
     ledger_entries,
     store,
+    stored_counts,
     stored_rows,
 )
 
@@ -118,9 +119,11 @@ def test_removed_results_are_not_missing(
         delivered_before(began - age), delivered_before(datetime.now(UTC) - age) + 1
     )
     assert removed["rows removed"] == 4 * int(str(removed["windows removed"]))
+    assert removed["request counts removed"] == removed["windows removed"]
     assert metadata(result, "remove_old_runs") == {}
     entries = {entry[:2] for entry in ledger_entries(postgres)}
     assert {(row[1], row[3]) for row in stored_rows(postgres)} == entries
+    assert {row[:2] for row in stored_counts(postgres)} == entries
     assert (settings.llm_models[0], now - 90 * HOUR) in entries, "it is still pending"
     missing = missing_windows(
         postgres.engine,
