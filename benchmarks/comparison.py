@@ -24,7 +24,7 @@ from sim_pipeline.comparison.ranking import HISTORY, PERIODS, Comparison, rank_m
 from sim_pipeline.comparison.sampling import sampling
 from sim_pipeline.feed.selection import Selection
 from sim_pipeline.feed.simulate import MetricFrames
-from sim_pipeline.simulator.profiles import MODELS
+from sim_pipeline.simulator.catalogue import MODELS
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.ledger import Span
 from sim_pipeline.store.writer import BatchWriter

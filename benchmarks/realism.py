@@ -47,7 +47,8 @@ from sim_pipeline.config import read_settings
 from sim_pipeline.connections import results_database
 from sim_pipeline.markdown import literal, table
 from sim_pipeline.simulator.calibration import calibrated
-from sim_pipeline.simulator.profiles import Profile, profile_for
+from sim_pipeline.simulator.catalogue import profile_for
+from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline.simulator.profiles_file import read_profiles
 from sim_pipeline.simulator.simulation import simulate
 from sim_pipeline.store.connection import Postgres

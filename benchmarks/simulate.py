@@ -15,9 +15,10 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.figures import Row
+from sim_pipeline.simulator.catalogue import MODELS
 from sim_pipeline.simulator.draws import Draws
 from sim_pipeline.simulator.fingerprint import fingerprints
-from sim_pipeline.simulator.profiles import MODELS, Profile
+from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline.simulator.simulation import Simulation, simulate
 
 HOUR = 3600

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sim_pipeline.simulator.calibration import calibrated, prefill_utilisation
-from sim_pipeline.simulator.profiles import MODELS, Incident, Workload
+from sim_pipeline.simulator.catalogue import MODELS
+from sim_pipeline.simulator.profiles import Incident, Workload
 from sim_pipeline.simulator.requests import RELAXATION_TIMES
 from sim_pipeline.simulator.simulation import simulate
 

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from sim_pipeline.simulator.profiles import MODELS, Profile
+from sim_pipeline.simulator.catalogue import MODELS
+from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline.simulator.simulation import simulate
 
 IMAGES = Path(__file__).parent / "img"

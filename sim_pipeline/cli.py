@@ -1,4 +1,4 @@
-"""The pipeline's commands: run, backfill, migrate, revision; and consume and exec for readers."""
+"""The pipeline's commands: run, backfill, migrate, revision; and consume, models and exec."""
 
 import argparse
 import logging
@@ -36,6 +36,7 @@ from sim_pipeline.service.env_file import ensure_env_file
 from sim_pipeline.service.migrations import migrate_dagster, migrate_results
 from sim_pipeline.service.readiness import await_database
 from sim_pipeline.service.supervisor import serve
+from sim_pipeline.simulator.catalogue import MODELS, WORKLOADS
 from sim_pipeline.simulator.profiles_file import ProfilesFileError, read_profiles
 from sim_pipeline.store.migrations import alembic_config
 from sim_pipeline.surroundings import secure_this_process
@@ -43,7 +44,7 @@ from sim_pipeline.windows import Cadence
 
 logger = logging.getLogger("sim_pipeline")
 _ROOT = Path(__file__).parents[1]
-_READER_COMMANDS = ("consume", "exec")
+_READER_COMMANDS = ("consume", "exec", "models")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -124,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     consume.add_argument(
         "--limit", type=_count, metavar="N", help="stop after N messages (default: at Ctrl-C)"
     )
+    commands.add_parser("models", help="list the built-in models and yours, with their figures")
     with_settings = commands.add_parser(
         "exec", help="run a command with the settings of .env in its environment"
     )
@@ -143,13 +145,15 @@ def _count(text: str) -> int:
 
 
 def _run_reader_command(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:
-    """Run `consume` or `exec`, which create no `.env` and start no server."""
+    """Run `consume`, `models` or `exec`, which create no `.env` and start no server."""
     try:
         settings = load_settings()
     except SettingsError as error:
         parser.exit(2, f"{error}\n")
     if parsed.command == "consume":
         return _consume(settings, parsed.limit)
+    if parsed.command == "models":
+        return _models(settings)
     argv = parsed.argv[1:] if parsed.argv[:1] == ["--"] else parsed.argv
     if not argv:
         parser.error("exec: name a command, for example exec -- psql")
@@ -178,6 +182,34 @@ def _consume(settings: Settings, limit: int | None) -> int:
         logger.error("%s", error)  # noqa: TRY400 - users need no traceback
         return 1
     return status
+
+
+def _models(settings: Settings) -> int:
+    """List the simulated models and the built-in ones, those with the newest figures first."""
+    try:
+        profiles = read_profiles(
+            settings.model_profiles_file, [*dict.fromkeys([*settings.llm_models, *MODELS])]
+        )
+    except ProfilesFileError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    rows = [("", "model", "creator", "TTFT [s]", "TPS", "figures of", "workload", "source")]
+    for name, one in sorted(profiles.items(), key=lambda item: item[1].measured, reverse=True):
+        known = (kind for kind, workload in WORKLOADS.items() if workload == one.workload)
+        workload = next(known, "its own")
+        if one.thinking is not None:
+            workload += f", {'visible' if one.thinking.visible else 'hidden'} thinking"
+        simulated = "*" if name in settings.llm_models else ""
+        figures = (f"{one.ttft_ref:g}", f"{one.tps_ref:g}", one.measured.isoformat())
+        rows.append((simulated, name, one.creator, *figures, workload, one.source))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+    sys.stdout.write(
+        "\n* simulated: it is in LLM_MODELS_STR. docs/models.md explains the figures.\n"
+    )
+    return 0
 
 
 def _exec(settings: Settings, argv: list[str]) -> int:

@@ -38,13 +38,16 @@ MODEL_NAME_FORBIDDEN = ("|", "[", "]", "...")
 
 DEFAULT_MODELS = (
     "GPT-4o",
-    "GPT-4o-mini",
-    "Claude-3.5-Sonnet",
-    "Gemini-1.5-Flash",
-    "Llama-3.1-8B",
+    "GPT-5.6-Terra",
+    "GPT-5.6-Sol-high",
+    "GPT-5.4-mini",
+    "Claude-Sonnet-5-low",
+    "Claude-Opus-4.7",
+    "Gemini-3.5-Flash-minimal",
+    "DeepSeek-V4-Pro",
+    "Kimi-K2.7-Code",
+    "gpt-oss-120b",
     "Llama-3.1-70B",
-    "Llama-3.1-405B",
-    "Mistral-Large",
     "DeepSeek-V3",
 )
 

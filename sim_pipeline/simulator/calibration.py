@@ -19,7 +19,8 @@ LEAST_BASE = 0.5
 GLM-4.7's measured curve in docs/realism.md. A batch limit can only raise it."""
 WEEK_HOURS = 168
 SAMPLE = 4_096
-HALVINGS = 60
+HALVINGS = 40
+ROUNDS = 300
 GRID = 512
 
 Array = npt.NDArray[np.float64]
@@ -98,7 +99,7 @@ def calibrated(profile: Profile) -> Calibration:
             "batch_limit or tps_ref, or lower cap"
         )
     base, full = LEAST_BASE, 1.0
-    for _ in range(HALVINGS):
+    for _ in range(ROUNDS):
         full = (base + (1.0 - base) * full**profile.itl_exponent) / typical
     if full * decoding > profile.batch_limit:
         full = profile.batch_limit / decoding

@@ -1,15 +1,13 @@
-"""Profiles: what a model's endpoint is like, the workload it serves, and the built-in models.
+"""Profiles: what a model's endpoint is like, and the workload it serves.
 
 Each figure names its source; [E] marks our own estimate. Units are s, requests/s and tokens/s.
 """
 
 import hashlib
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
-from types import MappingProxyType
 from typing import Annotated
 
 import numpy as np
@@ -271,77 +269,27 @@ class Profile:
         return queue, usual * (1.0 - self.rho * decode_share) * slowdown
 
 
-MODELS: Mapping[str, Profile] = MappingProxyType(
-    {
-        profile.name: profile
-        for profile in (
-            Profile(
-                "GPT-4o", 0.39, 81, 20, 0.45, 256,
-                "Artificial Analysis, May 2024 model", "OpenAI", date(2024, 6, 30),
-            ),
-            Profile(
-                "GPT-4o-mini", 0.58, 61, 40, 0.40, 256,
-                "Artificial Analysis, cited by tokencost.app", "OpenAI", date(2024, 8, 31),
-            ),
-            Profile(
-                "Claude-3.5-Sonnet", 0.81, 64, 15, 0.50, 256,
-                "Artificial Analysis", "Anthropic", date(2024, 11, 30),
-            ),
-            Profile(
-                "Gemini-1.5-Flash", 0.41, 190, 40, 0.35, 256,
-                "Artificial Analysis, Sep 2024", "Google", date(2024, 9, 30),
-            ),
-            Profile(
-                "Llama-3.1-8B", 0.30, 180, 40, 0.30, 256,
-                "[E]; NVIDIA NIM at concurrency 1: 216 tokens/s", "Meta", date(2024, 8, 31),
-            ),
-            Profile(
-                "Llama-3.1-70B", 0.45, 50, 12, 0.45, 128,
-                "TTFT thefastest.ai (Llama 3 70B); TPS [E]", "Meta", date(2024, 8, 31),
-            ),
-            Profile(
-                "Llama-3.1-405B", 0.90, 27, 6, 0.45, 128,
-                "TPS Oracle OCI benchmark; TTFT [E]", "Meta", date(2024, 11, 30),
-            ),
-            Profile(
-                "Mistral-Large", 0.52, 40, 10, 0.40, 128,
-                "Artificial Analysis, Feb 2024 model", "Mistral", date(2024, 3, 31),
-            ),
-            Profile(
-                "DeepSeek-V3", 1.00, 60, 20, 0.50, 256,
-                "TPS inside Artificial Analysis' range; TTFT [E]", "DeepSeek", date(2025, 1, 31),
-            ),
-        )
-    }
-)  # fmt: skip
-"""The built-in models by name. All values of cap, rho and batch_limit are [E]."""
-
 DERIVED = "derived from the name"
 """The `Profile.source` of a model that is neither built in nor in a profiles file."""
 
 
-def profile_for(name: str, overrides: Mapping[str, Profile] = MappingProxyType({})) -> Profile:
-    """Return the profile of a model: from ``overrides``, else from `MODELS`, else from its name.
+def derived_profile(name: str) -> Profile:
+    """Return a profile from nothing but the model's name, the same on every machine.
 
-    A name in neither gets the same profile on every machine: a keyed digest of the name sets the
-    model's size, TTFT and utilisation, inside the range of `MODELS`. Its ``source`` is `DERIVED`.
+    A keyed digest of the name sets the model's size, TTFT and utilisation, inside the range of the
+    built-in models of 2024.
 
     Args:
         name: the model's name, 1 to 50 characters.
-        overrides: profiles by model name that replace built-in ones.
 
     Raises:
         ValueError: the name is empty or too long.
     """
-    return overrides.get(name) or MODELS.get(name) or _derived(name)
-
-
-def _derived(name: str) -> Profile:
     if not 1 <= len(name) <= MAX_MODEL_NAME_LENGTH:
         raise ValueError(f"name is {name!r}, but must have 1 to {MAX_MODEL_NAME_LENGTH} characters")
     digest = hashlib.blake2b(name.encode(), key=b"sim_pipeline profile", digest_size=24).digest()
     size, ttft, rho = (int.from_bytes(digest[i : i + 8], "big") / 2**64 for i in (0, 8, 16))
-    # A larger model is slower and serves fewer requests: size sets both within the range of MODELS.
+    # A larger model is slower and serves fewer requests: size sets both within the range.
     return Profile(
         name,
         ttft_ref=round(0.30 * (1.00 / 0.30) ** ttft, 3),

@@ -19,7 +19,7 @@ from benchmarks.realism import (
     stored_models,
     stored_series,
 )
-from sim_pipeline.simulator.profiles import MODELS
+from sim_pipeline.simulator.catalogue import MODELS
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline_tests.support.stored_windows import START, batch_of, store, window_starts
 

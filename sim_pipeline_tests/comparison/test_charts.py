@@ -56,7 +56,7 @@ MANY_NAMES = tuple(f"{number:02}-{'W' * 47}" for number in range(60))
 def history(names: tuple[str, ...], buckets: int = 192) -> History:
     rng = np.random.default_rng(1)
     values = np.exp(rng.normal(0, 0.05, (len(names), 4, buckets)).cumsum(axis=-1))
-    return History(names, [START + i * HOUR for i in range(buckets)], HOUR, values, values)
+    return History(names, [START + i * HOUR for i in range(buckets)], HOUR, values)
 
 
 def percentiles(models: int) -> NDArray[np.float64]:

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from scipy import optimize, stats
 
 from sim_pipeline.simulator.calibration import calibrated
+from sim_pipeline.simulator.catalogue import MODELS
 from sim_pipeline.simulator.demand import midnight
-from sim_pipeline.simulator.profiles import MODELS, Incident, Profile, Workload
+from sim_pipeline.simulator.profiles import Incident, Profile, Workload
 from sim_pipeline.simulator.simulation import Simulation
 
 HOUR = 3600
@@ -60,6 +61,7 @@ def steady(profile: Profile, rho: float, **changes: object) -> Profile:
         "capacity_sd": 0.0,
         "shifts_per_year": 0.0,
         "spells_per_month": 0.0,
+        "released": None,
         "rho": rho,
     }
     return replace(profile, **(constant | changes))  # type: ignore[arg-type]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from sim_pipeline.simulator.arguments import Range, check_fields, check_windows
+from sim_pipeline.simulator.catalogue import MODELS
 from sim_pipeline.simulator.fingerprint import fingerprints
-from sim_pipeline.simulator.profiles import MODELS
 from sim_pipeline.simulator.simulation import simulate
 
 GOOD: dict[str, Any] = {"windows": [0, 1], "interval": 3600, "points": 5, "seed": 42}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sim_pipeline.simulator.calibration import LEAST_BASE, calibrated, prefill_utilisation
-from sim_pipeline.simulator.profiles import MODELS, profile_for
+from sim_pipeline.simulator.catalogue import MODELS, profile_for
 from sim_pipeline_tests.simulator.laws import steady
 
 

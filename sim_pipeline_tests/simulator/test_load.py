@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from sim_pipeline.simulator.capacity import own_capacity, random_incidents, speed
+from sim_pipeline.simulator.catalogue import MODELS
 from sim_pipeline.simulator.demand import fast_bursts, season, slow_demand
 from sim_pipeline.simulator.failures import LOST_REQUESTS, LOST_TIMEOUT
 from sim_pipeline.simulator.load import Load, load_at
-from sim_pipeline.simulator.profiles import MODELS, RHO_MAX, Incident, Workload
+from sim_pipeline.simulator.profiles import RHO_MAX, Incident, Workload
 from sim_pipeline_tests.simulator.laws import HOUR, MONDAY, STEADY, WEEK, steady
 
 START = float(MONDAY * HOUR)

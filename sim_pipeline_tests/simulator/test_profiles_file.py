@@ -9,16 +9,11 @@ from typing import Any
 import pytest
 
 from sim_pipeline.simulator import profiles_file
+from sim_pipeline.simulator.catalogue import MODELS
 from sim_pipeline.simulator.lengths import TokenLengths
-from sim_pipeline.simulator.profiles import (
-    DERIVED,
-    MODELS,
-    Incident,
-    Thinking,
-    Workload,
-)
+from sim_pipeline.simulator.profile_tables import REQUIRED_FIELDS
+from sim_pipeline.simulator.profiles import DERIVED, Incident, Thinking, Workload
 from sim_pipeline.simulator.profiles_file import (
-    REQUIRED_FIELDS,
     ProfilesFileError,
     profiles_from,
     read_profiles,

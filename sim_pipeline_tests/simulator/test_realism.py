@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks import realism
 from benchmarks.realism import FIGURES, Figure, Results, from_simulation
-from sim_pipeline.simulator.profiles import MODELS, Profile
+from sim_pipeline.simulator.catalogue import MODELS
+from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline_tests.simulator.test_laws import naive
 
 SEEDS = (42, 43, 44)

@@ -12,9 +12,10 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from sim_pipeline.simulator.calibration import calibrated, prefill_utilisation
+from sim_pipeline.simulator.catalogue import MODELS
 from sim_pipeline.simulator.draws import Draws
 from sim_pipeline.simulator.lengths import TokenLengths
-from sim_pipeline.simulator.profiles import MODELS, Profile, Thinking
+from sim_pipeline.simulator.profiles import Profile, Thinking
 from sim_pipeline.simulator.requests import (
     Requests,
     history_length,

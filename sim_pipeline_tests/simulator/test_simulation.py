@@ -14,15 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim_pipeline.simulator import simulation
+from sim_pipeline.simulator.catalogue import MODELS, profile_for
 from sim_pipeline.simulator.lengths import TokenLengths
-from sim_pipeline.simulator.profiles import (
-    MODELS,
-    Incident,
-    Profile,
-    Thinking,
-    Workload,
-    profile_for,
-)
+from sim_pipeline.simulator.profiles import Incident, Profile, Thinking, Workload
 from sim_pipeline.simulator.simulation import Simulation, simulate
 from sim_pipeline_tests.simulator.laws import HOUR, MONDAY, WEEK, output_tokens
 
@@ -72,7 +66,7 @@ def test_numbers_are_same_in_other_process() -> None:
     program = """
 import hashlib, numpy as np
 from sim_pipeline.simulator.lengths import TokenLengths
-from sim_pipeline.simulator.profiles import profile_for
+from sim_pipeline.simulator.catalogue import profile_for
 from sim_pipeline.simulator.simulation import simulate
 windows = np.arange(490_000, 490_050)
 result = simulate(profile_for("Qwen-2.5"), windows, interval=3600, points=5, seed=7)
@@ -210,27 +204,27 @@ def test_memory_does_not_grow_with_points() -> None:
 # (model, interval, points, window) at seed 42.
 GOLDEN: dict[tuple[str, int, int, int], dict[str, list[float]]] = {
     ("GPT-4o", 3600, 3, 491000): {
-        "ttft": [0.5768614491146293, 0.3287775527529941, 0.33871402917249827],
-        "tps": [87.14049049771769, 58.63904227522071, 71.06547919073537],
-        "e2e_latency": [2.2752682305622995, 1.761270252851136, 2.2946566553656256],
+        "ttft": [0.5284309576023372, 0.3011518318878727, 0.31024055917121846],
+        "tps": [95.23581482815398, 64.01071443416741, 77.62987569457495],
+        "e2e_latency": [2.0824681679423245, 1.6134321390603668, 2.1007883187332475],
         "rps": [5.7825, 6.861666666666666, 9.6475],
         "completed": [26750],
         "failed": [13, 4, 9],
-        "utilisation": [0.2901649281871655],
+        "utilisation": [0.2854669661136045],
     },
     ("DeepSeek-V3", 604800, 2, 2922): {
-        "ttft": [1.260123476634991, 0.6232864167624206],
-        "tps": [64.99112635176807, 76.82734687802089],
-        "e2e_latency": [4.522107256582706, 4.437032587968845],
+        "ttft": [1.2601234766338696, 0.6232864167617869],
+        "tps": [64.9911263517685, 76.82734687802134],
+        "e2e_latency": [4.522107256581563, 4.437032587968188],
         "rps": [10.022367724867724, 10.332681878306879],
         "completed": [6155367],
         "failed": [5106, 4205, 4157],
-        "utilisation": [0.5096818358408879],
+        "utilisation": [0.5096818358405807],
     },
     ("Qwen-2.5", 1, 2, 1767571200): {
-        "ttft": [0.27951274015726807, 0.19018396846027932],
+        "ttft": [0.2795127401571969, 0.19018396846020102],
         "tps": [37.76250040450702, 38.10955001681119],
-        "e2e_latency": [9.389079011328839, 10.607520300819811],
+        "e2e_latency": [9.389079011328768, 10.607520300819731],
         "rps": [0.0, 2.0],
         "completed": [1],
         "failed": [1, 0, 0],

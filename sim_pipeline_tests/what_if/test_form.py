@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sim_pipeline.feed.inputs import SimulationInputs
-from sim_pipeline.simulator.profiles import MODELS
+from sim_pipeline.simulator.catalogue import MODELS
 from sim_pipeline.simulator.profiles_file import ProfilesFileError
 from sim_pipeline.what_if.form import MAX_VALUES, Scenario, WhatIf, WhatIfError, read_form
 from sim_pipeline.windows import Cadence

@@ -6,7 +6,7 @@ import numpy as np
 
 from sim_pipeline.config import DEFAULT_MODELS
 from sim_pipeline.metrics import METRICS
-from sim_pipeline.simulator.profiles import MODELS
+from sim_pipeline.simulator.catalogue import MODELS
 from sim_pipeline.what_if.form import Inputs, Scenario
 from sim_pipeline.what_if.report import inputs_table, largest_change, metric_table
 from sim_pipeline.what_if.simulate import Outcome, SideResult
