@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sim_pipeline.simulator import profiles_file
-from sim_pipeline.simulator.catalogue import MODELS
+from sim_pipeline.simulator.catalogue import MODELS, WORKLOADS
 from sim_pipeline.simulator.lengths import TokenLengths
 from sim_pipeline.simulator.profile_tables import REQUIRED_FIELDS
 from sim_pipeline.simulator.profiles import DERIVED, Incident, Thinking, Workload
@@ -355,3 +355,33 @@ def test_model_without_solution_is_refused(
     first, line = str(caught.value).split("\n  ")
     assert first == "fleet.toml:"
     assert line.startswith(f"models.{model}: {problem}")
+
+
+def test_workload_is_named_by_its_class() -> None:
+    content = {
+        "workloads": {"support": {"input_lengths": {"log_median": 8.0}}},
+        "models": {
+            "GPT-4o": {"workload": "code"},
+            "GPT-4o-mini": {"workload": "support"},
+        },
+    }
+    profiles = profiles_from(content, ["GPT-4o", "GPT-4o-mini"], "the form")
+    assert profiles["GPT-4o"].workload == WORKLOADS["code"]
+    lengths = replace(Workload().input_lengths, log_median=8.0)
+    assert profiles["GPT-4o-mini"].workload == replace(Workload(), input_lengths=lengths)
+
+
+def test_unknown_class_of_workload_is_named() -> None:
+    content = {"models": {"GPT-4o": {"workload": "cod"}}}
+    message = (
+        r"models.GPT-4o.workload is 'cod': must be a table or one of chat, chat-2023, code,"
+        r" reasoning"
+    )
+    with pytest.raises(ProfilesFileError, match=message):
+        profiles_from(content, ["GPT-4o"], "the form")
+
+
+def test_invalid_class_of_workload_is_refused() -> None:
+    content = {"workloads": {"support": {"burst_sd": 7}}}
+    with pytest.raises(ProfilesFileError, match=r"workloads.support.burst_sd is 7: must be"):
+        profiles_from(content, ["GPT-4o"], "the form")

@@ -10,11 +10,13 @@ import pytest
 
 from benchmarks import realism
 from benchmarks.realism import FIGURES, Figure, Results, from_simulation
+from sim_pipeline.config import DEFAULT_MODELS
 from sim_pipeline.simulator.catalogue import MODELS
 from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline_tests.simulator.test_laws import naive
 
 SEEDS = (42, 43, 44)
+PROFILES = [MODELS[name] for name in DEFAULT_MODELS]
 AIMED = [figure for figure in FIGURES if figure.aim]
 
 # What moved differently in the series of a constant number of machines without bursts and shifts.
@@ -49,7 +51,7 @@ def rigid(profile: Profile) -> Profile:
 
 @pytest.fixture(scope="module")
 def ours() -> list[Results]:
-    return [from_simulation(list(MODELS.values()), seed) for seed in SEEDS]
+    return [from_simulation(PROFILES, seed) for seed in SEEDS]
 
 
 def as_parameter(figure: Figure) -> str:
@@ -68,9 +70,9 @@ def unmet(results: Results) -> set[str]:
 
 
 def test_constant_machines_and_even_demand_do_not_move_so() -> None:
-    assert unmet(from_simulation([rigid(one) for one in MODELS.values()], SEEDS[0])) >= RIGID
+    assert unmet(from_simulation([rigid(one) for one in PROFILES], SEEDS[0])) >= RIGID
 
 
 def test_uniform_draws_do_not_move_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(realism, "simulate", naive)
-    assert unmet(from_simulation(list(MODELS.values()), SEEDS[0])) >= UNIFORM
+    assert unmet(from_simulation(PROFILES, SEEDS[0])) >= UNIFORM
