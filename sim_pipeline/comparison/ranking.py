@@ -1,4 +1,4 @@
-"""The ranking of the models by percentiles, and the history of these percentiles.
+"""The ranking of the models by percentiles, and the history of their medians.
 
 Both are computed from one read of eight days of results; `sampling` decides which values are read.
 Models are read one at a time, so memory does not grow with their number.
@@ -66,7 +66,7 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """Percentiles of each model and metric over time, in buckets of an hour, or a window if longer.
+    """Medians of each model and metric over time, in buckets of an hour, or a window if longer.
 
     Attributes:
         llm_names: the models.
@@ -74,14 +74,12 @@ class History:
         length: length of a bucket.
         p50: medians, NaN without a value, shape (models, 4, buckets), metrics in the order of
             `METRICS`.
-        p95: 95th percentiles, same shape.
     """
 
     llm_names: tuple[str, ...]
     starts: list[datetime]
     length: timedelta
     p50: NDArray[np.float64]
-    p95: NDArray[np.float64]
 
 
 def last_compared(connection: sa.Connection) -> datetime | None:
@@ -115,7 +113,7 @@ def rank_models(
     buckets = range(stop - HISTORY // length, stop)
     edges = np.array([*buckets, stop]) * length.total_seconds()
     since = min(EPOCH + buckets.start * length, latest - HISTORY)
-    percentiles = np.full((2, len(llm_names), len(METRICS), len(buckets)), np.nan)
+    medians = np.full((len(llm_names), len(METRICS), len(buckets)), np.nan)
     unranked = []
     for model, llm_name in enumerate(llm_names):
         read = read_series(connection, llm_name, since, latest + interval, sampled)
@@ -124,10 +122,9 @@ def rank_models(
             parts = np.split(series.values, np.searchsorted(series.starts, edges))[1:-1]
             for bucket, part in enumerate(parts):
                 if len(part):
-                    percentiles[:, model, place, bucket] = _percentiles(part)
+                    medians[model, place, bucket] = _percentiles(part)[0]
     starts = [EPOCH + bucket * length for bucket in buckets]
-    history = History(tuple(llm_names), starts, length, percentiles[0], percentiles[1])
-    return _ranked(unranked), history
+    return _ranked(unranked), History(tuple(llm_names), starts, length, medians)
 
 
 def save_ranking(

@@ -1,10 +1,10 @@
-"""Detection of regressions: a model's p95 is worse than its usual range at a similar load.
+"""Detection of regressions: a model's median is worse than its usual range at a similar load.
 
-The level of a stretch is the best p95 of three hours (or windows, if longer), so one busy hour or
-one slow request is no regression. The latest stretch is compared with the stretches of the past
-seven days with a similar or higher load. The limit is a factor beyond the 95th percentile of their
-levels. RPS is not checked: it is the load. docs/decisions.md has the measured false alarms and
-detections.
+The level of a stretch is the middle one of the medians of three hours (or windows, if longer), so
+one bad hour or one slow request is no regression. The latest stretch is compared with the stretches
+of the past eight days with a similar or higher load. The limit is a factor beyond the 95th
+percentile of their levels. RPS is not checked: it is the load. docs/comparison.md has the measured
+false alarms and detections.
 """
 
 from collections.abc import Mapping
@@ -27,21 +27,22 @@ MINIMUM: Final = 24
 LOAD: Final = 0.9
 """A stretch with at least this share of the latest load is comparable."""
 FACTORS: Final[Mapping[str, float]] = MappingProxyType(
-    {"TTFT": 4.0, "TPS": 1.5, "e2e_latency": 2.0}
+    {"TTFT": 1.35, "TPS": 1.15, "e2e_latency": 1.75}
 )
-"""Distance of the limit from the 95th percentile; TTFT has the longest tail."""
+"""Distance of the limit from the 95th percentile. TPS varies least from request to request, so its
+limit is the closest; e2e_latency varies with the number of output tokens."""
 
 
 @dataclass(frozen=True)
 class Regression:
-    """A p95 outside its usual range.
+    """A median outside its usual range.
 
     Attributes:
         llm_name: the model.
         metric: the metric.
         since: start of the stretch.
         until: end of the stretch.
-        p95: level of the stretch, in the metric's unit.
+        p50: level of the stretch, in the metric's unit.
         limit: end of the usual range, in the metric's unit.
     """
 
@@ -49,15 +50,15 @@ class Regression:
     metric: str
     since: datetime
     until: datetime
-    p95: float
+    p50: float
     limit: float
 
     def __str__(self) -> str:
         """Return a description as Markdown."""
-        side = "above" if self.p95 > self.limit else "below"
+        side = "above" if self.p50 > self.limit else "below"
         return (
             f"{literal(self.llm_name)} {self.metric} {self.since:%Y-%m-%dT%H:%MZ} to"
-            f" {self.until:%Y-%m-%dT%H:%MZ}: p95 {self.p95:.3g} is {side} the limit"
+            f" {self.until:%Y-%m-%dT%H:%MZ}: p50 {self.p50:.3g} is {side} the limit"
             f" {self.limit:.3g}"
         )
 
@@ -72,12 +73,13 @@ def find_regressions(history: History) -> list[Regression]:
     for metric, factor in FACTORS.items():
         sign = 1.0 if metric in LOWER_IS_BETTER else -1.0
         # Higher is worse, on a log scale.
-        levels = _stretches(sign * np.log(history.p95[:, METRICS.index(metric)])).min(axis=-1)
+        medians = sign * np.log(history.p50[:, METRICS.index(metric)])
+        levels = np.median(_stretches(medians), axis=-1)
         for llm_name, level, loads in zip(history.llm_names, levels, load, strict=True):
             limit = _limit(level[:-STRETCH], loads[:-STRETCH] >= LOAD * loads[-1], factor)
             if limit is not None and level[-1] > limit:
-                p95, end = (float(np.exp(sign * value)) for value in (level[-1], limit))
-                found.append(Regression(llm_name, metric, since, until, p95, end))
+                p50, end = (float(np.exp(sign * value)) for value in (level[-1], limit))
+                found.append(Regression(llm_name, metric, since, until, p50, end))
     return found
 
 

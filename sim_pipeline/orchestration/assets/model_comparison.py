@@ -17,7 +17,7 @@ from sim_pipeline.orchestration.table_schema import column_schema
 from sim_pipeline.store import ledger
 from sim_pipeline.store.schema import model_comparison as comparison_table
 
-CHECK_NAME = "p95_regression"
+CHECK_NAME = "p50_regression"
 
 
 def build_model_comparison(
@@ -41,8 +41,8 @@ def build_model_comparison(
         CHECK_NAME,
         asset="model_comparison",
         description=(
-            f"No model's p95 over the last {STRETCH} hours (or windows, if longer) is worse than"
-            " the model's usual range over the past 7 days at a similar load. Warns, does not block"
+            f"No model's median over the last {STRETCH} hours (or windows, if longer) is worse than"
+            " the model's usual range over the past 8 days at a similar load. Warns, does not block"
         ),
     )
 
@@ -108,7 +108,7 @@ def build_model_comparison(
                     severity=dg.AssetCheckSeverity.WARN,
                     description="; ".join(map(str, found)) or None,
                     metadata={
-                        f"{one.llm_name} {one.metric} p95 / limit": one.p95 / one.limit
+                        f"{one.llm_name} {one.metric} p50 / limit": one.p50 / one.limit
                         for one in found
                     },
                 )

@@ -120,9 +120,9 @@ def test_incident_raises_a_warning(
     assert not check.passed
     assert check.severity == dg.AssetCheckSeverity.WARN
     assert check.description is not None
-    assert "GPT-4o TTFT 2026-11-20T13:00Z to 2026-11-20T16:00Z: p95 " in check.description
+    assert "GPT-4o TPS 2026-11-20T13:00Z to 2026-11-20T16:00Z: p50 " in check.description
     assert "Llama" not in check.description
-    assert check.metadata["GPT-4o TTFT p95 / limit"].value == pytest.approx(1.9, abs=0.2)
+    assert check.metadata["GPT-4o TPS p50 / limit"].value == pytest.approx(0.94, abs=0.05)
 
 
 def test_ordinary_week_raises_no_warning(settings: Settings, instance: dg.DagsterInstance) -> None:
