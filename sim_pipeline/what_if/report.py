@@ -36,7 +36,7 @@ def metric_table(scenario: Scenario, outcome: Outcome, metric: str) -> str:
     ):
         row = [markdown.literal(llm_name)]
         for before, after, share in zip(baseline, candidate, change, strict=True):
-            row += [f"{before:.4g}", f"{after:.4g}", _percent(share)]
+            row += [f"{before:.3g}", f"{after:.3g}", _percent(share)]
         rows.append(row)
     return markdown.table(heads, "lrrrrrr", rows)
 

@@ -31,7 +31,7 @@ RANKING = [
     for hours in (24, 168)
     for metric in METRICS
     for rank, (name, trend) in enumerate(
-        zip(DEFAULT_MODELS, [0.125, None, -0.5, *[0.0] * 6], strict=True), 1
+        zip(DEFAULT_MODELS, [0.125, None, -0.5, *[0.0] * 9], strict=True), 1
     )
 ]
 
@@ -112,7 +112,7 @@ def image(markdown: str, max_bytes: int = 40_000) -> Image.Image:
 
 def test_table_has_a_row_per_model() -> None:
     lines = table(RANKING, 24, "TTFT").splitlines()
-    assert len(lines) == 2 + 9
+    assert len(lines) == 2 + len(DEFAULT_MODELS)
     assert len({line.count("|") for line in lines}) == 1
     assert lines[2] == "| 1 | GPT-4o | 0.1 | 0.3 | +12.5% |"
     assert lines[3].endswith("| 0.6 |  |")
@@ -131,7 +131,9 @@ def test_plots_are_small_images(buckets: int) -> None:
         image(ranges_plot(RANKING, 24)),
         image(history_plot(history(DEFAULT_MODELS, buckets))),
     ):
-        assert picture.size == (720, 480)
+        # About 9 by 6 inches; the longest name needs some more.
+        assert 720 <= picture.width < 800
+        assert 480 <= picture.height < 520
         assert len(picture.convert("RGB").getcolors() or []) > 5
 
 
@@ -190,7 +192,8 @@ def test_figure_grows_with_the_models(plot: str) -> None:
         image(PLOTS[plot](names), 400_000).size
         for names in (DEFAULT_MODELS, MANY_NAMES[:30], MANY_NAMES)
     ]
-    assert sizes[0] == (720, 480)
+    assert sizes[0][0] < 800
+    assert sizes[0][1] < 520
     for (width, height), (next_width, next_height) in pairwise(sizes):
         assert next_width >= width
         assert next_height > height
