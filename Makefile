@@ -22,7 +22,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run backfill test test-ui test-faults soak bench realism migrate migrations lint docker-build \
+.PHONY: help install run backfill fit test test-ui test-faults soak bench realism migrate migrations lint docker-build \
         plots screenshots lock k8s-render k8s-apply k8s-delete k8s-ready k8s-reachable \
         k8s-secrets-local k8s-secrets-production \
         k8-render k8-apply k8-delete
@@ -70,6 +70,11 @@ backfill: ## Simulate past windows, by default eight days: [FROM=2026-01-01] [TO
 	@$(MAKE) --no-print-directory install LOCK=$(LOCK)
 	@exec $(BIN)/python -m sim_pipeline backfill --models "$(MODELS)" \
 	  $(if $(FROM),--from "$(FROM)") $(if $(TO),--to "$(TO)")
+
+fit: LOCK = run
+fit: ## Fit a model profile to benchmark results: ARGS="results.json --name N"
+	@$(MAKE) --no-print-directory install LOCK=$(LOCK)
+	@exec $(BIN)/python -m sim_pipeline fit $(ARGS)
 
 migrate: install ## Migrate the results database to this version's schema
 	@$(BIN)/python -m sim_pipeline migrate

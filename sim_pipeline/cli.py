@@ -1,4 +1,4 @@
-"""The pipeline's commands: run, backfill, migrate, revision; and consume, models and exec."""
+"""The pipeline's commands: run, backfill, migrate, revision; and consume, models, fit and exec."""
 
 import argparse
 import logging
@@ -28,10 +28,13 @@ from sim_pipeline.broker.consumer import (
     ReaderGoneError,
 )
 from sim_pipeline.broker.errors import BrokerError
-from sim_pipeline.config import Settings, SettingsError, load_settings
+from sim_pipeline.config import MODEL_NAME_FORBIDDEN, Settings, SettingsError, load_settings
 from sim_pipeline.connections import message_broker, results_database
 from sim_pipeline.errors import ServiceError
+from sim_pipeline.fit.command import run_fit
+from sim_pipeline.fit.measurement import MeasurementError
 from sim_pipeline.local_servers.from_settings import local_postgres, require_programs
+from sim_pipeline.metrics import MAX_MODEL_NAME_LENGTH
 from sim_pipeline.service.env_file import ensure_env_file
 from sim_pipeline.service.migrations import migrate_dagster, migrate_results
 from sim_pipeline.service.readiness import await_database
@@ -63,6 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     if parsed.command in _READER_COMMANDS:
         return _run_reader_command(parser, parsed)
+    if parsed.command == "fit":
+        return _fit(parser, parsed)
     settings, created = _prepare(parser, parsed.command)
     request = _backfill_request(parser, parsed, settings) if parsed.command == "backfill" else None
     logs.configure(settings)
@@ -109,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     backfill.add_argument(
         "--models", default="", metavar="A,B", help="comma-separated model names (default: all)"
     )
+    _add_fit(commands.add_parser("fit", help="fit a model profile to benchmark results"))
     migrate = commands.add_parser(
         "migrate", help="migrate the results database to this version's schema"
     )
@@ -138,10 +144,71 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_fit(fit: argparse.ArgumentParser) -> None:
+    fit.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="a result of vLLM, AIPerf, GenAI-Perf, GuideLLM, LLMPerf or inference-perf, or a CSV",
+    )
+    fit.add_argument("--name", required=True, type=_model_name, help="the model's name")
+    fit.add_argument(
+        "--output", type=Path, metavar="PATH", help="the profile to write (default: NAME.toml)"
+    )
+    fit.add_argument(
+        "--batch-limit",
+        type=_count,
+        metavar="N",
+        help="requests that the server decodes at once (default: from the results)",
+    )
+    fit.add_argument(
+        "--seed", type=_seed, default=42, help="of the simulated requests (default: 42)"
+    )
+    fit.add_argument("--force", action="store_true", help="replace existing files")
+
+
+def _model_name(text: str) -> str:
+    if (
+        not 1 <= len(text) <= MAX_MODEL_NAME_LENGTH
+        or text != text.strip()
+        or not text.isprintable()
+        or any(part in text for part in (",", *MODEL_NAME_FORBIDDEN))
+    ):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: allowed are 1 to {MAX_MODEL_NAME_LENGTH} printable characters without a "
+            f"comma or {' '.join(MODEL_NAME_FORBIDDEN)}, and no blank at either end"
+        )
+    return text
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed is a whole number, 0 or more")
+    return int(text)
+
+
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: allowed is a whole number, 1 or more")
     return int(text)
+
+
+def _fit(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:
+    """Run `fit`, which reads no settings and needs no server."""
+    try:
+        report = run_fit(
+            parsed.files,
+            name=parsed.name,
+            output=parsed.output,
+            batch_limit=parsed.batch_limit,
+            seed=parsed.seed,
+            force=parsed.force,
+        )
+    except MeasurementError as error:
+        parser.exit(2, f"{error}\n")
+    sys.stdout.write(f"{report}\n")
+    return 0
 
 
 def _run_reader_command(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:
