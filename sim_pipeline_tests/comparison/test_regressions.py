@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sim_pipeline.comparison.ranking import History
-from sim_pipeline.comparison.regressions import FACTORS, find_regressions
+from sim_pipeline.comparison.regressions import DISTANCES, SMALLEST_FACTOR, find_regressions
 from sim_pipeline.config import DEFAULT_MODELS
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.simulator.catalogue import profile_for
@@ -70,10 +70,11 @@ def test_incident_is_reported(seed: int) -> None:
     begin = 15 * 24 + 12
     incident = Incident((FIRST + begin) * HOUR, (FIRST + begin + 12) * HOUR, 0.3)
     history = months(("GPT-4o", "Llama-3.1-8B"), begin + 12, seed, incident)
-    found = [one for hour in range(12) for one in find_regressions(until(history, begin + hour))]
+    assert find_regressions(until(history, begin)) == []
+    hours = range(begin + 1, begin + 13)
+    found = [one for hour in hours for one in find_regressions(until(history, hour))]
     assert {one.llm_name for one in found} == {"GPT-4o"}
     assert "TPS" in {one.metric for one in found}
-    assert all(one.since >= START + timedelta(hours=begin - 1) for one in found)
 
 
 def test_description_names_stretch_and_limit() -> None:
@@ -81,12 +82,13 @@ def test_description_names_stretch_and_limit() -> None:
     history.p50[0, TPS, -3:] = 20
     (one,) = find_regressions(history)
     assert str(one) == (
-        "GPT-4o TPS 2026-01-08T21:00Z to 2026-01-09T00:00Z: p50 20 is below the limit 43.5"
+        "GPT-4o TPS 2026-01-08T21:00Z to 2026-01-09T00:00Z: p50 20 is below the limit 45.5"
     )
 
 
 def test_quiet_month_has_no_regressions() -> None:
-    history = months(DEFAULT_MODELS, 38 * 24, 42, points=20, changes=QUIET)
+    names = ("GPT-4o", "Claude-Opus-4.7", "Llama-3.1-70B")
+    history = months(names, 38 * 24, 42, points=60, changes=QUIET)
     hours = range(EIGHT_DAYS, 38 * 24 + 1)
     assert [hour for hour in hours if find_regressions(until(history, hour))] == []
 
@@ -102,12 +104,27 @@ def test_ordinary_month_has_few_regressions() -> None:
     assert begun <= 1.5 * len(DEFAULT_MODELS)
 
 
-@pytest.mark.parametrize("metric", FACTORS)
-@pytest.mark.parametrize(("beyond", "count"), [(0.99, 0), (1.01, 1)])
-def test_limit_is_a_factor_beyond_the_usual_range(metric: str, beyond: float, count: int) -> None:
+def worsen(history: History, metric: str, hours: slice, log_factor: float) -> None:
+    """Make hours worse by a factor."""
+    sign = -1 if metric == "TPS" else 1
+    history.p50[0, METRICS.index(metric), hours] *= np.exp(sign * log_factor)
+
+
+@pytest.mark.parametrize("metric", DISTANCES)
+@pytest.mark.parametrize(("share", "count"), [(0.97, 0), (1.03, 1)])
+def test_limit_is_a_number_of_standard_deviations(metric: str, share: float, count: int) -> None:
     history = constant()
-    worse = beyond * FACTORS[metric]
-    history.p50[0, METRICS.index(metric), -3:] *= 1 / worse if metric == "TPS" else worse
+    # Every second hour, and so every second level, is worse by this factor.
+    worsen(history, metric, slice(0, -3, 2), 0.3)
+    worsen(history, metric, slice(-3, None), 0.3 + share * DISTANCES[metric] * 0.3 / 1.128)
+    assert [one.metric for one in find_regressions(history)] == [metric] * count
+
+
+@pytest.mark.parametrize("metric", DISTANCES)
+@pytest.mark.parametrize(("beyond", "count"), [(0.99, 0), (1.01, 1)])
+def test_small_change_is_no_regression(metric: str, beyond: float, count: int) -> None:
+    history = constant()
+    worsen(history, metric, slice(-3, None), np.log(beyond * SMALLEST_FACTOR))
     found = find_regressions(history)
     assert [one.metric for one in found] == [metric] * count
     assert all((one.p50 > one.limit) == (metric != "TPS") for one in found)
