@@ -82,6 +82,8 @@ def ranges_plot(ranking: Sequence[Comparison], hours: int) -> str:
         )
         axis.plot([one.p50 for one in places], heights, "o", color="C0", ms=5)
         axis.plot([one.p95 for one in places], heights, "|", color="C3", ms=9, mew=2)
+        # A thinking model answers later than the others by a factor of ten.
+        axis.set_xscale("log")
         _name_rows(axis, heights, [one.llm_name for one in places], names)
         _format_axis(axis, metric)
     figure.suptitle(f"Last {hours} hours: p50 (dot) to p95 (bar), best at the top", fontsize=10)

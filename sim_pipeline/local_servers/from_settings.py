@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from sim_pipeline.config import Settings, invalid_settings
 from sim_pipeline.errors import ServiceError
 from sim_pipeline.local_servers.ports import address
@@ -34,9 +36,11 @@ def local_postgres(settings: Settings, directory: Path) -> Iterator[None]:
     """Run a PostgreSQL server with both databases while the context lasts.
 
     Raises:
-        ServiceError: the server can't be started, or POSTGRES_HOST is another machine.
+        ServiceError: the server can't be started, POSTGRES_HOST is another machine, or
+            POSTGRES_PASSWORD is empty.
     """
     _require_loopback("POSTGRES_HOST", settings.postgres_host)
+    _require_password("POSTGRES_PASSWORD", settings.postgres_password)
     server = LocalPostgres(
         directory / "postgres",
         host=settings.postgres_host,
@@ -56,9 +60,11 @@ def local_rabbitmq(settings: Settings, directory: Path) -> Iterator[None]:
     """Run a RabbitMQ server while the context lasts.
 
     Raises:
-        ServiceError: RabbitMQ can't be installed or started, or RABBITMQ_HOST is another machine.
+        ServiceError: RabbitMQ can't be installed or started, RABBITMQ_HOST is another machine, or
+            RABBITMQ_PASSWORD is empty.
     """
     _require_loopback("RABBITMQ_HOST", settings.rabbitmq_host)
+    _require_password("RABBITMQ_PASSWORD", settings.rabbitmq_password)
     server = LocalRabbitMQ(
         directory / "rabbitmq",
         host=settings.rabbitmq_host,
@@ -70,6 +76,14 @@ def local_rabbitmq(settings: Settings, directory: Path) -> Iterator[None]:
     logger.info("Starting RabbitMQ on %s", address(server.host, server.port))
     with server:
         yield
+
+
+def _require_password(variable: str, password: SecretStr) -> None:
+    if not password.get_secret_value():
+        raise ServiceError(
+            f"{variable} is empty: LOCAL_SERVICES=true needs a password; set one in .env, or delete"
+            " .env: make run then creates it with generated passwords"
+        )
 
 
 def _require_loopback(variable: str, host: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import dagster as dg
 import sqlalchemy as sa
+from alembic.util import CommandError
 
 from sim_pipeline.config import Settings
 from sim_pipeline.connections import results_database
@@ -26,8 +27,8 @@ def migrate_results(settings: Settings) -> None:
     """Migrate the results database to this version's schema.
 
     Raises:
-        ServiceError: the database can't be reached, refuses the connection or the migration, or
-            does not meet the pipeline's requirements.
+        ServiceError: the database can't be reached, refuses the connection or the migration, does
+            not meet the pipeline's requirements, or has the schema of a newer version.
     """
     postgres = results_database(settings)
     require_fit(postgres)
@@ -39,6 +40,12 @@ def migrate_results(settings: Settings) -> None:
                 warning = ids_running_out(connection)
     except StoreError as error:
         raise ServiceError(str(error)) from error
+    except CommandError as error:
+        # Alembic does not know the revision in the database.
+        raise ServiceError(
+            f"{postgres} was migrated by a newer version of sim_pipeline ({error}); install that"
+            " version"
+        ) from error
     if warning:
         logger.warning("%s", warning)
 

@@ -20,6 +20,7 @@ REQUIRED_FIELDS = frozenset(
 )
 """The fields that a model needs if it is not built in."""
 
+_UNKNOWN = "not a field of this table; docs/profiles.md lists them"
 _TABLES = ("workload", "workloads", "all_models", "models", "incidents")
 
 
@@ -97,9 +98,7 @@ class TablesReader:
     def read(self, content: object, models: Sequence[str]) -> dict[str, Profile]:
         """Return the profiles of ``models``, without those that have problems."""
         file = self._table(content, "the file") or {}
-        self.problems += [
-            f"{name} is not a field of this table" for name in file if name not in _TABLES
-        ]
+        self.problems += [f"{name} is {_UNKNOWN}" for name in file if name not in _TABLES]
         for name, table in (self._table(file.get("workloads", {}), "workloads") or {}).items():
             usual = self.workloads.get(name, Workload())
             self.workloads[name] = (
@@ -150,11 +149,15 @@ class TablesReader:
         table = self._table(content, where)
         if table is None:
             return None
-        self.problems += [f"{where}.{name} is missing" for name in required if name not in table]
+        self.problems += [
+            f"{where}.{name} is missing"
+            for name in required
+            if name not in table
+        ]
         for name, value in table.items():
             kind = allowed.get(name)
             if kind is None:
-                self.problems.append(f"{where}.{name} is not a field of this table")
+                self.problems.append(f"{where}.{name} is {_UNKNOWN}")
                 continue
             if isinstance(kind, type):
                 table[name] = self._record(kind, usual.get(name), value, f"{where}.{name}")
@@ -226,14 +229,16 @@ class TablesReader:
         given = common
         if name in tables:
             usual = (vars(base) if base else {}) | common
-            table = self._fields(tables[name], where, _allowed(Profile, "name"), usual=usual)
+            table = self._fields(
+                tables[name],
+                where,
+                _allowed(Profile, "name"),
+                required=() if base else sorted(REQUIRED_FIELDS),
+                usual=usual,
+            )
             if table is None:
                 return None
             given = {"source": self._source, **common, **table}
-        missing = sorted(REQUIRED_FIELDS - given.keys()) if base is None else []
-        if missing:
-            self.problems.append(f"{where} needs {', '.join(missing)}: it is not built in")
-            return None
         try:
             profile = Profile(name, **given) if base is None else replace(base, **given)
             calibrated(profile)

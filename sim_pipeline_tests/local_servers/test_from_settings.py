@@ -48,7 +48,8 @@ def test_any_loopback_address_is_accepted(
 
     monkeypatch.setattr(local, "LocalPostgres", make)
     monkeypatch.setattr(local, "LocalRabbitMQ", make)
-    settings = read_settings({variable.lower(): host})
+    password = variable.lower().replace("host", "password")
+    settings = read_settings({variable.lower(): host, password: "secret"})
     with start(settings, tmp_path):
         assert made == [host.strip("[]")]
 
@@ -59,4 +60,13 @@ def test_host_of_another_machine_is_rejected(tmp_path: Path, start: Start, varia
     settings = read_settings({variable.lower(): "db.example.com"})
     message = rf"^{variable}='db.example.com': allowed .* is 127.0.0.1, ::1 or localhost; set LOCAL"
     with pytest.raises(ServiceError, match=message), start(settings, tmp_path):
+        pass
+
+
+@BOTH
+@pytest.mark.usefixtures("clean_environment")
+def test_empty_password_is_rejected(tmp_path: Path, start: Start, variable: str) -> None:
+    password = variable.replace("HOST", "PASSWORD")
+    message = rf"^{password} is empty: LOCAL_SERVICES=true needs a password; set one in .env"
+    with pytest.raises(ServiceError, match=message), start(read_settings({}), tmp_path):
         pass

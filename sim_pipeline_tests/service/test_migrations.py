@@ -99,6 +99,17 @@ def test_missing_database_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert "Traceback" not in done.stderr
 
 
+def test_database_of_a_newer_version_is_named(postgres: Postgres) -> None:
+    with postgres.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    postgres.engine.dispose()
+    result = migrate()
+    assert result.returncode == 1
+    assert "was migrated by a newer version of sim_pipeline" in result.stderr
+    assert "'9999'); install that version" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_unchanged_tables_need_no_migration() -> None:
     before = sorted(project_file("migrations").rglob("*.py"))
     done = command("revision", "don't")
