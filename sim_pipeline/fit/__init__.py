@@ -1,0 +1,1 @@
+"""Fits a model's profile to what benchmark tools measured. Does not import Dagster."""
