@@ -189,7 +189,7 @@ class _Problem:
         if errors.get("cap", 0.0) > _CAP_ERROR:
             self._assumed["cap"] = (
                 f"TTFT hardly rises with the rate: cap is known within a factor of "
-                f"{min(math.exp(errors['cap']), 100.0):.2g}; measure at higher rates, or give "
+                f"{min(math.exp(errors['cap']), 100.0):.0f}; measure at higher rates, or give "
                 "--batch-limit"
             )
             del self._fitted["cap"]
@@ -339,7 +339,9 @@ class _Problem:
         else:
             lowest = math.log(highest / _BUSIEST)
             self._fitted["cap"] = "the rise of TTFT with the rate: the wait for prefill"
-            return [Parameter("cap", lowest + 0.15, lowest, lowest + 3.0, 0.04, width=2.0)]
+            # It stays at a usual load where TTFT does not tell.
+            usual = math.log(highest / USUAL_RHO)
+            return [Parameter("cap", usual, lowest, lowest + 3.0, 0.04, width=2.0)]
         return []
 
     def _lower_prefill_share(self, parameters: Sequence[Parameter]) -> None:
