@@ -3,7 +3,8 @@
     python -m benchmarks.regressions [--seeds 101 102 ...] [--models GPT-4o ...] [--days 365]
 
 It simulates hourly windows of 5 points, and runs the check after each hour on the eight days that a
-comparison reads, as the schedule does. It needs no server, and takes one to two minutes for each seed.
+comparison reads, as the schedule does. It needs no server, and takes one to two minutes for each
+seed.
 
 It prints Markdown tables with the median and the range over the seeds: alarms in the series as
 simulated, and detections of incidents and lasting shifts that are planted one at a time.

@@ -68,5 +68,6 @@ def _time_per_token(axis: Axes, fit: Fit) -> None:
     axis.plot(decoding, [1e3 * load.itl for load in fit.loads], "o", color="C0", ms=4)
     grid = np.linspace(0.0, 1.1 * max(decoding), 200)
     axis.plot(grid, 1e3 * calibrated(fit.profile).itl(grid), "-", color="C0")
-    axis.set(xlabel="requests that decode", title="time between tokens [ms]", ylim=(0, None))
+    highest = 1.2 * max(1e3 * load.itl for load in fit.loads)
+    axis.set(xlabel="requests that decode", title="time between tokens [ms]", ylim=(0, highest))
     axis.grid(color="0.9")
