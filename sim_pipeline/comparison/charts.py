@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
@@ -84,6 +85,7 @@ def ranges_plot(ranking: Sequence[Comparison], hours: int) -> str:
         axis.plot([one.p95 for one in places], heights, "|", color="C3", ms=9, mew=2)
         # A thinking model answers later than the others by a factor of ten.
         axis.set_xscale("log")
+        _plain_numbers(axis.xaxis)
         _name_rows(axis, heights, [one.llm_name for one in places], names)
         _format_axis(axis, metric)
     figure.suptitle(f"Last {hours} hours: p50 (dot) to p95 (bar), best at the top", fontsize=10)
@@ -153,6 +155,7 @@ def history_plot(history: History) -> str:
         axis.xaxis.set_major_formatter(dates)
         axis.xaxis.get_offset_text().set_fontsize(7)
         axis.set_yscale("log")
+        _plain_numbers(axis.yaxis)
         _format_axis(axis, metric)
     legend = figure.legend(
         axes[0].get_lines(),
@@ -223,6 +226,15 @@ def _name_rows(
         fontproperties=names.font,
         parse_math=False,
     )
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Label a log axis with 1, 2, 5, 10 and the like, not with powers."""
+    from matplotlib.ticker import LogLocator, NullFormatter  # noqa: PLC0415 - see the docstring
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _format_axis(axis: Axes, metric: str) -> None:

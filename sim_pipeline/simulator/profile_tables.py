@@ -149,11 +149,7 @@ class TablesReader:
         table = self._table(content, where)
         if table is None:
             return None
-        self.problems += [
-            f"{where}.{name} is missing"
-            for name in required
-            if name not in table
-        ]
+        self.problems += [f"{where}.{name} is missing" for name in required if name not in table]
         for name, value in table.items():
             kind = allowed.get(name)
             if kind is None:
