@@ -46,11 +46,16 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def test_profile_and_plot_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = tmp_path / SAMPLE.name
+def measured_at(time: datetime, folder: Path) -> Path:
+    """Copy the sample with a date of its own: the profile's figures are of that day."""
+    source = folder / SAMPLE.name
     source.write_bytes(SAMPLE.read_bytes())
-    measured = datetime(2026, 3, 4, 12, tzinfo=UTC).timestamp()
-    os.utime(source, (measured, measured))
+    os.utime(source, (time.timestamp(), time.timestamp()))
+    return source
+
+
+def test_profile_and_plot_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = measured_at(datetime(2026, 3, 4, 12, tzinfo=UTC), tmp_path)
     run(source, "--name", NAME, "--output", tmp_path / "fitted.toml")
 
     profile = read_profiles(tmp_path / "fitted.toml", [NAME])[NAME]
@@ -163,7 +168,8 @@ def test_command_runs_in_a_process_without_matplotlib_until_it_draws() -> None:
 def test_fitted_profile_is_used_by_the_service(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(SAMPLE, "--name", "ours")
+    # Days before the windows that the what-if simulates: no shift comes between.
+    run(measured_at(datetime(2026, 1, 31, 12, tzinfo=UTC), tmp_path), "--name", "ours")
     file = tmp_path / "ours.toml"
     monkeypatch.setenv("LLM_MODELS_STR", "GPT-4o,ours")
     monkeypatch.setenv("MODEL_PROFILES_FILE", str(file))
