@@ -12,7 +12,7 @@ import pytest
 
 from sim_pipeline.backfill.request import read_request
 from sim_pipeline.cli import main
-from sim_pipeline.config import load_settings
+from sim_pipeline.config import read_settings
 from sim_pipeline.feed.inputs import SimulationInputs
 from sim_pipeline.fit.loads import METRICS
 from sim_pipeline.fit.profile_file import to_toml
@@ -177,7 +177,7 @@ def test_fitted_profile_is_used_by_the_service(
         monkeypatch.setenv(f"{name}_HOST", "localhost")
         monkeypatch.setenv(f"{name}_USER", "user")
         monkeypatch.setenv(f"{name}_PASSWORD", "password")
-    settings = load_settings()
+    settings = read_settings()
     profiles = read_profiles(settings.model_profiles_file, settings.llm_models)
     assert profiles["GPT-4o"] == MODELS["GPT-4o"]
     assert profiles["ours"].source == "fitted to vLLM"

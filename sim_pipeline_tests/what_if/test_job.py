@@ -128,7 +128,7 @@ def test_baseline_equals_the_stored_feed(
         ' FROM simulation_results CROSS JOIN unnest("values") AS value GROUP BY metric',
     )
     found = metadata_of(what_if(settings, ephemeral, seed=7, models=["GPT-4o"]))
-    assert {metric: (f"{p50:.4g}", f"{p95:.4g}") for metric, (p50, p95) in stored} == {
+    assert {metric: (f"{p50:.3g}", f"{p95:.3g}") for metric, (p50, p95) in stored} == {
         metric: (row[0], row[3])
         for metric, title in zip(METRICS, TITLES, strict=True)
         for row in cells(found[title]).values()
