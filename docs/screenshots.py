@@ -26,7 +26,7 @@ from sim_pipeline_tests.ui.dagster_ui import (
 )
 
 IMAGES = Path(__file__).parent / "img"
-MODELS = ("GPT-4o", "Claude-3.5-Sonnet", "Gemini-1.5-Flash", "Llama-3.1-70B")
+MODELS = ("GPT-4o", "Claude-Opus-4.7", "GPT-5.4-mini", "DeepSeek-V4-Pro")
 HISTORY = timedelta(days=30)
 # Small enough that the backfill is still running when the UI first counts its progress.
 DAYS_PER_RUN = 2
@@ -95,7 +95,7 @@ def main() -> None:
     last = datetime.now(UTC)
     start = (last - HISTORY).replace(hour=0, minute=0, second=0, microsecond=0)
     settings = {
-        "llm_models_str": ",".join(MODELS),
+        "llm_models": MODELS,
         "simulation_interval": 3600,
         "simulation_start": start,
         "catch_up_hours": 0,
