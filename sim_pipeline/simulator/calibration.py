@@ -84,7 +84,8 @@ def calibrated(profile: Profile) -> Calibration:
         ValueError: no times give the published medians; the message names the field, its value and
             what is allowed.
     """
-    typical = float(np.median(_utilisations(profile)))
+    utilisations = _utilisations(profile)
+    typical = float(np.median(utilisations))
     # The jitter of ITL has mean 1, and so a median below 1.
     itl = math.exp(0.5 * profile.itl_jitter**2) / profile.tps_ref
     decode_load = profile.cap * profile.mean_steps
@@ -113,7 +114,7 @@ def calibrated(profile: Profile) -> Calibration:
         ttft_base=0.0,
         decode_load=decode_load,
     )
-    return replace(times, ttft_base=_ttft_base(profile, times))
+    return replace(times, ttft_base=_ttft_base(profile, times, utilisations))
 
 
 def _utilisations(profile: Profile) -> Array:
@@ -134,17 +135,21 @@ def _utilisations(profile: Profile) -> Array:
     return np.minimum(RHO_MAX, profile.rho * np.exp(logs))
 
 
-def _ttft_base(profile: Profile, times: Calibration) -> float:
+def _ttft_base(profile: Profile, times: Calibration, rho: Array) -> float:
     """Return t0 [s]: the median of (t0 + prefill) * jitter + wait + thinking is the published one.
 
     The wait of a GI/G/1 queue is about exponential if it is not 0, with the mean of Allen and
     Cunneen's formula (1978).
+
+    Args:
+        profile: the endpoint.
+        times: its times, but for t0.
+        rho: utilisations that requests meet, shape (SAMPLE,).
     """
     generator = np.random.Generator(np.random.Philox(2))
     prompts, jitter, slow, thoughts, itl_jitter = generator.standard_normal((5, SAMPLE))
     detour, waiting, thinks = generator.random((3, SAMPLE))
     lengths = profile.workload.input_lengths
-    rho = _utilisations(profile)
     busy = prefill_utilisation(profile, rho)
     queue, own_prefill = profile.prefill_times(rho)
     spread = 0.5 * (profile.workload.arrival_cv**2 + lengths.squared_cv)
