@@ -22,7 +22,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run backfill fit test test-ui test-faults soak bench realism migrate migrations lint docker-build \
+.PHONY: help install run backfill fit score test test-ui test-faults soak bench realism migrate migrations lint docker-build \
         plots screenshots lock k8s-render k8s-apply k8s-delete k8s-ready k8s-reachable \
         k8s-secrets-local k8s-secrets-production \
         k8-render k8-apply k8-delete
@@ -36,21 +36,20 @@ help: ## List the targets
 install: $(STAMP) ## Create .venv with the locked dependencies
 	@$(if $(filter 0-install,$(MAKELEVEL)-$(MAKECMDGOALS)),echo '$(VENV) has everything in locks/$(LOCK).txt',:)
 
-$(STAMP): locks/$(LOCK).txt pyproject.toml $(if $(MOVED),FORCE)
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+$(STAMP): locks/$(LOCK).txt locks/install.py pyproject.toml $(if $(MOVED),FORCE)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null || { \
 	  found="$$($(PYTHON) -c 'import sys; print(sys.version.split()[0])' 2>/dev/null)"; \
-	  { echo "Python 3.11 to 3.13 is needed; $(PYTHON) is $${found:-not a Python}."; \
+	  { echo "Python 3.11 to 3.14 is needed; $(PYTHON) is $${found:-not a Python}."; \
 	  echo 'Add another Python to the same command, such as PYTHON=python3.12'; } >&2; exit 2; }
 	@case "$$(pwd -P)" in *:*|*[[:cntrl:]]*) \
 	  echo 'The path of this checkout contains a colon or a control character; Python cannot create $(VENV) there.' \
 	  'Move the checkout to another path' >&2; exit 2;; esac
 	@$(if $(MOVED),echo '$(VENV) was created at another path (the checkout was moved or copied): creating it again'; \
 	  rm -rf $(VENV),:)
-	@echo "Installing into $(VENV) (a minute or two the first time)"
+	@echo "Installing into $(VENV) (half a minute the first time, longer with a slow network)"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
 	  echo '$(VENV) was not created, see above. Debian and Ubuntu need the package python3-venv' >&2; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/$(LOCK).txt && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . || { \
+	@$(BIN)/python locks/install.py $(LOCK) || { \
 	  { echo 'Not installed, see the error of pip above. It needs a package index: PyPI, or the one in `pip config`.'; \
 	  echo 'Run the same command again to continue'; } >&2; exit 1; }
 	@touch $@
@@ -75,6 +74,11 @@ fit: LOCK = run
 fit: ## Fit a model profile to benchmark results: ARGS="results.json --name N"
 	@$(MAKE) --no-print-directory install LOCK=$(LOCK)
 	@exec $(BIN)/python -m sim_pipeline fit $(ARGS)
+
+score: LOCK = run
+score: ## Score a detector's alarms against the simulated events: ARGS="alarms.csv"
+	@$(MAKE) --no-print-directory install LOCK=$(LOCK)
+	@exec $(BIN)/python -m sim_pipeline score $(ARGS)
 
 migrate: install ## Migrate the results database to this version's schema
 	@$(BIN)/python -m sim_pipeline migrate
@@ -194,7 +198,7 @@ lock: install ## Resolve the dependencies into locks/
 	@for lock in run:--extra=local k8s:--extra=k8s dev:--all-extras; do \
 	  $(COMPILE) pyproject.toml $${lock#*:} --output-file locks/$${lock%%:*}.txt || exit 1; \
 	done
-	@$(COMPILE) locks/tools.in --output-file locks/tools.txt
+	@for lock in tools uv; do $(COMPILE) locks/$$lock.in --output-file locks/$$lock.txt || exit 1; done
 	@$(COMPILE) locks/kubectl.in --no-deps --output-file locks/kubectl.txt
 	@echo 'Resolved. Check git diff --stat locks, then run make install'
 

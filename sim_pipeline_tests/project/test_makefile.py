@@ -22,6 +22,7 @@ def checkout(tmp_path: Path) -> Path:
     shutil.copy(PROJECT / "Makefile", tmp_path)
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "locks").mkdir()
+    shutil.copy(PROJECT / "locks" / "install.py", tmp_path / "locks")
     (tmp_path / "locks" / "dev.txt").write_text(f"nothing==1 --hash=sha256:{64 * '0'}\n")
     return tmp_path
 
@@ -51,7 +52,7 @@ def test_help_lists_every_public_target() -> None:
     [
         (["nonsense"], "There is no target nonsense. make help lists all targets\n"),
         (["install", "LOCK=none"], "LOCK=none: allowed is one of dev, k8s, run\n"),
-        (["install", "PYTHON=none"], "Python 3.11 to 3.13 is needed; none is not a Python.\n"),
+        (["install", "PYTHON=none"], "Python 3.11 to 3.14 is needed; none is not a Python.\n"),
     ],
 )
 def test_invalid_arguments_are_reported(checkout: Path, arguments: list[str], message: str) -> None:
@@ -69,6 +70,48 @@ def test_failed_install_ends_with_the_remedy(checkout: Path) -> None:
     *_, cause, remedy, _ = done.stderr.splitlines()
     assert cause.startswith("Not installed, see the error of pip above. It needs a package index")
     assert remedy == "Run the same command again to continue"
+
+
+def uv_that(tmp_path: Path, status: int) -> Path:
+    """Write a stand-in for uv that records its environment; return its directory."""
+    directory = tmp_path / "programs"
+    directory.mkdir()
+    uv = directory / "uv"
+    uv.write_text(
+        f"#!/bin/sh\nenv > {tmp_path}/environment\n"
+        f'echo "$@" >> {tmp_path}/calls\necho Installed 1 package\nexit {status}\n'
+    )
+    uv.chmod(0o755)
+    return directory
+
+
+def test_uv_installs_from_the_index_of_pip(checkout: Path, tmp_path: Path) -> None:
+    path = f"{uv_that(tmp_path, 0)}:{os.environ['PATH']}"
+    configured = {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+        "PIP_FIND_LINKS": "/one /two",
+    }
+    done = make("install", directory=checkout, PATH=path, **configured)
+    assert done.returncode == 0, done.stderr
+    assert "  Installed 1 package\n" in done.stdout
+    environment = (tmp_path / "environment").read_text()
+    assert "UV_DEFAULT_INDEX=http://127.0.0.1:9/simple\n" in environment
+    assert "UV_FIND_LINKS=/one,/two\n" in environment
+    locked, own = (tmp_path / "calls").read_text().splitlines()
+    assert "--require-hashes" in locked
+    assert locked.endswith("locks/dev.txt")
+    assert own.endswith("--no-deps --editable .")
+
+
+def test_pip_installs_if_uv_fails(checkout: Path, tmp_path: Path) -> None:
+    path = f"{uv_that(tmp_path, 1)}:{os.environ['PATH']}"
+    done = make(
+        "install", directory=checkout, PATH=path, PIP_NO_INDEX="1", PIP_CONFIG_FILE=os.devnull
+    )
+    assert done.returncode == 2
+    assert len((tmp_path / "calls").read_text().splitlines()) == 1
+    assert "No matching distribution found for nothing==1" in done.stderr
 
 
 def test_repeated_install_says_that_it_is_done(checkout: Path) -> None:
@@ -89,6 +132,7 @@ def installable(tmp_path: Path) -> Path:
     checkout = tmp_path / AWKWARD
     (checkout / "locks").mkdir(parents=True)
     shutil.copy(PROJECT / "Makefile", checkout)
+    shutil.copy(PROJECT / "locks" / "install.py", checkout / "locks")
     (checkout / "locks" / "run.txt").touch()
     (checkout / "locks" / "dev.txt").touch()
     (checkout / "where.py").touch()
@@ -138,7 +182,7 @@ def installed_from(checkout: Path) -> Path:
 
 REMADE = (
     ".venv was created at another path (the checkout was moved or copied): creating it again\n"
-    "Installing into .venv (a minute or two the first time)\n"
+    "Installing into .venv (half a minute the first time, longer with a slow network)\n"
 )
 
 
