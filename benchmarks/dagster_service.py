@@ -20,7 +20,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from benchmarks import dagster_api
 from sim_pipeline.config import Settings, read_settings
 from sim_pipeline.connections import message_broker, results_database
-from sim_pipeline.dagster_instance.lifecycle import prepare_instance
+from sim_pipeline.dagster_instance.lifecycle import configure_instance, migrate_instance
 from sim_pipeline.local_servers.from_settings import local_postgres, local_rabbitmq
 from sim_pipeline.local_servers.ports import free_port, listens
 from sim_pipeline.project_files import project_file
@@ -120,7 +120,8 @@ class DagsterService:
         self.broker = message_broker(self.settings)
         stack.callback(self.results.engine.dispose)
         upgrade(self.results)
-        prepare_instance(directory / "dagster", project_file("dagster.yaml"))
+        configure_instance(directory / "dagster", project_file("dagster.yaml"))
+        migrate_instance()
         self.instance = stack.enter_context(dg.DagsterInstance.get())
         self.children = stack.enter_context(Children(directory, environment, _stop_request()))
         self.workspace = directory / "workspace.yaml"
@@ -202,7 +203,10 @@ class DagsterService:
         """Delete results, ledger, comparisons and queue."""
         with self.results.engine.begin() as connection:
             connection.execute(
-                sa.text("TRUNCATE simulation_results, request_counts, deliveries, model_comparison")
+                sa.text(
+                    "TRUNCATE simulation_results, request_counts, deliveries, simulated_events,"
+                    " model_comparison"
+                )
             )
         with self.channel() as channel:
             channel.queue_delete(self.broker.queue)

@@ -211,7 +211,7 @@ class Settings(BaseModel):
         "an ISO 8601 time with a time zone, from 1970 on and not in the future,"
         " such as 2026-01-01T00:00:00Z",
     )
-    catch_up_hours: int = _whole_number(24, 0, 8760, "hours")
+    catch_up_hours: int = _whole_number(192, 0, 8760, "hours")
     backfill_days_per_run: int = _whole_number(366, 1, 3660, "days")
     event_retention_days: Annotated[int, Field(ge=0, le=3650)] = _setting(
         30, "a whole number of days, 0 (keep all) to 3650"

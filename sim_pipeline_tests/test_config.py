@@ -19,7 +19,7 @@ def test_defaults_match_the_documentation() -> None:
     assert settings.random_seed == 42
     assert settings.simulation_interval == 3600
     assert settings.simulation_start == datetime(2026, 1, 1, tzinfo=UTC)
-    assert settings.catch_up_hours == 24
+    assert settings.catch_up_hours == 192
     assert settings.backfill_days_per_run == 366
     assert settings.event_retention_days == 30
     assert settings.results_retention_days == 0

@@ -17,21 +17,29 @@ from sim_pipeline.errors import ServiceError
 logger = logging.getLogger(__name__)
 
 
-def prepare_instance(home: Path, config: Path) -> None:
-    """Create DAGSTER_HOME with its configuration, and migrate Dagster's storage.
+def configure_instance(home: Path, config: Path) -> None:
+    """Create DAGSTER_HOME with its configuration.
 
     Args:
         home: the directory DAGSTER_HOME.
         config: the file to copy there as dagster.yaml.
 
     Raises:
-        ServiceError: the directory is not writable, or the storage is unreachable or refuses.
+        ServiceError: the directory is not writable.
     """
     try:
         home.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(config, home / "dagster.yaml")
     except OSError as error:
         raise ServiceError(f"{home} cannot be written: {error.strerror}") from error
+
+
+def migrate_instance() -> None:
+    """Migrate the storage of the instance in DAGSTER_HOME.
+
+    Raises:
+        ServiceError: the storage is unreachable or refuses.
+    """
     with dg.DagsterInstance.get() as instance:
         upgrade_storage(instance)
 

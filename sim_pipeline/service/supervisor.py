@@ -8,6 +8,7 @@ import logging
 import os
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,11 @@ from pathlib import Path
 from sim_pipeline import logs
 from sim_pipeline.config import Settings
 from sim_pipeline.connections import results_database
-from sim_pipeline.dagster_instance.lifecycle import close_abandoned_runs, prepare_instance
+from sim_pipeline.dagster_instance.lifecycle import (
+    close_abandoned_runs,
+    configure_instance,
+    migrate_instance,
+)
 from sim_pipeline.local_servers.data_directory import ServiceDirectory
 from sim_pipeline.local_servers.from_settings import local_postgres, local_rabbitmq
 from sim_pipeline.local_servers.ports import free_port, listens, require_free
@@ -86,28 +91,39 @@ def _run_until_stopped(
     running: ExitStack,
 ) -> None:
     """Start everything and watch it. The caller stops what this function enters into `running`."""
-    if settings.local_services:
-        for server in (local_postgres, local_rabbitmq):
-            running.enter_context(server(settings, directory))
-            if stop:
-                return
-    elif not await_servers(settings, stop.wait):
+    configure_instance(_dagster_home(directory), project_file("dagster.yaml"))
+    # Entered before the children, so that they stop before their servers.
+    servers = running.enter_context(ExitStack())
+    children = running.enter_context(Children(directory, environment, stop))
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        if settings.local_services:
+            # RabbitMQ takes as long to start as PostgreSQL, the migrations and the code server.
+            broker = pool.submit(servers.enter_context, local_rabbitmq(settings, directory))
+            servers.enter_context(local_postgres(settings, directory))
+        elif not await_servers(settings, stop.wait):
+            return
+        _migrate(settings)
+        close_abandoned_runs()
+        _start_code_server(children, environment)
+        if settings.local_services:
+            broker.result()
+    if stop:
         return
+    _start_dagster(settings, children, environment)
+    if not stop:
+        _log_addresses(settings, directory)
+    children.watch()
+
+
+def _migrate(settings: Settings) -> None:
+    """Migrate both databases."""
     migrate_results(settings)
     require_fit(
         replace(results_database(settings), database=settings.dagster_postgres_db),
         temporary_tables=False,
     )
     logger.info("Migrating Dagster's storage")
-    prepare_instance(_dagster_home(directory), project_file("dagster.yaml"))
-    close_abandoned_runs()
-    if stop:
-        return
-    children = running.enter_context(Children(directory, environment, stop))
-    _start_dagster(settings, children, environment)
-    if not stop:
-        _log_addresses(settings, directory)
-    children.watch()
+    migrate_instance()
 
 
 def service_environment(settings: Settings, directory: Path) -> dict[str, str]:
@@ -137,17 +153,21 @@ def _dagster_home(directory: Path) -> Path:
     return directory / "dagster"
 
 
-def _start_dagster(settings: Settings, children: Children, environment: dict[str, str]) -> None:
-    """Start code server, daemon and webserver, and launch the first run."""
+def _start_code_server(children: Children, environment: dict[str, str]) -> None:
     logger.info("Starting Dagster")
     host, port = environment["CODE_SERVER_HOST"], environment["CODE_SERVER_PORT"]
-    workspace = ["--workspace", str(project_file("workspace.yaml"))]
     children.start(
         "code",
         *("dagster", "api", "grpc", "--module-name", "sim_pipeline.definitions"),
         *("--host", host, "--port", port, "--location-name", "sim_pipeline"),
         *("--log-level", "warning"),
     )
+
+
+def _start_dagster(settings: Settings, children: Children, environment: dict[str, str]) -> None:
+    """Start daemon and webserver when the code server listens, and launch the first run."""
+    host, port = environment["CODE_SERVER_HOST"], environment["CODE_SERVER_PORT"]
+    workspace = ["--workspace", str(project_file("workspace.yaml"))]
     children.await_condition(
         lambda: listens(host, int(port)), "the code server did not listen", _START_SECONDS
     )
