@@ -11,9 +11,11 @@ MOVED := $(shell test ! -e $(VENV)/pyvenv.cfg || \
   grep -qsF " $$(pwd -P)/$(VENV)" $(VENV)/pyvenv.cfg || echo moved)
 KUBECTL ?= kubectl
 OVERLAY ?= local
-KUBERNETES = k8s/overlays/$(OVERLAY)
-CREDENTIALS = k8s/overlays/local/credentials.env
-IN_NAMESPACE = $(KUBECTL) --namespace sim-pipeline
+# Only Python's standard library, so these targets work without .venv.
+DEPLOY = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+  echo 'Python 3.11 or newer is needed for this target. Add one: PYTHON=python3.12' >&2; exit 2; }; \
+  exec $(PYTHON) k8s/deploy.py
+DEPLOY_OPTIONS = --overlay "$(OVERLAY)" --kubectl "$(KUBECTL)"
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-annotate --no-strip-extras --no-emit-index-url --no-emit-find-links \
   --custom-compile-command "make lock"
@@ -22,9 +24,8 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run backfill fit score test test-ui test-faults soak bench realism migrate migrations lint docker-build \
-        plots screenshots lock k8s-render k8s-apply k8s-delete k8s-ready k8s-reachable \
-        k8s-secrets-local k8s-secrets-production \
+.PHONY: help install run backfill report fit score test test-ui test-faults test-versions soak bench realism migrate migrations lint docker-build \
+        plots screenshots lock k8s-render k8s-apply k8s-delete \
         k8-render k8-apply k8-delete
 
 ##@ Use
@@ -70,6 +71,11 @@ backfill: ## Simulate past windows, by default eight days: [FROM=2026-01-01] [TO
 	@exec $(BIN)/python -m sim_pipeline backfill --models "$(MODELS)" \
 	  $(if $(FROM),--from "$(FROM)") $(if $(TO),--to "$(TO)")
 
+report: LOCK = run
+report: ## Write an HTML report of the last seven days, or of: ARGS="--since 2026-01-01 --until 2026-02-01"
+	@$(MAKE) --no-print-directory install LOCK=$(LOCK)
+	@exec $(BIN)/python -m sim_pipeline report $(ARGS)
+
 fit: LOCK = run
 fit: ## Fit a model profile to benchmark results: ARGS="results.json --name N"
 	@$(MAKE) --no-print-directory install LOCK=$(LOCK)
@@ -85,7 +91,7 @@ migrate: install ## Migrate the results database to this version's schema
 
 ##@ Develop
 test: install ## Run the tests with their own servers, or some of them: ARGS="-k backfill"
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup $(ARGS)
 
 test-ui: install ## Run only the tests that use the UI in a browser
 	@$(BIN)/python -m pytest sim_pipeline_tests/ui $(ARGS)
@@ -94,6 +100,9 @@ test-faults: install ## Test with random kills and lost connections: FAULT_ROUND
 	@case "$${FAULT_ROUNDS:-20}" in 0*|*[!0-9]*) \
 	  echo "FAULT_ROUNDS=$$FAULT_ROUNDS: allowed is a whole number, 1 or more" >&2; exit 2;; esac
 	@FAULT_ROUNDS=$${FAULT_ROUNDS:-20} $(BIN)/python -m pytest sim_pipeline_tests/chaos $(ARGS)
+
+test-versions: install ## Test with other Pythons, PostgreSQL 15 to 18, RabbitMQ 3.10 to 4.3: ARGS="trixie --areas broker"
+	@exec $(BIN)/python -m sim_pipeline_tests.support.version_matrix $(ARGS)
 
 soak: install ## Run the service for SOAK_MINUTES=60 and check that nothing grows
 	@exec $(BIN)/python -u -m benchmarks.soak --minutes $(SOAK_MINUTES) $(if $(SOAK_JSON),--json $(SOAK_JSON))
@@ -134,52 +143,14 @@ docker-build: ## Build the image simulation-service:latest: [PIP_CONF=file] [CA_
 	  $(addprefix --secret=id=ca.pem$(COMMA)src=,$(CA_FILE)) $(DOCKER_ARGS) .
 	@echo 'Built simulation-service:latest. docs/image.md says how to run it'
 
-k8s-render: k8s-ready ## Print the Kubernetes manifests: OVERLAY=local (or production)
-	@exec $(KUBECTL) kustomize $(KUBERNETES)
+k8s-render: ## Print the Kubernetes manifests: OVERLAY=local (or production)
+	@$(DEPLOY) render $(DEPLOY_OPTIONS)
 
-k8s-apply: k8s-reachable ## Install or upgrade in kubectl's current cluster: OVERLAY=local
-	@$(KUBECTL) apply --filename k8s/base/namespace.yaml
-	@$(MAKE) --no-print-directory k8s-secrets-$(OVERLAY)
-	@# A Job's pods cannot be changed, so delete the Job of the previous version, which has ended.
-	@$(IN_NAMESPACE) delete job migrate --ignore-not-found
-	@$(KUBECTL) apply --kustomize $(KUBERNETES)
-	@echo "Waiting for the migrations, then for the pods"
-	@$(IN_NAMESPACE) wait --for=condition=complete --timeout=15m job/migrate || { \
-	  echo 'The migration failed. See: kubectl --namespace sim-pipeline logs job/migrate' >&2; exit 1; }
-	@for name in code-location daemon webserver; do \
-	  $(IN_NAMESPACE) rollout status --timeout=10m deployment/$$name || { \
-	    echo "Not ready. See: kubectl --namespace sim-pipeline describe pods" >&2; exit 1; }; done
-	@case $(OVERLAY) in local) echo 'The UI is at http://127.0.0.1:3000 while this command runs:'; \
-	  echo '  kubectl --namespace sim-pipeline port-forward service/webserver 3000:3000';; esac
+k8s-apply: ## Install or upgrade in kubectl's current cluster: OVERLAY=local
+	@$(DEPLOY) apply $(DEPLOY_OPTIONS)
 
-k8s-delete: k8s-reachable ## Delete everything from the cluster: namespace, Secrets and, with local, the data
-	@$(KUBECTL) delete --kustomize $(KUBERNETES) --ignore-not-found
-
-k8s-ready:
-	@command -v $(KUBECTL) >/dev/null || { \
-	  echo '$(KUBECTL) is not installed; 1.33 or newer is needed: https://kubernetes.io/docs/tasks/tools' >&2; exit 2; }
-	@test -f $(KUBERNETES)/kustomization.yaml || { \
-	  echo "OVERLAY=$(OVERLAY): allowed is one of" $(notdir $(wildcard k8s/overlays/*)) >&2; exit 2; }
-
-k8s-reachable: k8s-ready
-	@$(KUBECTL) version >/dev/null || { \
-	  echo 'The cluster does not answer. `kubectl config current-context` shows which one kubectl uses' >&2; exit 1; }
-
-# Without the file, an existing Secret of the cluster is kept: its servers have those passwords.
-k8s-secrets-local:
-	@if test ! -f $(CREDENTIALS) && ! $(IN_NAMESPACE) get secret credentials --output=name >/dev/null 2>&1; then \
-	  umask 077 && $(PYTHON) -c 'import secrets; \
-	    [print(f"{name}_PASSWORD={secrets.token_urlsafe(24)}") for name in ("POSTGRES", "RABBITMQ")]' \
-	    > $(CREDENTIALS) && echo "Created $(CREDENTIALS) with generated passwords"; fi
-	@test ! -f $(CREDENTIALS) || { $(IN_NAMESPACE) create secret generic credentials --dry-run=client \
-	  --from-env-file=$(CREDENTIALS) --output=yaml | $(KUBECTL) apply --server-side --filename -; }
-
-k8s-secrets-production:
-	@! grep -rlE '[.=]example\.com|192\.0\.2\.[1-9]' $(KUBERNETES) >&2 || { \
-	  echo 'These files still contain placeholders, see docs/operations.md' >&2; exit 2; }
-	@for name in secret/credentials secret/oauth2-proxy configmap/server-ca; do \
-	  $(IN_NAMESPACE) get $$name --output=name >/dev/null || { \
-	    echo "Create $$name first, see docs/operations.md" >&2; exit 2; }; done
+k8s-delete: ## Delete everything from the cluster, data included: OVERLAY=local [CONFIRM=yes]
+	@$(DEPLOY) delete $(DEPLOY_OPTIONS) --confirm "$(CONFIRM)"
 
 # Short forms.
 k8-render k8-apply k8-delete: k8-%: k8s-%

@@ -1,276 +1,230 @@
-"""Benchmark: backfill a year of history through Dagster's daemon.
+"""Benchmark: the backfill command, over eight days of nine models and over a year of eight.
 
-365 days of hourly windows of eight models: 2,920 partitions, 70,080 windows, 280,320 rows, 70,080
-messages. The backfill is launched through GraphQL, as the UI's dialog does, and timed from there
-until its status is COMPLETED_SUCCESS. Then all rows must be stored and all messages in the queue.
-The service is configured as in `make run`, with at most four runs at a time.
+The whole service runs as in `make run`. The command is timed from its start to its summary, in its
+own process. Then all rows must be stored and all messages in the queue. Two baselines are measured
+in turn with it, over the same days:
 
-Two baselines are measured in turn with it:
-
-floor   the same backfill of `benchmarks/empty_graph.py`, with the same daemon and storage.
-script  `benchmarks/plain_script.py` over a tenth of the windows; its time grows linearly.
-
-The daemon polls for backfills every 30 s. Each backfill is launched right after the previous one
-has ended, which is right after such a poll, so that all of them wait equally long.
+library  `benchmarks/without_dagster.py`, in as many processes as the command launched runs.
+UI       a backfill launched through GraphQL, as the UI's dialog does, until its status is
+         COMPLETED_SUCCESS. Dagster's daemon polls for it every 30 s.
 """
 
-import math
+import os
+import re
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from functools import cached_property
-from statistics import median
+from datetime import time as clock
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-import dagster as dg
+import pika
 import sqlalchemy as sa
 
-from benchmarks.dagster_api import (
-    BACKFILL_RUNNING,
-    BACKFILL_SUCCEEDED,
-    BACKFILL_TAG,
-    launch_backfill,
-)
-from benchmarks.dagster_service import PIPELINE, DagsterService
-from benchmarks.figures import Limit, Row
-from benchmarks.plain_script import seconds_taken
+from benchmarks import without_dagster
+from benchmarks.dagster_api import BACKFILL_RUNNING, BACKFILL_SUCCEEDED, launch_backfill
+from benchmarks.figures import Limit, Row, markdown
+from benchmarks.service_under_test import ServiceUnderTest
 from benchmarks.workers import RunWorkers
-from sim_pipeline.config import DEFAULT_MODELS, read_settings
+from sim_pipeline.config import DEFAULT_MODELS
+from sim_pipeline.connections import message_broker, results_database
 from sim_pipeline.metrics import METRICS
-from sim_pipeline.windows import Cadence
 
 _ASSETS = ("metric_frames", "benchmark_feed")
-_FLOOR_ASSETS = ("empty_frames", "empty_feed")
-# Read by benchmarks/empty_graph.py.
-_PARTITIONS_PER_RUN = "BENCHMARK_PARTITIONS_PER_RUN"
-_MODELS = DEFAULT_MODELS[:8]
-_DAYS = 365
-_TIMES = 3
-# The script processes the first tenth of the days.
-_SCRIPT_SHARE = 10
-_SECONDS = 3600.0
-_POLL_SECONDS = 1.0
+_SECONDS, _POLL_SECONDS = 3600.0, 1.0
+_WINDOWS_A_DAY = 24
 _MEMORY = Limit(512)
-_TIMES_FLOOR = Limit(1.5)
-_TIMES_SCRIPT = Limit(1.0)
+_TIMES_LIBRARY = Limit(1.6)
 
 _STATUS = """
 query Status($id: String!) {
-  partitionBackfillOrError(backfillId: $id) {
-    ... on PartitionBackfill { status error { message } }
-  }
+  partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } }
 }
 """
 
 
 @dataclass(frozen=True)
-class Backfill:
-    """The measurements of a backfill.
+class _Case:
+    """A range to backfill.
 
     Attributes:
-        seconds: from launch to completion.
-        waiting: seconds from launch to the creation of the first run.
-        running: seconds from then to the end of the last run.
-        closing: seconds from then to completion.
-        runs: the number of runs.
-        memory: peak resident memory of a run worker, in MiB.
+        what: the range in words.
+        days: its length.
+        models: the number of models.
+        times: how often it is measured.
+        limit: the limit of the command's seconds.
+        times_library: the limit of the command's time in that of the library.
     """
 
-    seconds: float
-    waiting: float
-    running: float
-    closing: float
-    runs: int
-    memory: float
+    what: str
+    days: int
+    models: int
+    times: int
+    limit: Limit
+    times_library: Limit | None = None
+
+
+_CASES = (
+    _Case("eight days of nine models", 8, 9, 5, Limit(10)),
+    _Case("a year of eight models", 365, 8, 3, Limit(30), _TIMES_LIBRARY),
+)
+_QUICK = (_Case("five days of two models", 5, 2, 1, Limit(10)),)
 
 
 def measure(*, quick: bool) -> Iterator[Row]:
-    """Measure the backfill and its baselines in turn.
+    """Measure the command and its baselines in turn.
 
     Args:
         quick: use five days of two models, once, as a smoke test.
     """
-    days, models, times = (5, _MODELS[:2], 1) if quick else (_DAYS, _MODELS, _TIMES)
-    first = datetime.now(UTC).date() - timedelta(days=days + 1)
-    settings = {
-        "llm_models": models,
-        "simulation_start": datetime(first.year, first.month, first.day, tzinfo=UTC),
-    }
-    service = DagsterService(
-        PIPELINE | {"empty": "benchmarks.empty_graph"},
-        settings,
-        {_PARTITIONS_PER_RUN: str(_partitions_per_run(settings))},
-    )
-    with service:
-        benchmark = _Benchmark(service, first, days)
-        ours: list[Backfill] = []
-        floor: list[Backfill] = []
-        script: list[float] = []
-        for turn in range(times):
-            # So that the measured backfill starts right after another one, with warm caches.
-            benchmark.floor(days=1)
+    for case in _QUICK if quick else _CASES:
+        first = datetime.now(UTC).date() - timedelta(days=case.days + 1)
+        overrides = {
+            "llm_models": DEFAULT_MODELS[: case.models],
+            "simulation_start": datetime.combine(first, clock(), UTC),
+            # Keeps the schedule's runs away from these days.
+            "catch_up_hours": 0,
+        }
+        with (
+            tempfile.TemporaryDirectory(prefix="sim_pipeline-benchmark-") as directory,
+            ServiceUnderTest(Path(directory), overrides) as service,
+        ):
+            days = [first + timedelta(days=day) for day in range(case.days)]
+            yield from _rows(case, _Benchmark(service, days))
+
+
+def _rows(case: _Case, benchmark: "_Benchmark") -> Iterator[Row]:
+    command: list[float] = []
+    library: list[float] = []
+    runs = 1
+    with RunWorkers() as workers:
+        for turn in range(case.times):
             if turn % 2:
-                floor.append(benchmark.floor())
-                ours.append(benchmark.ours())
-                script.append(benchmark.script())
-            else:
-                ours.append(benchmark.ours())
-                script.append(benchmark.script())
-                benchmark.floor(days=1)
-                floor.append(benchmark.floor())
-    yield from _rows(f"backfill of {benchmark.windows:,} windows", ours, floor, script)
-
-
-def _rows(
-    what: str, ours: Sequence[Backfill], floor: Sequence[Backfill], script: Sequence[float]
-) -> Iterator[Row]:
-    def row(part: str, field: str, unit: str = "s", limit: Limit | None = None) -> Row:
-        return Row(
-            f"{what}{part}",
-            unit,
-            tuple(getattr(each, field) for each in ours),
-            "an empty graph",
-            tuple(getattr(each, field) for each in floor),
-            limit,
-            f"{ours[0].runs} and {floor[0].runs} runs" if field == "running" else "",
-        )
-
-    yield row("", "seconds", limit=_TIMES_FLOOR)
-    yield row(", from launch to the first run's creation", "waiting")
-    yield row(", from then to the last run's end", "running")
-    yield row(", from then to completion", "closing")
-    yield Row(
-        what,
-        "s",
-        tuple(each.seconds for each in ours),
-        "a plain script",
-        tuple(script),
-        _TIMES_SCRIPT,
-        f"from 1/{_SCRIPT_SHARE} of the windows",
-    )
-    yield Row(
-        f"{what}, a run worker's peak memory",
-        "MiB",
-        tuple(each.memory for each in ours),
-        limit=_MEMORY,
-        note=f"{median(each.memory for each in floor):.0f} for the empty graph",
-    )
+                library.append(benchmark.library(runs))
+            seconds, runs = benchmark.command()
+            command.append(seconds)
+            if not turn % 2:
+                library.append(benchmark.library(runs))
+        peaks = tuple(workers.peaks.values())
+    ui = [benchmark.ui() for _ in range(case.times)]
+    processes = f"without Dagster, {runs} process{'es' if runs > 1 else ''}"
+    what = f"`make backfill`, {case.what}"
+    yield Row(what, "s", tuple(command), limit=case.limit)
+    yield Row(what, "s", tuple(command), processes, tuple(library), case.times_library)
+    yield Row(what, "s", tuple(command), "the UI's backfill", tuple(ui))
+    yield Row(f"{what}, a run worker's peak memory", "MiB", peaks, limit=_MEMORY)
 
 
 class _Benchmark:
-    """Runs the backfills and the script over the same days."""
+    """Runs the command and its baselines over the same days."""
 
-    def __init__(self, service: DagsterService, first: date, days: int) -> None:
+    def __init__(self, service: ServiceUnderTest, days: Sequence[date]) -> None:
         self._service = service
-        self._days = [first + timedelta(days=day) for day in range(days)]
-        self._models = service.settings.llm_models
-        self._cadence = Cadence(
-            service.settings.simulation_interval, service.settings.simulation_start
+        self._days = days
+        self._postgres = results_database(service.settings)
+        self._broker = message_broker(service.settings)
+        self._clear()
+
+    def command(self) -> tuple[float, int]:
+        """Run the command; return its seconds and the number of runs that it launched."""
+        until = self._days[-1] + timedelta(days=1)
+        start = time.perf_counter()
+        completed = subprocess.run(  # noqa: S603 - our own command
+            [
+                *(sys.executable, "-m", "sim_pipeline", "backfill"),
+                *("--from", self._days[0].isoformat(), "--to", until.isoformat()),
+            ],
+            cwd=self._service.directory,
+            env=os.environ,
+            capture_output=True,
+            text=True,
+            check=False,
         )
-
-    @cached_property
-    def windows(self) -> int:
-        """The number of windows of all models."""
-        return len(self._models) * sum(len(self._cadence.windows_of_day(day)) for day in self._days)
-
-    def ours(self) -> Backfill:
-        """Run our backfill, check its results, and delete them."""
-        backfill = self._backfill(_ASSETS, self._days)
+        seconds = time.perf_counter() - start
+        launched = re.search(r"^Launched (\d+) run", completed.stdout, re.MULTILINE)
+        if completed.returncode or launched is None:
+            raise RuntimeError(f"the command failed:\n{completed.stdout}{completed.stderr}")
         self._require_all()
-        self._service.clear()
-        return backfill
+        return seconds, int(launched[1])
 
-    def floor(self, days: int | None = None) -> Backfill:
-        """Run the backfill of the empty graph."""
-        return self._backfill(_FLOOR_ASSETS, self._days[:days])
+    def library(self, processes: int) -> float:
+        """Do the same work without Dagster; return the seconds."""
+        cuts = [part * len(self._days) // processes for part in range(processes + 1)]
+        seconds = without_dagster.seconds_taken(
+            self._service.directory,
+            [self._days[first:stop] for first, stop in pairwise(cuts)],
+        )
+        self._require_all()
+        return seconds
 
-    def script(self) -> float:
-        """Return the seconds that the script needs for all windows."""
-        last = max(1, len(self._days) // _SCRIPT_SHARE) - 1
-        windows = range(
-            self._cadence.windows_of_day(self._days[0]).start,
-            self._cadence.windows_of_day(self._days[last]).stop,
-        )
-        settings = self._service.settings
-        seconds = seconds_taken(
-            self._service.results,
-            self._service.broker,
-            self._models,
-            windows,
-            self._cadence,
-            points=settings.num_data_points,
-            seed=settings.random_seed,
-        )
-        self._service.clear()
-        return seconds * self.windows / (len(self._models) * len(windows))
+    def ui(self) -> float:
+        """Run a backfill as the UI does; return the seconds."""
+        start = time.perf_counter()
+        keys = [f"{day}|{name}" for day in self._days for name in self._service.settings.llm_models]
+        backfill_id = launch_backfill(self._service.graphql, _ASSETS, keys)
+        while (status := self._status(backfill_id)) == BACKFILL_RUNNING:
+            if time.perf_counter() > start + _SECONDS:
+                raise RuntimeError(f"backfill {backfill_id} is not complete after {_SECONDS:g} s")
+            self._service.require_running()
+            # Each query takes CPU time from the backfill.
+            time.sleep(_POLL_SECONDS)
+        if status != BACKFILL_SUCCEEDED:
+            raise RuntimeError(f"backfill {backfill_id} has status {status}")
+        seconds = time.perf_counter() - start
+        self._require_all()
+        return seconds
 
-    def _backfill(self, assets: Sequence[str], days: Sequence[date]) -> Backfill:
-        with RunWorkers() as workers:
-            clock, start = time.time(), time.perf_counter()
-            keys = [f"{day}|{name}" for day in days for name in self._models]
-            backfill_id = launch_backfill(self._service.graphql, assets, keys)
-            self._service.await_condition(
-                lambda: self._is_complete(backfill_id), "the backfill did not complete", _SECONDS
-            )
-            seconds = time.perf_counter() - start
-        records = self._service.instance.get_run_records(
-            dg.RunsFilter(tags={BACKFILL_TAG: backfill_id})
-        )
-        created = min(record.create_timestamp.replace(tzinfo=UTC).timestamp() for record in records)
-        ended = max(record.end_time or 0.0 for record in records)
-        return Backfill(
-            seconds=seconds,
-            waiting=created - clock,
-            running=ended - created,
-            closing=clock + seconds - ended,
-            runs=len(records),
-            memory=max(workers.peaks.values(), default=math.nan),
-        )
-
-    def _is_complete(self, backfill_id: str) -> bool:
-        # Each query takes CPU time from the backfill.
-        time.sleep(_POLL_SECONDS)
-        answer: dict[str, Any] = self._service.graphql(_STATUS, {"id": backfill_id})[
-            "partitionBackfillOrError"
-        ]
-        if answer["status"] not in (BACKFILL_RUNNING, BACKFILL_SUCCEEDED):
-            raise RuntimeError(f"backfill {backfill_id}: {answer}")
-        return bool(answer["status"] == BACKFILL_SUCCEEDED)
+    def _status(self, backfill_id: str) -> Any:
+        answer = self._service.graphql(_STATUS, {"id": backfill_id})
+        return answer["partitionBackfillOrError"]["status"]
 
     def _require_all(self) -> None:
-        """Check the numbers of rows, published ledger entries and messages.
+        """Check the numbers of rows, published ledger entries and messages; delete them.
 
         Raises:
             RuntimeError: a number is wrong.
         """
-        with self._service.results.engine.connect() as connection:
-            rows = connection.scalar(sa.text("SELECT count(*) FROM simulation_results"))
-            sent = connection.scalar(sa.text("SELECT count(published_at) FROM deliveries"))
-        with self._service.channel() as channel:
-            messages = channel.queue_declare(
-                self._service.broker.queue, passive=True
-            ).method.message_count
-        expected = (len(METRICS) * self.windows, self.windows, self.windows)
-        if (rows, sent, messages) != expected:
+        windows = _WINDOWS_A_DAY * len(self._days) * len(self._service.settings.llm_models)
+        # Ticks of the schedule add later windows.
+        until = {"until": datetime.combine(self._days[-1] + timedelta(days=1), clock(), UTC)}
+        with self._postgres.engine.connect() as connection:
+            rows, sent = (
+                connection.scalar(sa.text(f'SELECT {what} WHERE "timestamp" < :until'), until)
+                for what in (
+                    "count(*) FROM simulation_results",
+                    "count(published_at) FROM deliveries",
+                )
+            )
+        messages = self._clear()
+        if (rows, sent) != (len(METRICS) * windows, windows) or messages < windows:
             raise RuntimeError(
-                f"{(rows, sent, messages)} rows, published entries and messages, not {expected}"
+                f"{rows} rows, {sent} published entries and {messages} messages for {windows}"
+                " windows"
             )
 
+    def _clear(self) -> int:
+        """Delete all results and messages; return the number of messages."""
+        with self._postgres.engine.begin() as results:
+            results.execute(
+                sa.text(
+                    "TRUNCATE simulation_results, request_counts, deliveries, simulated_events,"
+                    " model_comparison"
+                )
+            )
+        credentials = pika.PlainCredentials(self._broker.user, self._broker.password)
+        with pika.BlockingConnection(
+            pika.ConnectionParameters(
+                self._broker.host, self._broker.port, self._broker.vhost, credentials
+            )
+        ) as connection:
+            deleted = connection.channel().queue_delete(self._broker.queue)
+        return deleted.method.message_count or 0
 
-def _partitions_per_run(overrides: Mapping[str, Any]) -> int:
-    """Return our backfill policy's number of partitions per run.
 
-    Raises:
-        RuntimeError: the policy has no such number.
-    """
-    # Imported here, because the module reads the settings on import.
-    from sim_pipeline.definitions import build_defs  # noqa: PLC0415
-
-    defs = build_defs(read_settings({"_env_file": None, **overrides}))
-    policy = defs.resolve_asset_graph().get(dg.AssetKey(_ASSETS[0])).backfill_policy
-    if policy is None or policy.max_partitions_per_run is None:
-        raise RuntimeError(
-            f"{_ASSETS[0]} has the backfill policy {policy}, without max_partitions_per_run"
-        )
-    return policy.max_partitions_per_run
+if __name__ == "__main__":
+    print(markdown(list(measure(quick=False))))

@@ -39,6 +39,7 @@ BENCHMARKS = (
     "publish",
     "tick",
     "comparison",
+    "intervals",
     "live_feed",
     "curves",
     "status",

@@ -15,8 +15,8 @@ from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run_iterator
 
 from benchmarks.workers import peak_memory
+from sim_pipeline.dagster_instance.run_tags import range_tags
 from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
-from sim_pipeline.orchestration.partitions import range_tags
 
 _TAIL_BYTES = 4_000
 

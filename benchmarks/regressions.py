@@ -292,18 +292,17 @@ def markdown(results: Sequence[Results]) -> str:
         results: one per seed, at least one.
     """
     alarm_rows = [
-        (name, _spread([one.alarms[name] for one in results])) for name in results[0].alarms
+        (name, spread([one.alarms[name] for one in results])) for name in results[0].alarms
     ]
     model_rows = [
-        (literal(name), _spread([one.models[name] for one in results]))
-        for name in results[0].models
+        (literal(name), spread([one.models[name] for one in results])) for name in results[0].models
     ]
     event_rows = []
     for name in results[0].detections:
         each = [one.detections[name] for one in results]
         found = [100.0 * float(np.isfinite(one).mean()) for one in each]
         late = [float(np.nanmedian(one)) for one in each if np.isfinite(one).any()]
-        event_rows.append((name, _spread(found), _spread(late)))
+        event_rows.append((name, spread(found), spread(late)))
     return "\n\n".join(
         (
             table(("alarms per model and month", "number"), "lr", alarm_rows),
@@ -313,7 +312,7 @@ def markdown(results: Sequence[Results]) -> str:
     )
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
     """Return the median, and in brackets the smallest and the largest value."""
     if not values:
         return ""

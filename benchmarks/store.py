@@ -196,6 +196,7 @@ def _batch_of(start: datetime, windows: int, points: int) -> WindowBatch:
         [uuid5(_NAMESPACE, window_start.isoformat()) for window_start in window_starts],
         rng.lognormal(size=(windows, len(METRICS), points)),
         rng.integers(0, 20_000, size=(windows, len(COUNTS))),
+        _HOUR // timedelta(seconds=1),
     )
 
 

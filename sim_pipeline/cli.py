@@ -1,6 +1,7 @@
-"""The pipeline's commands: run, backfill, migrate, revision; and consume, models, fit and exec."""
+"""The pipeline's commands, such as run, backfill, migrate, consume, fit and score."""
 
 import argparse
+import json
 import logging
 import os
 import shlex
@@ -8,7 +9,7 @@ import signal
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from alembic import command
@@ -35,19 +36,24 @@ from sim_pipeline.fit.command import run_fit
 from sim_pipeline.fit.measurement import MeasurementError
 from sim_pipeline.local_servers.from_settings import local_postgres, require_programs
 from sim_pipeline.metrics import MAX_MODEL_NAME_LENGTH
+from sim_pipeline.report.command import REPORT, STDOUT, write_report
+from sim_pipeline.scoring.command import run_score
+from sim_pipeline.scoring.reading import ScoringError
+from sim_pipeline.scoring.score import HORIZON, LATENCY_KINDS, Rule
 from sim_pipeline.service.env_file import ensure_env_file
-from sim_pipeline.service.migrations import migrate_dagster, migrate_results
 from sim_pipeline.service.readiness import await_database
-from sim_pipeline.service.supervisor import serve
 from sim_pipeline.simulator.catalogue import MODELS, WORKLOADS
 from sim_pipeline.simulator.profiles_file import ProfilesFileError, read_profiles
+from sim_pipeline.store.errors import StoreError
 from sim_pipeline.store.migrations import alembic_config
 from sim_pipeline.surroundings import secure_this_process
+from sim_pipeline.timestamps import parse_timestamp
 from sim_pipeline.windows import Cadence
 
 logger = logging.getLogger("sim_pipeline")
 _ROOT = Path(__file__).parents[1]
-_READER_COMMANDS = ("consume", "exec", "models")
+_READER_COMMANDS = ("consume", "exec", "models", "score", "report")
+_LONGEST = timedelta(days=366)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,6 +84,9 @@ def main(arguments: list[str] | None = None) -> int:
             case "run":
                 if parsed.ui_host:
                     settings = settings.model_copy(update={"ui_host": parsed.ui_host})
+                # Imports Dagster, which takes a second. The other commands do not need it.
+                from sim_pipeline.service.supervisor import serve  # noqa: PLC0415
+
                 serve(settings, Path.cwd() / ".local")
             case "backfill" if request is not None:
                 return run_backfill(settings, request, Console())
@@ -115,6 +124,21 @@ def _parser() -> argparse.ArgumentParser:
         "--models", default="", metavar="A,B", help="comma-separated model names (default: all)"
     )
     _add_fit(commands.add_parser("fit", help="fit a model profile to benchmark results"))
+    _add_score(commands.add_parser("score", help="score alarms against the simulated events"))
+    report = commands.add_parser("report", help="write an HTML report of a period")
+    report.add_argument(
+        "--since", metavar="TIME", help="start of the period, ISO 8601 (default: seven days before)"
+    )
+    report.add_argument(
+        "--until", metavar="TIME", help="end of the period (default: of the latest stored window)"
+    )
+    report.add_argument(
+        "--output",
+        type=Path,
+        default=REPORT,
+        metavar="FILE",
+        help="the file to write; - for standard output (default: %(default)s)",
+    )
     migrate = commands.add_parser(
         "migrate", help="migrate the results database to this version's schema"
     )
@@ -168,6 +192,67 @@ def _add_fit(fit: argparse.ArgumentParser) -> None:
     fit.add_argument("--force", action="store_true", help="replace existing files")
 
 
+def _add_score(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="alarms as CSV or JSON lines with the fields model, metric and time; - for stdin",
+    )
+    command.add_argument(
+        "--since",
+        metavar="TIME",
+        help="start of the scored period, ISO 8601 (default: of the first stored window)",
+    )
+    command.add_argument(
+        "--until", metavar="TIME", help="end of the period (default: of the last stored window)"
+    )
+    command.add_argument(
+        "--models", default="", metavar="A,B", help="the models to score (default: all stored)"
+    )
+    command.add_argument(
+        "--kinds",
+        default=",".join(LATENCY_KINDS),
+        metavar="A,B",
+        help="the kinds of events to find (default: %(default)s)",
+    )
+    command.add_argument(
+        "--all-shifts", action="store_true", help="also look for level shifts to a higher speed"
+    )
+    command.add_argument(
+        "--grace",
+        type=_hours,
+        metavar="HOURS",
+        help="an alarm is true up to this time after an event (default: a window and an hour)",
+    )
+    command.add_argument(
+        "--horizon",
+        type=_hours,
+        default=HORIZON,
+        metavar="HOURS",
+        help="an event without an end counts as active for this time (default: 24)",
+    )
+    command.add_argument(
+        "--merge",
+        type=_hours,
+        metavar="HOURS",
+        help="alarms up to this time apart are one episode (default: as --grace)",
+    )
+    command.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def _hours(text: str) -> timedelta:
+    try:
+        found = timedelta(hours=float(text))
+    except (ValueError, OverflowError):
+        found = timedelta(-1)
+    if not timedelta(0) <= found <= _LONGEST:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: allowed is a number of hours from 0 to {_LONGEST // timedelta(hours=1)}"
+        )
+    return found
+
+
 def _model_name(text: str) -> str:
     if (
         not 1 <= len(text) <= MAX_MODEL_NAME_LENGTH
@@ -212,7 +297,7 @@ def _fit(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:
 
 
 def _run_reader_command(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:
-    """Run `consume`, `models` or `exec`, which create no `.env` and start no server."""
+    """Run a command of `_READER_COMMANDS`: it creates no `.env` and starts no server."""
     try:
         settings = load_settings()
     except SettingsError as error:
@@ -221,6 +306,10 @@ def _run_reader_command(parser: argparse.ArgumentParser, parsed: argparse.Namesp
         return _consume(settings, parsed.limit)
     if parsed.command == "models":
         return _models(settings)
+    if parsed.command == "score":
+        return _score(parser, parsed, settings)
+    if parsed.command == "report":
+        return _report(parser, parsed, settings)
     argv = parsed.argv[1:] if parsed.argv[:1] == ["--"] else parsed.argv
     if not argv:
         parser.error("exec: name a command, for example exec -- psql")
@@ -279,6 +368,64 @@ def _models(settings: Settings) -> int:
     return 0
 
 
+def _score(parser: argparse.ArgumentParser, parsed: argparse.Namespace, settings: Settings) -> int:
+    interval = timedelta(seconds=settings.simulation_interval)
+    grace = interval + timedelta(hours=1) if parsed.grace is None else parsed.grace
+    rule = Rule(
+        grace=grace,
+        merge=grace if parsed.merge is None else parsed.merge,
+        kinds=_names(parsed.kinds),
+        all_shifts=parsed.all_shifts,
+        horizon=parsed.horizon,
+    )
+    try:
+        report = run_score(
+            results_database(settings),
+            parsed.file,
+            interval=interval,
+            rule=rule,
+            llm_names=_names(parsed.models),
+            since=parsed.since,
+            until=parsed.until,
+        )
+    except ScoringError as error:
+        parser.exit(2, f"{error}\n")
+    except StoreError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    if parsed.json:
+        sys.stdout.write(json.dumps(report.as_json(), indent=2) + "\n")
+    else:
+        console = Console()
+        for part in report.tables():
+            console.print(part)
+            console.print()
+    return 0
+
+
+def _report(parser: argparse.ArgumentParser, parsed: argparse.Namespace, settings: Settings) -> int:
+    try:
+        since, until = (
+            parse_timestamp(text) if (text := getattr(parsed, name)) else None
+            for name in ("since", "until")
+        )
+    except ValueError as error:
+        parser.exit(2, f"{error}\n")
+    try:
+        write_report(settings, since, until, parsed.output)
+    except (ServiceError, StoreError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    if parsed.output != STDOUT:
+        sys.stdout.write(f"Wrote {parsed.output.absolute()}: open it in a browser\n")
+    return 0
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Return the comma-separated names of an argument, each once."""
+    return tuple(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
+
+
 def _exec(settings: Settings, argv: list[str]) -> int:
     """Replace this process by a command; return its exit status only if that fails."""
     environment = {
@@ -332,6 +479,8 @@ def _backfill_request(
 
 
 def _migrate(settings: Settings, *, dagster: bool) -> None:
+    from sim_pipeline.service.migrations import migrate_dagster, migrate_results  # noqa: PLC0415
+
     _exit_on_signals()
     with _running_postgres(settings):
         migrate_results(settings)
@@ -341,6 +490,8 @@ def _migrate(settings: Settings, *, dagster: bool) -> None:
 
 
 def _revision(settings: Settings, message: str) -> None:
+    from sim_pipeline.service.migrations import migrate_results  # noqa: PLC0415
+
     _exit_on_signals()
     with _running_postgres(settings):
         migrate_results(settings)

@@ -13,6 +13,17 @@ FAILURE_KINDS = ("rate_limited", "overloaded", "timeout")
 """Why a request failed: the client sent too many, the endpoint has too few machines left, or no
 answer came in time. Failures are counted per window and kind; they have no latency."""
 
+EVENT_KINDS = (
+    "incident",
+    "level_shift",
+    "capacity",
+    "burst",
+    "failure_spell",
+    "release",
+    "retirement",
+)
+"""The kinds of simulated events: `simulator/events.py` says what each does to the metrics."""
+
 MAX_POINTS = 10_000
 """Largest NUM_DATA_POINTS: values of a metric in a window."""
 

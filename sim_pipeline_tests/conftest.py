@@ -18,11 +18,25 @@ from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.migrations import upgrade
 from sim_pipeline_tests.support.databases import database_in, instance_in
+from sim_pipeline_tests.support.server_programs import use_chosen_programs
 
 
 def pytest_configure() -> None:
-    """Make SIGTERM stop the servers of the session, as Ctrl-C does."""
+    """Make SIGTERM stop the servers of the session, as Ctrl-C does; choose their programs."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    use_chosen_programs()
+
+
+# Directories whose files share something that is costly to start: an image, a service, a browser.
+_TOGETHER = ("image", "ui", "docs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one worker of pytest-xdist run all tests of a file, or of a directory of `_TOGETHER`."""
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent)
+        group = place.parts[0] if place.parts[0] in _TOGETHER else str(place)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 # The servers do not use tmp_path_factory: other users cannot enter its directories, and PostgreSQL

@@ -17,6 +17,9 @@ const attempts = 3;
 const pauseMilliseconds = 1000;
 // Messages received ahead of their acknowledgement. A crash counts as a delivery of each of them.
 const prefetch = 10;
+// Deliveries of a dead letter: in effect no limit. RabbitMQ 4 would drop it at the 21st, and only
+// RabbitMQ 4 can be told to have no limit.
+const deliveryLimit = 1_000_000_000;
 const tls = ["true", "1", "yes", "on"].includes((env.RABBITMQ_TLS ?? "false").toLowerCase());
 // Number of message ids to remember. A duplicate follows soon after the first copy.
 const seenIds = Number(env.SEEN_IDS ?? 100000);
@@ -95,8 +98,8 @@ async function ensureDeadLetterQueue(connection) {
     await (await open()).checkQueue(deadLetters);
   } catch (error) {
     if (error.code !== 404) throw error; // not found
-    const quorum = { durable: true, arguments: { "x-queue-type": "quorum" } };
-    await (await open()).assertQueue(deadLetters, quorum);
+    const quorum = { "x-queue-type": "quorum", "x-delivery-limit": deliveryLimit };
+    await (await open()).assertQueue(deadLetters, { durable: true, arguments: quorum });
   }
 }
 

@@ -26,6 +26,9 @@ ATTEMPTS = 3
 PAUSE_SECONDS = 1
 # Messages received ahead of their acknowledgement. A crash counts as a delivery of each of them.
 PREFETCH = 10
+# Deliveries of a dead letter: in effect no limit. RabbitMQ 4 would drop it at the 21st, and only
+# RabbitMQ 4 can be told to have no limit.
+DELIVERY_LIMIT = 1_000_000_000
 # Number of message ids to remember. A duplicate follows soon after the first copy.
 SEEN_IDS = int(os.environ.get("SEEN_IDS", "100000"))
 
@@ -105,7 +108,9 @@ def ensure_dead_letter_queue(connection: pika.BlockingConnection) -> None:
         if error.reply_code != 404:  # noqa: PLR2004 - not found
             raise
         connection.channel().queue_declare(
-            DEAD_LETTERS, durable=True, arguments={"x-queue-type": "quorum"}
+            DEAD_LETTERS,
+            durable=True,
+            arguments={"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT},
         )
 
 

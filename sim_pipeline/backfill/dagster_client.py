@@ -8,22 +8,30 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Any
 
-from sim_pipeline.dagster_instance.run_tags import REQUEST_TAG
+import yaml
+
+from sim_pipeline.backfill.runs import Run
+from sim_pipeline.dagster_instance.run_tags import BACKFILL_QUEUE, QUEUE_TAG, REQUEST_TAG
 from sim_pipeline.errors import ServiceError
 
 ASSETS = ("metric_frames", "benchmark_feed")
+_JOB = {
+    "repositoryLocationName": "sim_pipeline",
+    "repositoryName": "__repository__",
+    "jobName": "simulation",
+}
 
 _TIMEOUT_SECONDS = 60.0
-# Dagster checks and stores all partitions, maybe tens of thousands, before it answers.
+# Dagster stores an event for each partition, maybe tens of thousands, before it answers.
 _LAUNCH_TIMEOUT_SECONDS = 300.0
 _EVENTS_PER_QUERY = 1000
-# Queued runs beyond this number are ended by Dagster's daemon.
-_RUNS_PER_QUERY = 500
+# The newest runs of a request: many times as many as one backfill has, with their retries.
+_RUNS_PER_QUERY = 200
 
+_LIMITS = "{ instance { runQueueConfig { maxConcurrentRuns tagConcurrencyLimitsYaml } } }"
 _MATERIALIZED = """
 query ($assets: [AssetKeyInput!]!) {
   assetNodes(assetKeys: $assets) {
@@ -39,74 +47,38 @@ query ($assets: [AssetKeyInput!]!) {
   }
 }
 """
-_UNFINISHED = """
-query ($statuses: [BulkActionStatus!]!) {
-  partitionBackfillsOrError(filters: {statuses: $statuses}) {
-    __typename
-    ... on PartitionBackfills { results { id tags { key value } } }
+_RUNS = """
+query ($tags: [ExecutionTag!]!, $limit: Int!) {
+  runsOrError(filter: {tags: $tags}, limit: $limit) {
+    ... on Runs {
+      results {
+        runId rootRunId parentRunId status creationTime updateTime tags { key value }
+      }
+    }
     ... on Error { message }
   }
 }
 """
 _LAUNCH = """
-mutation ($params: LaunchBackfillParams!) {
-  launchPartitionBackfill(backfillParams: $params) {
-    __typename
-    ... on LaunchBackfillSuccess { backfillId }
+mutation ($runs: [ExecutionParams!]!) {
+  launchMultipleRuns(executionParamsList: $runs) {
+    ... on LaunchMultipleRunsResult {
+      launchMultipleRunsResult {
+        ... on LaunchRunSuccess { run { runId } }
+        ... on RunConfigValidationInvalid { errors { message } }
+        ... on Error { message }
+      }
+    }
     ... on Error { message }
-  }
-}
-"""
-_STATE = """
-query ($id: String!, $tags: [ExecutionTag!]!) {
-  partitionBackfillOrError(backfillId: $id) {
-    __typename
-    ... on PartitionBackfill { status timestamp error { message } }
-    ... on Error { message }
-  }
-  all: runsOrError(filter: {tags: $tags}) { ... on Runs { count } }
-  succeeded: runsOrError(filter: {tags: $tags, statuses: [SUCCESS]}) { ... on Runs { count } }
-}
-"""
-_CANCEL = """
-mutation ($id: String!) {
-  cancelPartitionBackfill(backfillId: $id) {
-    __typename
-    ... on Error { message }
-  }
-}
-"""
-_RUNS_IN_PROGRESS = """
-query ($tags: [ExecutionTag!]!, $limit: Int!) {
-  queued: runsOrError(filter: {tags: $tags, statuses: [QUEUED]}, limit: $limit) {
-    ... on Runs { results { runId } }
-  }
-  started: runsOrError(filter: {tags: $tags, statuses: [STARTING, STARTED]}) {
-    ... on Runs { results { runId } }
   }
 }
 """
 _TERMINATE = """
-mutation ($runs: [String!]!) {
-  terminateRuns(runIds: $runs) {
-    __typename
-    ... on Error { message }
-  }
-}
-"""
-_FAILED_RUNS = """
-query ($tags: [ExecutionTag!]!) {
-  runsOrError(filter: {tags: $tags, statuses: [FAILURE]}) {
-    __typename
-    ... on Runs { results { runId tags { key value } } }
-    ... on Error { message }
-  }
-}
+mutation ($runs: [String!]!) { terminateRuns(runIds: $runs) { ... on Error { message } } }
 """
 _RUN_LOG = """
 query ($run: ID!, $after: String, $limit: Int!) {
   logsForRun(runId: $run, afterCursor: $after, limit: $limit) {
-    __typename
     ... on EventConnection {
       cursor
       hasMore
@@ -130,50 +102,12 @@ class WebserverUnreachableError(WebserverError):
     """No Dagster web server answers. A retry may succeed."""
 
 
-@dataclass(frozen=True)
-class BackfillState:
-    """The state of a backfill in Dagster.
-
-    Attributes:
-        status: a value of Dagster's BulkActionStatus.
-        launched: the time of the launch, UTC.
-        error: Dagster's error of the backfill itself, or None.
-        runs: number of runs so far.
-        runs_succeeded: number of runs that have succeeded.
-    """
-
-    status: str
-    launched: datetime
-    error: str | None
-    runs: int
-    runs_succeeded: int
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the backfill has ended."""
-        return self.status not in ("REQUESTED", "CANCELING", "FAILING")
-
-    @property
-    def has_succeeded(self) -> bool:
-        """Whether every partition was materialized."""
-        return self.status in ("COMPLETED", "COMPLETED_SUCCESS")
-
-
-@dataclass(frozen=True)
-class FailedRun:
-    """A failed run that Dagster does not retry.
-
-    Attributes:
-        url: the address of its page in the UI.
-        message: the first error in its log.
-    """
-
-    url: str
-    message: str
-
-
 class DagsterClient:
-    """Calls a Dagster web server."""
+    """Calls a Dagster web server.
+
+    Each method raises `WebserverUnreachableError` if no web server answers, and `WebserverError`
+    if it refuses the request.
+    """
 
     def __init__(self, url: str) -> None:
         """Create the client; it does not connect yet.
@@ -185,13 +119,20 @@ class DagsterClient:
         # Ignores proxies from the environment: the web server is on this machine.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-    def materialized(self) -> set[tuple[str, date]]:
-        """Return the models and days that are materialized in both assets, with no later failure.
+    def run_limit(self) -> int:
+        """Return how many runs of backfills can be in progress at a time."""
+        config = self._query(_LIMITS)["instance"]["runQueueConfig"]
+        limits = yaml.safe_load(config["tagConcurrencyLimitsYaml"] or "[]")
+        of_backfills = {"key": QUEUE_TAG, "value": BACKFILL_QUEUE}
+        return min(
+            [int(config["maxConcurrentRuns"])]
+            + [int(limit["limit"]) for limit in limits if of_backfills.items() <= limit.items()]
+        )
 
-        Raises:
-            WebserverError: the web server is unreachable or refuses.
-        """
-        nodes = self._query(_MATERIALIZED, assets=_asset_keys())["assetNodes"]
+    def materialized(self) -> set[tuple[str, date]]:
+        """Return the models and days whose partitions both assets have, without a later failure."""
+        assets = [{"path": [name]} for name in ASSETS]
+        nodes = self._query(_MATERIALIZED, assets=assets)["assetNodes"]
         if len(nodes) < len(ASSETS):
             raise WebserverError(
                 f"{self.url} does not have the assets {' and '.join(ASSETS)}; see the log of"
@@ -199,100 +140,46 @@ class DagsterClient:
             )
         return set.intersection(*(set(_partitions(node)) for node in nodes))
 
-    def unfinished(self, request: str, *statuses: str) -> str | None:
-        """Return the id of a backfill with this request's tag and one of these statuses, or None.
-
-        Raises:
-            WebserverError: the web server is unreachable or refuses.
-        """
-        answer = self._query(_UNFINISHED, statuses=statuses)["partitionBackfillsOrError"]
-        for backfill in self._checked(answer)["results"]:
-            if {"key": REQUEST_TAG, "value": request} in backfill["tags"]:
-                return str(backfill["id"])
-        return None
+    def runs(self, request: str) -> list[Run]:
+        """Return the runs with this request's tag and their retries, the newest first."""
+        tags = [{"key": REQUEST_TAG, "value": request}]
+        answer = self._query(_RUNS, tags=tags, limit=_RUNS_PER_QUERY)["runsOrError"]
+        return [Run.from_graphql(run) for run in self._checked(answer)["results"]]
 
     def launch(
-        self,
-        request: str,
-        partition_keys: Sequence[str],
-        *,
-        title: str,
-        run_config: Mapping[str, Any],
-    ) -> str:
-        """Launch one backfill of both assets over some partitions; return its id.
+        self, request: str, tags: Sequence[Mapping[str, str]], run_config: Mapping[str, Any]
+    ) -> list[str]:
+        """Launch a run for each set of tags, with the request's tag; return the ids of the runs.
 
-        Raises:
-            WebserverError: the web server refuses.
-            WebserverUnreachableError: no answer; the backfill may have been launched.
+        If this raises an error, some of the runs may have been launched.
         """
-        params = {
-            "assetSelection": _asset_keys(),
-            "partitionNames": list(partition_keys),
-            "title": title,
-            "tags": [{"key": REQUEST_TAG, "value": request}],
-            "runConfigData": run_config,
-        }
-        answer = self._query(_LAUNCH, timeout=_LAUNCH_TIMEOUT_SECONDS, params=params)
-        return str(self._checked(answer["launchPartitionBackfill"])["backfillId"])
-
-    def state(self, backfill: str) -> BackfillState:
-        """Return the state of a backfill.
-
-        Raises:
-            WebserverError: the web server is unreachable or refuses.
-        """
-        answer = self._query(_STATE, id=backfill, tags=_tags(backfill))
-        found = self._checked(answer["partitionBackfillOrError"])
-        return BackfillState(
-            status=found["status"],
-            launched=datetime.fromtimestamp(found["timestamp"], UTC),
-            error=_first_line(found["error"]["message"]) if found["error"] else None,
-            runs=answer["all"]["count"],
-            runs_succeeded=answer["succeeded"]["count"],
-        )
-
-    def cancel(self, backfill: str) -> None:
-        """Make Dagster cancel a backfill: it launches no more runs of it.
-
-        Raises:
-            WebserverError: the web server is unreachable or refuses.
-        """
-        self._checked(self._query(_CANCEL, id=backfill)["cancelPartitionBackfill"])
-
-    def end_runs(self, backfill: str) -> None:
-        """End the queued and the running runs of a backfill.
-
-        Dagster's daemon also ends the runs of a canceled backfill, but only after the launches it
-        has begun, which can take 30 s and more.
-
-        Raises:
-            WebserverError: the web server is unreachable or refuses.
-        """
-        answer = self._query(_RUNS_IN_PROGRESS, tags=_tags(backfill), limit=_RUNS_PER_QUERY)
-        # Queued runs first, because each run that ends lets a queued run start.
-        runs = [run["runId"] for part in ("queued", "started") for run in answer[part]["results"]]
-        if runs:
-            self._checked(self._query(_TERMINATE, runs=runs)["terminateRuns"])
-
-    def failed_runs(self, backfill: str) -> list[str]:
-        """Return the ids of failed runs that Dagster does not retry, the earliest first.
-
-        Raises:
-            WebserverError: the web server is unreachable or refuses.
-        """
-        answer = self._query(_FAILED_RUNS, tags=_tags(backfill))["runsOrError"]
-        return [
-            str(run["runId"])
-            for run in reversed(self._checked(answer)["results"])
-            if {"key": "dagster/will_retry", "value": "true"} not in run["tags"]
+        runs = [
+            {
+                "selector": _JOB,
+                "runConfigData": run_config,
+                "executionMetadata": {
+                    "tags": [
+                        {"key": key, "value": value}
+                        for key, value in {**each, REQUEST_TAG: request}.items()
+                    ]
+                },
+            }
+            for each in tags
         ]
+        answer = self._query(_LAUNCH, timeout=_LAUNCH_TIMEOUT_SECONDS, runs=runs)
+        results = self._checked(answer["launchMultipleRuns"])["launchMultipleRunsResult"]
+        return [self._checked(result)["run"]["runId"] for result in results]
 
-    def explain(self, run: str) -> FailedRun:
-        """Return the error of a failed run.
+    def terminate(self, runs: Sequence[str]) -> None:
+        """Ask runs to end. A run ends after its current batch; a queued run ends at once."""
+        self._checked(self._query(_TERMINATE, runs=runs)["terminateRuns"])
 
-        Raises:
-            WebserverError: the web server is unreachable or refuses.
-        """
+    def page(self, run: str) -> str:
+        """Return the address of a run's page in the UI."""
+        return f"{self.url}/runs/{run}"
+
+    def error_of(self, run: str) -> str:
+        """Return the first error in the log of a failed run, or why a run was canceled."""
         message = "its log has no error"
         for event in self._events(run):
             match event:
@@ -300,9 +187,9 @@ class DagsterClient:
                     # Dagster's message names the step; its cause has the reason.
                     message = (error["cause"] or error)["message"]
                     break
-                case {"__typename": "RunFailureEvent"}:
+                case {"__typename": "RunFailureEvent" | "RunCanceledEvent"}:
                     message = event["message"]
-        return FailedRun(f"{self.url}/runs/{run}", _first_line(message))
+        return _first_line(message)
 
     def _events(self, run: str) -> Iterator[Any]:
         after, more = None, True
@@ -337,17 +224,10 @@ class DagsterClient:
 
     def _checked(self, answer: dict[str, Any]) -> dict[str, Any]:
         """Return an answer, or raise the error that it contains."""
-        if "message" in answer:
-            raise WebserverError(f"{self.url} answers: {_first_line(answer['message'])}")
+        for error in (answer, *answer.get("errors", ())):
+            if "message" in error:
+                raise WebserverError(f"{self.url} answers: {_first_line(error['message'])}")
         return answer
-
-
-def _asset_keys() -> list[dict[str, list[str]]]:
-    return [{"path": [name]} for name in ASSETS]
-
-
-def _tags(backfill: str) -> list[dict[str, str]]:
-    return [{"key": "dagster/backfill", "value": backfill}]
 
 
 def _partitions(node: dict[str, Any]) -> Iterator[tuple[str, date]]:

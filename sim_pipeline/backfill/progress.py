@@ -22,14 +22,16 @@ class ProgressSnapshot:
     Attributes:
         stored: number of stored windows, over all models.
         published: number of published windows, over all models.
-        runs: number of runs so far.
+        runs: number of runs.
         runs_succeeded: number of runs that have succeeded.
+        runs_to_retry: number of runs that died and that Dagster is about to retry.
     """
 
     stored: int
     published: int
     runs: int
     runs_succeeded: int
+    runs_to_retry: int = 0
 
 
 class Throughput:
@@ -117,11 +119,9 @@ class Display:
             )
 
     def _run_status(self, snapshot: ProgressSnapshot) -> str:
-        if not snapshot.runs:
-            return "waiting for Dagster, which checks for new backfills every 30 s"
         runs = f"{snapshot.runs_succeeded:,} of {snapshot.runs:,} runs done"
-        if snapshot.runs == snapshot.runs_succeeded:
-            return f"{runs}; waiting for Dagster, which checks that every 30 s"
+        if snapshot.runs_to_retry:
+            runs += f"; Dagster retries {snapshot.runs_to_retry:,} that died, within a minute"
         rate, left = self._throughput.windows_per_second, self._throughput.seconds_left
         if rate is None or left is None:
             return runs

@@ -4,13 +4,13 @@ Also converts a request to windows and days. Nothing here reads a clock, queries
 Dagster.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Final
 
 from sim_pipeline.comparison.ranking import HISTORY
-from sim_pipeline.dagster_instance.run_tags import with_models
 from sim_pipeline.timestamps import format_timestamp, parse_timestamp
 from sim_pipeline.windows import Cadence
 
@@ -43,7 +43,8 @@ class Request:
         It contains the models as a digest, because Dagster's index of tags limits the length.
         """
         since, until = format_timestamp(self.since), format_timestamp(self.until)
-        return with_models(f"{since}/{until}/", self.llm_names)
+        models = hashlib.sha256("\n".join(self.llm_names).encode()).hexdigest()[:12]
+        return f"{since}/{until}/{models}"
 
     def windows_ended(self, cadence: Cadence, now: datetime) -> range:
         """Return the numbers of the windows that have ended, the same for each model.

@@ -19,7 +19,7 @@ class BrokerConfig:
         password: Password of the user. It is not part of `repr` or `str`.
         vhost: Virtual host.
         queue: Queue to use. An existing queue is used as it is; a missing one is declared as a
-            durable quorum queue.
+            durable quorum queue without a limit of deliveries.
         tls: Whether to encrypt, and to verify the certificate and the host name.
         ca_file: PEM file of the CAs to trust instead of the system's.
         heartbeat: Requested from the broker. A silent peer is detected after one to two heartbeats

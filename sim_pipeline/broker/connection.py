@@ -6,7 +6,7 @@ what happened, because pika treats an exception in a callback as a lost connecti
 """
 
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -36,6 +36,9 @@ from sim_pipeline.broker.message import APP_ID, MESSAGE_TYPE, OutgoingMessage
 
 _PERSISTENT: Final = 2
 """AMQP delivery mode of a message that survives a broker restart."""
+
+LIMITS_DELIVERIES: Final = 4
+"""First major version of RabbitMQ whose quorum queues limit the deliveries of a message."""
 
 _WRITE_BYTES: Final = 64 * 1024
 """Size of one buffered write. Larger writes are not faster, and pika copies the rest of a write
@@ -261,7 +264,7 @@ class Session:
                 self._config.queue,
                 passive=passive,
                 durable=True,
-                arguments={"x-queue-type": "quorum"},
+                arguments=_queue_arguments(self._connection.server_properties or {}),
                 callback=reply,
             )
         )
@@ -352,6 +355,20 @@ class Session:
 
 def _do_nothing() -> None:
     """Do nothing: the callback of a timer that only ends a wait."""
+
+
+def _queue_arguments(server: Mapping[str, object]) -> dict[str, object]:
+    """Return the arguments of a new queue: a quorum queue without a limit of deliveries.
+
+    From version 4 on, RabbitMQ drops a message at its 21st delivery unless the limit is -1. Before,
+    it has no limit by default, and drops every message at a limit of -1.
+
+    Args:
+        server: The properties that the broker sent when the connection opened.
+    """
+    product, major = server.get("product"), str(server.get("version")).partition(".")[0]
+    has_limit = product == "RabbitMQ" and major.isdecimal() and int(major) >= LIMITS_DELIVERIES
+    return {"x-queue-type": "quorum", **({"x-delivery-limit": -1} if has_limit else {})}
 
 
 def _parameters(config: BrokerConfig) -> ConnectionParameters:

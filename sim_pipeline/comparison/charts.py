@@ -9,7 +9,8 @@ from __future__ import annotations
 from base64 import b64encode
 from datetime import timedelta
 from io import BytesIO
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
@@ -19,7 +20,7 @@ from sim_pipeline.comparison.plot_labels import labels
 from sim_pipeline.metrics import METRICS, UNITS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from sim_pipeline.comparison.plot_labels import Labels
     from sim_pipeline.comparison.ranking import Comparison, History
+    from sim_pipeline.store.batches import SimulatedEvent
 
 # Lengths in inches. A figure grows if its labels need more room: `_WIDTH` includes `_LABEL_WIDTH`
 # for the labels beside each of the two plots in a row.
@@ -37,6 +39,8 @@ _MARGIN, _ROW, _HANDLE = 0.8, 0.16, 0.7
 # The maximum number of columns of a legend, and the rows that fit into `_HEIGHT`.
 _LEGEND_COLUMNS, _LEGEND_ROWS = 5, 2
 _DPI = 80
+# From here on, three digits would need an exponent.
+_MANY_DIGITS = 999.5
 # Each materialization stores its plots, so they must be small. 64 colours are enough for lines on
 # white, at a third of the bytes.
 _COLOURS = 64
@@ -46,6 +50,9 @@ _STEP = timedelta(hours=3)
 _COLOUR_COUNT = 10
 _STYLES = (".-", "s--", "^:", "D-.", "x-", "v--", "P:", "<-.", "*-", ">--")
 _MARKER_SPACING = 7
+
+MARKED_EVENTS: Final[Mapping[str, str]] = MappingProxyType({"incident": "o", "level_shift": "D"})
+"""The kinds of events that `history_plot` marks, and their markers."""
 
 
 def table(ranking: Sequence[Comparison], hours: int, metric: str) -> str:
@@ -58,20 +65,45 @@ def table(ranking: Sequence[Comparison], hours: int, metric: str) -> str:
         (
             one.rank,
             markdown.literal(one.llm_name),
-            f"{one.p50:.4g}",
-            f"{one.p95:.4g}",
+            _with_interval(one.p50, one.p50_low, one.p50_high),
+            _with_interval(one.p95, one.p95_low, one.p95_high),
             "" if one.trend is None else f"{one.trend:+.1%}",
         )
         for one in ranking
         if (one.hours, one.metric) == (hours, metric)
     ]
     return markdown.table(
-        ("rank", "model", "p50", "p95", "change from the day before"), "rlrrr", rows
+        ("rank", "model", "p50 (95 % interval)", "p95 (95 % interval)", "change in a day"),
+        "rlrrr",
+        rows,
     )
 
 
+def _with_interval(value: float, low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return _short(value)
+    return f"{_short(value)} ({_short(low)}-{_short(high)})"
+
+
+def _short(value: float) -> str:
+    """Return a number with three digits, or with all digits before the point if it has more."""
+    return f"{value:.3g}" if abs(value) < _MANY_DIGITS else f"{value:.0f}"
+
+
 def ranges_plot(ranking: Sequence[Comparison], hours: int) -> str:
-    """Return a plot of each model's p50 to p95 over a period, best at the top, as Markdown."""
+    """Return a plot of each model's p50 to p95 over a period, best at the top, as Markdown.
+
+    Thin lines through p50 and p95 are their 95 % intervals.
+    """
+    return _markdown(_ranges(ranking, hours))
+
+
+def ranges_image(ranking: Sequence[Comparison], hours: int) -> str:
+    """Return the plot of `ranges_plot` as the URL of an SVG image."""
+    return _svg_url(_ranges(ranking, hours))
+
+
+def _ranges(ranking: Sequence[Comparison], hours: int) -> Figure:
     ranked = [one for one in ranking if one.hours == hours]
     names = labels(sorted({one.llm_name for one in ranked}))
     figure, axes = _grid_of_rows(names)
@@ -81,6 +113,13 @@ def ranges_plot(ranking: Sequence[Comparison], hours: int) -> str:
         axis.hlines(
             heights, [one.p50 for one in places], [one.p95 for one in places], color="0.7", lw=3
         )
+        for colour, ends in (
+            ("C0", [(one.p50_low, one.p50_high) for one in places]),
+            ("C3", [(one.p95_low, one.p95_high) for one in places]),
+        ):
+            # None becomes NaN, which is not drawn.
+            low, high = np.array(ends, dtype=np.float64).reshape(-1, 2).T
+            axis.hlines(heights, low, high, color=colour, lw=1)
         axis.plot([one.p50 for one in places], heights, "o", color="C0", ms=5)
         axis.plot([one.p95 for one in places], heights, "|", color="C3", ms=9, mew=2)
         # A thinking model answers later than the others by a factor of ten.
@@ -88,8 +127,11 @@ def ranges_plot(ranking: Sequence[Comparison], hours: int) -> str:
         _plain_numbers(axis.xaxis)
         _name_rows(axis, heights, [one.llm_name for one in places], names)
         _format_axis(axis, metric)
-    figure.suptitle(f"Last {hours} hours: p50 (dot) to p95 (bar), best at the top", fontsize=10)
-    return _markdown(figure)
+    figure.suptitle(
+        f"Last {hours} hours: p50 (dot) to p95 (bar) with 95 % intervals, best at the top",
+        fontsize=10,
+    )
+    return figure
 
 
 def changes_plot(
@@ -125,8 +167,22 @@ def changes_plot(
     return _markdown(figure)
 
 
-def history_plot(history: History) -> str:
-    """Return a plot of each model's three-hour medians over the last seven days, as Markdown."""
+def history_plot(history: History, events: Sequence[SimulatedEvent] = ()) -> str:
+    """Return a plot of each model's three-hour medians over the last seven days, as Markdown.
+
+    Args:
+        history: the medians.
+        events: those of `MARKED_EVENTS` are marked on the line of their model.
+    """
+    return _markdown(_history(history, events))
+
+
+def history_image(history: History, events: Sequence[SimulatedEvent]) -> str:
+    """Return the plot of `history_plot` as the URL of an SVG image."""
+    return _svg_url(_history(history, events))
+
+
+def _history(history: History, events: Sequence[SimulatedEvent]) -> Figure:
     from matplotlib.dates import ConciseDateFormatter  # noqa: PLC0415 - see the module docstring
 
     names = labels(history.llm_names)
@@ -151,6 +207,10 @@ def history_plot(history: History) -> str:
                 lw=1,
                 antialiased=False,
             )
+        for event in events:
+            if event.kind in MARKED_EVENTS and event.llm_name in history.llm_names:
+                index = history.llm_names.index(event.llm_name)
+                _mark(axis, event, starts[::merged], medians[index, place], index)
         dates = ConciseDateFormatter(axis.xaxis.get_major_locator())  # type: ignore[no-untyped-call]
         axis.xaxis.set_major_formatter(dates)
         axis.xaxis.get_offset_text().set_fontsize(7)
@@ -158,7 +218,7 @@ def history_plot(history: History) -> str:
         _plain_numbers(axis.yaxis)
         _format_axis(axis, metric)
     legend = figure.legend(
-        axes[0].get_lines(),
+        axes[0].get_lines()[: len(names.texts)],
         list(names.texts.values()),
         loc="outside lower center",
         ncols=columns,
@@ -166,8 +226,32 @@ def history_plot(history: History) -> str:
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
-    figure.suptitle("Last seven days: medians", fontsize=10)
-    return _markdown(figure)
+    figure.suptitle(
+        "Last seven days: medians. Circle: incident, diamond: lasting change of speed", fontsize=10
+    )
+    return figure
+
+
+def _mark(
+    axis: Axes,
+    event: SimulatedEvent,
+    starts: NDArray[np.datetime64],
+    series: NDArray[np.float64],
+    index: int,
+) -> None:
+    """Mark an event on the series of its model, at the point in which it starts."""
+    at = np.datetime64(event.started_at.replace(tzinfo=None), "us")
+    point = np.searchsorted(starts, at, side="right") - 1
+    if point >= 0:
+        axis.plot(
+            starts[point],
+            series[point],
+            MARKED_EVENTS[event.kind],
+            ms=7,
+            mfc="none",
+            mec=f"C{index % _COLOUR_COUNT}",
+            zorder=3,
+        )
 
 
 def _median(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -242,6 +326,12 @@ def _format_axis(axis: Axes, metric: str) -> None:
     axis.tick_params(which="both", labelsize=7)
     axis.grid(axis="x", color="0.9")
     axis.set_axisbelow(True)
+
+
+def _svg_url(figure: Figure) -> str:
+    drawn = BytesIO()
+    figure.savefig(drawn, format="svg")
+    return f"data:image/svg+xml;base64,{b64encode(drawn.getvalue()).decode()}"
 
 
 def _markdown(figure: Figure) -> str:

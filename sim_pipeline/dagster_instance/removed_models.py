@@ -9,8 +9,6 @@ The data of a backfill are private to Dagster, so this module reads them and doe
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Self
 
 import dagster as dg
 from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
@@ -29,7 +27,6 @@ from dagster._core.utils import make_new_backfill_id
 from dagster._time import get_current_timestamp
 from dagster_shared.error import SerializableErrorInfo
 
-from sim_pipeline.dagster_instance.run_tags import REQUEST_TAG, with_models
 from sim_pipeline.dagster_instance.storage import STORAGE_ERRORS, storage_error_message
 from sim_pipeline.partition_keys import split_partition_key
 
@@ -88,44 +85,24 @@ def _replace_backfills(instance: dg.DagsterInstance, known: Sequence[str]) -> No
         data = backfill.asset_backfill_data
         if data is None:
             continue
-        targeted = _models(data.target_subset)
-        if not targeted <= set(known):
-            _replace(instance, backfill, data, _Models.of(targeted, known))
-
-
-@dataclass(frozen=True)
-class _Models:
-    """The models of a backfill.
-
-    Attributes:
-        removed: the models that LLM_MODELS_STR no longer names.
-        left: the other models, in the order of LLM_MODELS_STR.
-    """
-
-    removed: tuple[str, ...]
-    left: tuple[str, ...]
-
-    @classmethod
-    def of(cls, targeted: Collection[str], known: Sequence[str]) -> Self:
-        return cls(
-            tuple(sorted(set(targeted) - set(known))),
-            tuple(name for name in known if name in targeted),
-        )
+        removed = sorted(_models(data.target_subset) - set(known))
+        if removed:
+            _replace(instance, backfill, data, removed)
 
 
 def _replace(
     instance: dg.DagsterInstance,
     backfill: PartitionBackfill,
     data: AssetBackfillData,
-    models: _Models,
+    removed: Sequence[str],
 ) -> None:
     """Cancel a backfill, and add one that does its remaining work for the remaining models."""
-    message = f"{_not_in_settings(models.removed)}, so its partitions are left out"
-    rest = _rest(data, models.removed)
+    message = f"{_not_in_settings(removed)}, so its partitions are left out"
+    rest = _rest(data, removed)
     if rest.is_empty:
         message += "; the other models have no work left"
     else:
-        successor = _successor(instance, backfill, rest, models.left)
+        successor = _successor(instance, backfill, rest)
         # Added first: if this process dies between the two steps, some partitions belong to two
         # backfills, which share the work. Otherwise they would belong to none.
         instance.add_backfill(successor)
@@ -142,21 +119,14 @@ def _replace(
 
 
 def _successor(
-    instance: dg.DagsterInstance,
-    backfill: PartitionBackfill,
-    rest: AssetGraphSubset,
-    llm_names: Sequence[str],
+    instance: dg.DagsterInstance, backfill: PartitionBackfill, rest: AssetGraphSubset
 ) -> PartitionBackfill:
     now = get_current_timestamp()
-    tags = dict(backfill.tags)
-    if REQUEST_TAG in tags:
-        # `make backfill` looks for the request with the remaining models.
-        tags[REQUEST_TAG] = with_models(tags[REQUEST_TAG], llm_names)
     return PartitionBackfill(
         backfill_id=make_new_backfill_id(),
         status=BulkActionStatus.REQUESTED,
         from_failure=False,
-        tags=tags,
+        tags=dict(backfill.tags),
         backfill_timestamp=now,
         asset_selection=backfill.asset_selection,
         title=backfill.title,

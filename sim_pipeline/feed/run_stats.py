@@ -4,14 +4,16 @@ The counts are kept while the run works; nothing here reads the database.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim_pipeline.feed.events import events_table
 from sim_pipeline.metrics import FAILURE_KINDS, METRICS, UNITS
+from sim_pipeline.simulator.events import Event
 from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline.simulator.simulation import Simulation
 from sim_pipeline.store.ledger import Pending
@@ -33,6 +35,7 @@ class PartitionStats:
         utilisation: sum of the windows' mean utilisations.
         medians: medians of each window and metric, a list of arrays of shape (windows, 4). A day of
             one-second windows takes 3 MB for any number of points; the values would take more.
+        events: those from the start of the day to the end of its last window that was simulated.
     """
 
     simulated: int = 0
@@ -42,16 +45,17 @@ class PartitionStats:
     )
     utilisation: float = 0.0
     medians: list[NDArray[np.float64]] = field(default_factory=list)
+    events: set[Event] = field(default_factory=set)
 
-    def metadata(self, windows: int, points: int) -> dict[str, float]:
-        """Return the partition's metadata for the UI.
+    def metadata(self, windows: int, points: int) -> dict[str, float | str]:
+        """Return the partition's metadata for the UI; text is Markdown.
 
         Args:
             windows: number of windows of the partition in the run; those not simulated were stored
                 already.
             points: values per metric and window.
         """
-        entries: dict[str, float] = {
+        entries: dict[str, float | str] = {
             "windows simulated": self.simulated,
             "windows already stored": windows - self.simulated,
         }
@@ -73,6 +77,7 @@ class PartitionStats:
             for metric, median in zip(METRICS, typical, strict=True):
                 # Five digits are enough to read; the table has the exact values.
                 entries[f"{metric} p50 [{UNITS[metric]}]"] = float(f"{median:.5g}")
+            entries["events"] = events_table(self.events)
         return entries
 
 
@@ -97,6 +102,8 @@ class RunStats:
         interval: int,
         simulation: Simulation,
         values: NDArray[np.float64],
+        *,
+        events: Sequence[Event],
     ) -> None:
         """Count windows of one model that were simulated together.
 
@@ -106,6 +113,8 @@ class RunStats:
             interval: length of a window [s].
             simulation: result of the simulation.
             values: its metrics, shape (windows, 4, points).
+            events: the model's events from the start of the first window's day to the end of the
+                last window.
         """
         self.simulated += len(windows)
         medians = np.median(values, axis=2)
@@ -120,10 +129,12 @@ class RunStats:
             partition.failed += simulation.failed[start:stop].sum(axis=0)
             partition.utilisation += float(simulation.utilisation[start:stop].sum())
             partition.medians.append(medians[start:stop])
+            end = (int(windows[stop - 1]) + 1) * interval
+            partition.events.update(event for event in events if event.overlaps(day * DAY, end))
 
     def metadata(
         self, windows: Mapping[tuple[date, str], int], points: int
-    ) -> dict[tuple[date, str], dict[str, float]]:
+    ) -> dict[tuple[date, str], dict[str, float | str]]:
         """Return the metadata of each partition of the run, also of those with nothing simulated.
 
         Args:

@@ -13,16 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim_pipeline.broker.message import message_id
+from sim_pipeline.feed.events import simulated_event, touching
 from sim_pipeline.feed.run_stats import RunStats
 from sim_pipeline.feed.selection import Selection
 from sim_pipeline.metrics import METRICS
+from sim_pipeline.simulator.events import events_between
 from sim_pipeline.simulator.fingerprint import fingerprints
 from sim_pipeline.simulator.profiles import Profile
 from sim_pipeline.simulator.simulation import simulate
-from sim_pipeline.store.batches import WindowBatch
+from sim_pipeline.store.batches import SimulatedEvent, WindowBatch
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.ledger import stored_message_ids
-from sim_pipeline.windows import Cadence
+from sim_pipeline.windows import DAY, Cadence
 
 # Limits of a batch, which bound its memory here and in the database: about this many values (4 MB),
 # but at least one window; and this many windows.
@@ -89,7 +91,7 @@ class MetricFrames:
         """The number of windows of the run, each of one model."""
         return len(self._selection.llm_names) * len(self._selection.windows)
 
-    def partition_metadata(self) -> dict[tuple[date, str], dict[str, float]]:
+    def partition_metadata(self) -> dict[tuple[date, str], dict[str, float | str]]:
         """Return the metadata of each partition of the run so far, by day and model."""
         windows = self._selection.windows
         days = Counter(self._cadence.day_of(window) for window in windows)
@@ -155,19 +157,29 @@ class MetricFrames:
 
     def _simulate(self, blocks: list[_Block]) -> WindowBatch:
         values, counts = [], []
+        interval = self._cadence.interval
+        events: set[SimulatedEvent] = set()
         for block in blocks:
             simulation = simulate(
                 block.profile,
                 block.windows,
-                interval=self._cadence.interval,
+                interval=interval,
                 points=self._points,
                 seed=self._seed,
             )
             metrics = np.stack(
                 [simulation.ttft, simulation.tps, simulation.e2e_latency, simulation.rps], axis=1
             )
+            first, last = int(block.windows[0]) * interval, int(block.windows[-1]) * interval
+            known = events_between(
+                block.profile, first // DAY * DAY, last + interval, seed=self._seed
+            )
             self.stats.count(
-                block.profile, block.windows, self._cadence.interval, simulation, metrics
+                block.profile, block.windows, interval, simulation, metrics, events=known
+            )
+            events.update(
+                simulated_event(block.profile.name, event)
+                for event in touching(known, block.windows, interval)
             )
             values.append(metrics)
             counts.append(np.column_stack([simulation.completed, simulation.failed]))
@@ -177,4 +189,6 @@ class MetricFrames:
             [uuid for block in blocks for uuid in block.message_ids],
             np.concatenate(values),
             np.concatenate(counts),
+            window_seconds=interval,
+            events=sorted(events, key=lambda event: (event.started_at, event.event_id)),
         )

@@ -37,10 +37,12 @@ _LEFTOVERS = ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
 _ERROR = re.compile(
     r"(?:FATAL|PANIC|ERROR|error):\s+(?!the database system is |password auth)(.*)$", re.MULTILINE
 )
+_NO_ACCOUNT = re.compile(r"could not look up effective user ID (\d+)")
 # Dagster's storage connects for each event that it writes, and password hashing is most of that
 # cost. PostgreSQL's default of 4096 iterations protects passwords that can be guessed. This server
 # is on loopback, and `make run` generates a password of 24 random bytes.
 _SCRAM_ITERATIONS = 64
+_CONFIGURABLE_SCRAM = 16
 # Characters that a shell interprets even between double quotes.
 _SHELL_CHARACTERS = re.compile(r'["$`\\]')
 # PostgreSQL's paths have at most 1,023 bytes. These limits leave room for its file names.
@@ -131,6 +133,7 @@ class LocalPostgres(LocalServer):
         binaries = _binaries(self._cluster)
         self._require_short_path(self.data_dir, _LONGEST_DATA_DIR)
         self._require_short_path(binaries, _LONGEST_BINARIES)
+        self._require_access(binaries, run_as)
         self._process = self._running_postmaster()
         if self._process is not None and not self._has_our_address():
             self._shut_down()
@@ -168,7 +171,7 @@ class LocalPostgres(LocalServer):
                     f"--username={self.user}",
                     f"--pwfile={secret.name}",
                     "--auth=scram-sha-256",
-                    f"--set=scram_iterations={_SCRAM_ITERATIONS}",
+                    *_scram_options(binaries),
                     "--encoding=UTF8",
                     "--locale=C",
                     "--no-instructions",
@@ -189,6 +192,16 @@ class LocalPostgres(LocalServer):
             raise ServiceError(
                 f"{self.service}: {path} is {length} bytes long, at most {longest} are allowed:"
                 " move the checkout to a shorter path"
+            )
+
+    def _require_access(self, binaries: Path, run_as: RunAs) -> None:
+        """Reject a checkout that only root may enter, if the programs run as another user."""
+        needed = ["test", "-x", str(binaries / "postgres"), "-a", "-w", str(self.data_dir)]
+        if run_as.user is not None and run(needed, run_as=run_as).returncode != 0:
+            raise ServiceError(
+                f"{self.service} does not run as root, and the user ID {run_as.user}, which it"
+                f" runs with instead, cannot use {binaries} and {self.data_dir}: move the checkout"
+                " to a folder that all users may enter, such as /srv"
             )
 
     def _running_postmaster(self) -> Process | None:
@@ -352,8 +365,20 @@ def _major_version(postgres: Path) -> int:
     return int(version[1])
 
 
+def _scram_options(binaries: Path) -> tuple[str, ...]:
+    """Return initdb's option for cheap password hashing, known from version 16 on."""
+    if _major_version(binaries / "postgres") < _CONFIGURABLE_SCRAM:
+        return ()
+    return (f"--set=scram_iterations={_SCRAM_ITERATIONS}",)
+
+
 def _first_error(output: str) -> str | None:
     """Return the first error in a PostgreSQL program's output; later ones are consequences."""
+    if no_account := _NO_ACCOUNT.search(output):
+        return (
+            f"its programs need an account for the user ID {no_account[1]} that they run with, and"
+            " /etc/passwd has none: add one (useradd --uid), or run as a user that has one"
+        )
     error = _ERROR.search(output)
     return error[1].strip() if error else None
 

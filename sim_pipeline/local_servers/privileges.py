@@ -3,13 +3,11 @@
 import os
 import pwd
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+from sim_pipeline.errors import ServiceError
 from sim_pipeline.local_servers.processes import CURRENT_USER, RunAs, run
-
-# Inside this user namespace root appears as an ordinary user. Outside, the files that the program
-# creates belong to root, so that no system user and no change of ownership is needed.
-_UNSHARE = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--")
 
 
 def unprivileged_user(directory: Path) -> RunAs:
@@ -20,23 +18,59 @@ def unprivileged_user(directory: Path) -> RunAs:
     1. The current user, if it is not root.
     2. The owner of the directory, if it is not root.
     3. An ordinary user in a user namespace, if the system allows user namespaces.
-    4. The user `nobody`, which becomes the owner of the directory.
+    4. An ordinary user, which becomes the owner of the directory.
+
+    In the first two cases too, a user without an account becomes an ordinary user in a user
+    namespace, if the system allows it: initdb asks for the name of its user.
 
     Raises:
         OSError: If the directory cannot be read or its owner cannot be changed.
-        KeyError: If there is no user `nobody` to fall back to.
+        ServiceError: If a user is needed, and root is the only one of this machine.
     """
-    if os.geteuid() != 0:
-        return CURRENT_USER
+    if (current := os.geteuid()) != 0:
+        return CURRENT_USER if _has_account(current) else _in_namespace(CURRENT_USER)
     owner = directory.stat()
     if owner.st_uid != 0:
-        return RunAs(user=owner.st_uid, group=owner.st_gid)
-    if _user_namespaces_allowed():
-        return RunAs(prefix=_UNSHARE)
-    nobody = pwd.getpwnam("nobody")
-    os.chown(directory, nobody.pw_uid, nobody.pw_gid)
-    return RunAs(user=nobody.pw_uid, group=nobody.pw_gid)
+        run_as = RunAs(user=owner.st_uid, group=owner.st_gid)
+        return run_as if _has_account(owner.st_uid) else _in_namespace(run_as)
+    if (run_as := _in_namespace(CURRENT_USER)) != CURRENT_USER:
+        return run_as
+    account = _ordinary_account()
+    os.chown(directory, account.pw_uid, account.pw_gid)
+    return RunAs(user=account.pw_uid, group=account.pw_gid)
 
 
-def _user_namespaces_allowed() -> bool:
-    return shutil.which(_UNSHARE[0]) is not None and run([*_UNSHARE, "true"]).returncode == 0
+def _in_namespace(run_as: RunAs) -> RunAs:
+    """Add a user namespace in which the user appears as an ordinary one, if the system allows it.
+
+    Outside, the files that the program creates belong to the same user as before, so that no system
+    user and no change of ownership is needed.
+    """
+    account = _ordinary_account()
+    user, group = f"--map-user={account.pw_uid}", f"--map-group={account.pw_gid}"
+    prefix = ("unshare", "--user", user, group, "--")
+    inside = replace(run_as, prefix=prefix)
+    allowed = shutil.which(prefix[0]) is not None
+    return inside if allowed and run(["true"], run_as=inside).returncode == 0 else run_as
+
+
+def _has_account(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
+
+
+def _ordinary_account() -> pwd.struct_passwd:
+    """Return the account of `nobody`, or else the first one that is not root."""
+    accounts = [account for account in pwd.getpwall() if account.pw_uid != 0]
+    for account in accounts:
+        if account.pw_name == "nobody":
+            return account
+    if not accounts:
+        raise ServiceError(
+            "PostgreSQL needs a user other than root, and /etc/passwd has none: add one"
+            " (useradd NAME), or set LOCAL_SERVICES=false to use your own servers"
+        )
+    return accounts[0]

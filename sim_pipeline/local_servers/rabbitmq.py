@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import signal
+import textwrap
 from pathlib import Path
 
 import pika
@@ -18,6 +19,7 @@ from pika.exceptions import (
     ProbableAuthenticationError,
 )
 
+from sim_pipeline.broker.connection import LIMITS_DELIVERIES
 from sim_pipeline.broker.pika_logging import quiet_pika
 from sim_pipeline.errors import ServiceError
 from sim_pipeline.local_servers.base import LocalServer
@@ -41,15 +43,27 @@ _LOOPBACK_ONLY = "-kernel inet_dist_use_interface {127,0,0,1}"
 # A quorum queue keeps its messages in memory, acknowledged or not, until its log file is full. The
 # default of 512 MiB is for busy servers; here memory would grow for weeks.
 _QUEUE_LOG_BYTES = 4 * 1024**2
-# Erlang's names of operating system errors that the user can act on.
-_SYSTEM_ERROR = re.compile(r"\b(enospc|edquot|erofs|eacces|eaddrinuse|emfile)\b")
+# Operating system errors that the user can act on, by Erlang's names and texts. The texts are those
+# of the system in small letters.
+_SYSTEM_ERRORS = {
+    text: os.strerror(getattr(errno, name.upper()))
+    for name in ("enospc", "edquot", "erofs", "eacces", "eaddrinuse", "emfile")
+    for text in (name, os.strerror(getattr(errno, name.upper())).lower())
+}
+_SYSTEM_ERROR = re.compile(rf"\b({'|'.join(map(re.escape, _SYSTEM_ERRORS))})\b")
 # On Linux, a process's working directory; for the node, its data directory. Erlang and RabbitMQ
 # interpret characters in paths as settings, file patterns and shell commands. So they get this path
 # and paths relative to it.
 _WORKING_DIRECTORY = Path("/proc/self/cwd")
 # Without that path, RabbitMQ runs `df` on the real path through a shell, without quotes.
 _SHELL_CHARACTERS = re.compile(r"""['"`\\$;&|<>()\n]""")
-_BOOT_ERROR = re.compile(r"^BOOT FAILED\n=+\n(?:ERROR: )?(.+)$", re.MULTILINE)
+# Up to the next empty line, except one that follows a colon.
+_BOOT_ERROR = re.compile(r"^BOOT FAILED\n=+\n(?:ERROR: )?((?:.+:\n\n)?(?:.+\n?)+)", re.MULTILINE)
+# The node writes its log between and into the lines of a boot error.
+_LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+\S* \[\w+\] <.*\n?")
+_LONGEST_ERROR = 300
+# The data was written by a version before those from which this one can upgrade.
+_OLDER_DATA = re.compile(r"failed_to_initialize_feature_flags_registry|required feature flag not")
 
 
 class LocalRabbitMQ(LocalServer):
@@ -153,7 +167,7 @@ class LocalRabbitMQ(LocalServer):
             return
         self._shut_down()
         require_free(self.service, self.port, self.host, self.port_variable)
-        self._write_configuration()
+        self._write_configuration(programs)
         self._launch(programs)
         if not self._await_ready():
             raise ServiceError(f"{self.service} refuses user {self.user!r} (log: {self.log_file})")
@@ -185,7 +199,7 @@ class LocalRabbitMQ(LocalServer):
         self._port_mapper_port = int(command[command.index("-port") + 1])
         return True
 
-    def _write_configuration(self) -> None:
+    def _write_configuration(self, programs: RabbitMQPrograms) -> None:
         self.log_file.parent.mkdir(exist_ok=True)
         # RabbitMQ takes addresses, not names. This machine may not have all addresses of a name.
         addresses = [ip for ip in resolve(self.host) if is_free(self.port, ip)]
@@ -193,7 +207,7 @@ class LocalRabbitMQ(LocalServer):
             f"listeners.tcp.{number} = {ip}:{self.port}\n"
             for number, ip in enumerate(addresses, start=1)
         )
-        _write_private(self.data_dir / "definitions.json", json.dumps(self._definitions()))
+        _write_private(self.data_dir / "definitions.json", json.dumps(self._definitions(programs)))
         _write_private(
             self.data_dir / "rabbitmq.conf",
             f"{listeners}"
@@ -208,8 +222,8 @@ class LocalRabbitMQ(LocalServer):
         if not (self.data_dir / ".erlang.cookie").exists():
             _write_private(self.data_dir / ".erlang.cookie", secrets.token_hex(20))
 
-    def _definitions(self) -> dict[str, list[dict[str, object]]]:
-        """Return the user and the virtual host that the node creates at each start.
+    def _definitions(self, programs: RabbitMQPrograms) -> dict[str, list[dict[str, object]]]:
+        """Return the user, virtual host and policy that the node creates at each start.
 
         A node that loads definitions does not create the user guest.
         """
@@ -233,6 +247,20 @@ class LocalRabbitMQ(LocalServer):
                     "read": everything,
                 }
             ],
+            # Also for queues that exist already, and for those that consumers declare. RabbitMQ 3
+            # has no limit, and would drop every message at -1.
+            "policies": [
+                {
+                    "name": "no-delivery-limit",
+                    "vhost": self.vhost,
+                    "pattern": everything,
+                    "apply-to": "quorum_queues",
+                    "priority": -1,  # below the default of the user's own policies
+                    "definition": {"delivery-limit": -1},
+                }
+            ]
+            if programs.major_version() >= LIMITS_DELIVERIES
+            else [],
         }
 
     def _environment(self, programs: RabbitMQPrograms) -> dict[str, str]:
@@ -311,15 +339,39 @@ class LocalRabbitMQ(LocalServer):
         with self._output_file.open(encoding="utf-8", errors="replace") as file:
             file.seek(self._output_start)
             output = file.read()
-        if system_error := _SYSTEM_ERROR.search(output):
-            return os.strerror(getattr(errno, system_error[1].upper()))
-        boot_error = _BOOT_ERROR.search(output)
-        return boot_error[1].strip() if boot_error else None
+        return boot_error(output, self.data_dir)
+
+
+def boot_error(output: str, directory: Path) -> str | None:
+    """Return the error in a node's output that stopped its start, or None if there is none.
+
+    Args:
+        output: What it has written to its standard output since its start.
+        directory: Its data directory.
+    """
+    if _OLDER_DATA.search(output):
+        return (
+            f"this version cannot open the data in {directory}, which a much older version wrote:"
+            " start it with the old version until consumers have read all messages, or give up the"
+            " unread ones; then stop it and move that folder away (docs/compatibility.md)"
+        )
+    if system_error := _SYSTEM_ERROR.search(output):
+        return _SYSTEM_ERRORS[system_error[1]]
+    if _is_full(directory):  # RabbitMQ 4 does not always report it
+        return os.strerror(errno.ENOSPC)
+    found = _BOOT_ERROR.search(_LOG_LINE.sub("", output))
+    return textwrap.shorten(found[1], _LONGEST_ERROR) if found else None
 
 
 def _working_directory() -> Path:
     """Return the path of the data directory that the node is given."""
     return _WORKING_DIRECTORY if _WORKING_DIRECTORY.exists() else Path()
+
+
+def _is_full(directory: Path) -> bool:
+    """Return whether the file system of a directory has no free blocks or inodes."""
+    found = os.statvfs(directory)
+    return found.f_bavail == 0 or (found.f_files > 0 and found.f_favail == 0)
 
 
 def _write_private(path: Path, content: str) -> None:

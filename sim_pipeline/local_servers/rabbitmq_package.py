@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ INSTALL_HINT = (
 # Debian's and Red Hat's packages, Homebrew on both kinds of Mac and on Linux, the official
 # container image. They come before the PATH, because Debian's rabbitmq-server in the PATH is a
 # wrapper for the system service that only root and the user rabbitmq may run.
-_SCRIPT_DIRECTORIES = (
+_SCRIPT_DIRECTORIES: tuple[str, ...] = (
     "/usr/lib/rabbitmq/bin",
     "/opt/homebrew/opt/rabbitmq/sbin",
     "/usr/local/opt/rabbitmq/sbin",
@@ -82,6 +83,18 @@ class RabbitMQPrograms:
     """Erlang's port mapper daemon."""
     search_path: str
     """A PATH that lets these scripts find Erlang."""
+
+    def major_version(self) -> int:
+        """Return the major version of RabbitMQ; 0 if its folder does not tell.
+
+        Starting rabbitmqctl for it would start a port mapper that outlives us.
+        """
+        found = [
+            int(match[1])
+            for path in self.server.resolve().parents[1].glob("plugins/rabbit-*")
+            if (match := re.match(r"rabbit-(\d+)\.", path.name))
+        ]
+        return max(found, default=0)
 
 
 def find_programs() -> RabbitMQPrograms | None:

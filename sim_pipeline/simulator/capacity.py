@@ -6,11 +6,13 @@ utilisation.
 """
 
 import math
+from datetime import date
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from sim_pipeline.simulator.dated import steps, uniforms, wave
+from sim_pipeline.simulator.dated import Words, step_events, steps, uniforms, wave
 from sim_pipeline.simulator.demand import DAY, HOUR, midnight
 from sim_pipeline.simulator.profiles import Incident, Profile
 from sim_pipeline.simulator.streams import stream_key
@@ -51,6 +53,21 @@ def random_incidents(first: float, last: float, *, seed: int, model: str) -> lis
     return incidents
 
 
+def all_incidents(profile: Profile, first: float, last: float, *, seed: int) -> list[Incident]:
+    """Return the incidents of a profile: those on given dates, and the random ones.
+
+    Args:
+        profile: the endpoint.
+        first: seconds since the Unix epoch, >= 0; random incidents that end before may be missing.
+        last: seconds since the Unix epoch, >= first; those that begin after it may be missing.
+        seed: the user's seed.
+    """
+    incidents = list(profile.incidents)
+    if profile.random_incidents:
+        incidents += random_incidents(first, last, seed=seed, model=profile.name)
+    return incidents
+
+
 def capacity_left(incidents: list[Incident], times: Array) -> Array:
     """Return the share of its capacity that incidents leave an endpoint.
 
@@ -88,8 +105,15 @@ def own_capacity(profile: Profile, times: Array, *, seed: int) -> Array:
             key = stream_key("capacity", seed=seed, model=owner)
             weight = profile.capacity_sd * math.sqrt(share)
             logs += weight * wave(key, times, DAY, MEMORY)
-            logs -= weight * wave(key, _measured(profile), DAY, MEMORY).mean()
+            logs -= weight * _mean_wave(owner, profile.measured, seed)
     return np.exp(logs, out=logs)
+
+
+@lru_cache(maxsize=1024)
+def _mean_wave(owner: str, measured: date, seed: int) -> float:
+    """Return the mean of an owner's wave of capacity over the days up to ``measured``."""
+    key = stream_key("capacity", seed=seed, model=owner)
+    return float(wave(key, _measured_days(measured), DAY, MEMORY).mean())
 
 
 def speed(profile: Profile, times: Array, *, seed: int) -> Array:
@@ -104,20 +128,51 @@ def speed(profile: Profile, times: Array, *, seed: int) -> Array:
         seed: the user's seed.
     """
     logs = np.zeros_like(times)
-    for owner, share in _owners(profile):
-        if profile.shifts_per_year * share > 0.0:
-            key = stream_key("shifts", seed=seed, model=owner)
-            spacing = YEAR / (profile.shifts_per_year * share)
-            logs += steps(key, times, spacing)
-            logs -= steps(key, _measured(profile), spacing).mean()
-    # The difference of two levels has the log-sd of a shift.
-    logs *= profile.shift_sd / math.sqrt(2.0)
+    for key, spacing in _shift_processes(profile, seed):
+        logs += steps(key, times, spacing)
+        logs -= steps(key, _measured_days(profile.measured), spacing).mean()
+    logs *= _level_sd(profile)
     return np.exp(logs, out=logs)
 
 
-def _measured(profile: Profile) -> Array:
+def shifts(profile: Profile, first: float, last: float, *, seed: int) -> list[tuple[float, float]]:
+    """Return the jumps of `speed` in [first, last): their times [s], and the speed after / before.
+
+    Args:
+        profile: the endpoint.
+        first: seconds since the Unix epoch, >= 0.
+        last: seconds since the Unix epoch, >= first.
+        seed: the user's seed.
+    """
+    found: list[tuple[float, float]] = []
+    for key, spacing in _shift_processes(profile, seed):
+        starts, levels = step_events(key, first, last, spacing)
+        factors = np.exp(_level_sd(profile) * np.diff(levels))
+        chosen = (starts[1:] >= first) & (starts[1:] < last)
+        found += zip(starts[1:][chosen].tolist(), factors[chosen].tolist(), strict=True)
+    return found
+
+
+def _shift_processes(profile: Profile, seed: int) -> list[tuple[Words, float]]:
+    """Return the keys of the processes whose jumps are shifts, and their spacings [s]."""
+    return [
+        (
+            stream_key("shifts", seed=seed, model=owner),
+            YEAR / (profile.shifts_per_year * share),
+        )
+        for owner, share in _owners(profile)
+        if profile.shifts_per_year * share > 0.0
+    ]
+
+
+def _level_sd(profile: Profile) -> float:
+    """Return the log-sd of a level: the difference of two has the log-sd of a shift."""
+    return profile.shift_sd / math.sqrt(2.0)
+
+
+def _measured_days(last: date) -> Array:
     """Return the midnights of the days for which the medians were published, shape (30,)."""
-    return midnight(profile.measured) - DAY * np.arange(MEASURED_DAYS, dtype=np.float64)
+    return midnight(last) - DAY * np.arange(MEASURED_DAYS, dtype=np.float64)
 
 
 def _owners(profile: Profile) -> tuple[tuple[str, float], tuple[str, float]]:

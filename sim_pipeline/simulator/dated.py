@@ -112,10 +112,11 @@ def _innovations(key: Words, cells: Integers, memory: float) -> Array:
     if memory == 0.0:
         return normals(key, cells)
     terms = math.ceil(math.log(FORGOTTEN) / math.log(memory))
+    ages = np.arange(terms - 1, -1, -1).reshape(-1, *(1,) * cells.ndim)
     total = np.zeros(cells.shape)
-    for age in reversed(range(terms)):
+    for recent in normals(key, cells - ages):
         total *= memory
-        total += normals(key, cells - age)
+        total += recent
     total *= math.sqrt((1.0 - memory**2) / (1.0 - memory ** (2 * terms)))
     return total
 

@@ -73,14 +73,8 @@ def slow_demand(profile: Profile, times: Array, *, seed: int) -> Array:
         seed: the user's seed.
     """
     workload = profile.workload
-    logs = np.zeros_like(times)
-    waves = [("drift", workload.drift_sd, DAY)]
-    waves += [("burst", workload.burst_sd / math.sqrt(2.0), spacing) for spacing in SLOW_BURSTS]
-    for purpose, log_sd, spacing in waves:
-        if log_sd > 0.0:
-            key = stream_key(f"{purpose} {spacing:.0f}", seed=seed, model=profile.name)
-            logs += log_sd * wave(key, times, spacing)
-            logs -= 0.5 * log_sd**2
+    waves = [("drift", workload.drift_sd, DAY), *_slow_bursts(workload)]
+    logs = _log_waves(profile, waves, times, seed=seed)
     demand = season(workload, times)
     demand *= np.exp(logs, out=logs)
     if workload.heavy_share > 0.0:
@@ -88,6 +82,47 @@ def slow_demand(profile: Profile, times: Array, *, seed: int) -> Array:
     if profile.released is not None or profile.retired is not None:
         demand *= lifetime(profile.released, profile.retired, times)
     return demand
+
+
+def bursts(profile: Profile, times: Array, *, seed: int) -> Array:
+    """Return the factor by which slow bursts and heavy clients change the demand; its mean is 1.
+
+    Args:
+        profile: the endpoint.
+        times: seconds since the Unix epoch, >= 0, one or more dimensions, not empty.
+        seed: the user's seed.
+    """
+    logs = _log_waves(profile, _slow_bursts(profile.workload), times, seed=seed)
+    factor: Array = np.exp(logs, out=logs)
+    if profile.workload.heavy_share > 0.0:
+        factor *= heavy_clients(profile.workload, times, seed=seed, model=profile.name)
+    return factor
+
+
+def _slow_bursts(workload: Workload) -> list[tuple[str, float, float]]:
+    """Return the waves that make the slow bursts, see `_log_waves`."""
+    log_sd = workload.burst_sd / math.sqrt(len(SLOW_BURSTS))
+    return [("burst", log_sd, spacing) for spacing in SLOW_BURSTS]
+
+
+def _log_waves(
+    profile: Profile, waves: list[tuple[str, float, float]], times: Array, *, seed: int
+) -> Array:
+    """Return the log of a product of lognormal factors, each with a mean of 1.
+
+    Args:
+        profile: the endpoint.
+        waves: purpose, log-sd and spacing [s] of each factor.
+        times: seconds since the Unix epoch, >= 0, one or more dimensions, not empty.
+        seed: the user's seed.
+    """
+    logs = np.zeros_like(times)
+    for purpose, log_sd, spacing in waves:
+        if log_sd > 0.0:
+            key = stream_key(f"{purpose} {spacing:.0f}", seed=seed, model=profile.name)
+            logs += log_sd * wave(key, times, spacing)
+            logs -= 0.5 * log_sd**2
+    return logs
 
 
 def heavy_clients(workload: Workload, times: Array, *, seed: int, model: str) -> Array:
@@ -98,20 +133,27 @@ def heavy_clients(workload: Workload, times: Array, *, seed: int, model: str) ->
 
     Args:
         workload: number and share of the clients.
-        times: seconds since the Unix epoch, any shape.
+        times: seconds since the Unix epoch, one or more dimensions, not empty.
         seed: the user's seed.
         model: the model's name.
     """
     place = times / HEAVY_CELL
-    cells = np.floor(place)
-    place -= cells
+    lower = np.floor(place)
+    place -= lower
+    cells = lower.astype(np.int64)
+    first, last = int(cells.min()), int(cells.max())
+    dense = last - first < cells.size
     shortest, longest = HEAVY_RUN
     running = np.zeros_like(times)
     for client in range(workload.heavy_clients):
         key = stream_key(f"heavy client {client}", seed=seed, model=model)
+        if dense:
+            table = uniforms(key, np.arange(first - 1, last + 1))
         # A run that began in the cell before may last into this one.
-        for earlier in (0.0, 1.0):
-            start, length = uniforms(key, (cells - earlier).astype(np.int64))
+        for earlier in (0, 1):
+            start, length = (
+                table[:, cells - (first - 1 + earlier)] if dense else uniforms(key, cells - earlier)
+            )
             since = place + earlier - start
             running += (since >= 0.0) & (since < shortest + (longest - shortest) * length)
     mean = workload.heavy_clients * 0.5 * (shortest + longest)

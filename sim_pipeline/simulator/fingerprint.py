@@ -31,7 +31,8 @@ def fingerprints(
 
     It covers every input of `simulate`: the simulator's version, seed, points, interval, window
     number and profile. Of the profile's incidents it covers only those that overlap the window. It
-    leaves out the profile's source, because no number depends on it.
+    leaves out the profile's source, the limits (SLO) and the name of the workload, because no
+    number depends on them.
 
     Args:
         profile: the model's endpoint.
@@ -49,7 +50,8 @@ def fingerprints(
     check_run(interval=interval, points=points, seed=seed)
     numbers = check_windows(windows, interval)
     fields = asdict(profile)
-    del fields["source"], fields["incidents"]
+    del fields["source"], fields["incidents"], fields["slo"]
+    del fields["workload"]["slo"], fields["workload"]["name"]
     common = {
         "version": SIMULATOR_VERSION,
         "interval": interval,

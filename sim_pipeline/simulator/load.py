@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sim_pipeline.simulator.capacity import capacity_left, own_capacity, random_incidents, speed
+from sim_pipeline.simulator.capacity import all_incidents, capacity_left, own_capacity, speed
 from sim_pipeline.simulator.demand import fast_bursts, slow_demand
 from sim_pipeline.simulator.failures import OVERLOADED, failure_shares
 from sim_pipeline.simulator.profiles import RHO_MAX, Profile
@@ -44,10 +44,7 @@ def load_at(profile: Profile, times: Array, *, spacing: float, seed: int) -> Loa
         spacing: of the instants [s]; bursts shorter than this are left out.
         seed: the user's seed.
     """
-    incidents = list(profile.incidents)
-    if profile.random_incidents:
-        first, last = float(times.min()), float(times.max())
-        incidents += random_incidents(first, last, seed=seed, model=profile.name)
+    incidents = all_incidents(profile, float(times.min()), float(times.max()), seed=seed)
     left = capacity_left(incidents, times)
     slow = slow_demand(profile, times, seed=seed)
     fast = fast_bursts(profile, times, seed=seed, spacing=spacing)

@@ -13,7 +13,14 @@ from typing import Any, TypeAlias, get_type_hints
 from sim_pipeline.simulator.arguments import Range, field_ranges
 from sim_pipeline.simulator.calibration import calibrated
 from sim_pipeline.simulator.lengths import TokenLengths
-from sim_pipeline.simulator.profiles import Incident, Profile, Thinking, Workload, derived_profile
+from sim_pipeline.simulator.profiles import (
+    Incident,
+    Profile,
+    Slo,
+    Thinking,
+    Workload,
+    derived_profile,
+)
 
 REQUIRED_FIELDS = frozenset(
     field.name for field in fields(Profile) if field.default is MISSING and field.name != "name"
@@ -58,6 +65,8 @@ _KINDS: dict[object, _Allowed] = {
     date | None: _DATE,
     TokenLengths: TokenLengths,
     Thinking | None: Thinking,
+    Slo: Slo,
+    Slo | None: Slo,
     Workload: Workload,
 }
 
@@ -101,9 +110,8 @@ class TablesReader:
         self.problems += [f"{name} is {_UNKNOWN}" for name in file if name not in _TABLES]
         for name, table in (self._table(file.get("workloads", {}), "workloads") or {}).items():
             usual = self.workloads.get(name, Workload())
-            self.workloads[name] = (
-                self._record(Workload, usual, table, f"workloads.{name}") or usual
-            )
+            workload = self._record(Workload, usual, table, f"workloads.{name}") or usual
+            self.workloads[name] = replace(workload, name=name)
         of_all = _allowed(Profile, "name", "workload", *REQUIRED_FIELDS)
         common = self._fields(file.get("all_models", {}), "all_models", of_all) or {}
         tables = self._table(file.get("models", {}), "models") or {}
@@ -143,7 +151,8 @@ class TablesReader:
     ) -> dict[str, Any] | None:
         """Return the values of a table; None if there is a problem.
 
-        A table within the table changes a value of ``usual``.
+        A table within the table changes a value of ``usual``. One of limits replaces all of them,
+        so that it can remove a limit.
         """
         count = len(self.problems)
         table = self._table(content, where)
@@ -156,7 +165,8 @@ class TablesReader:
                 self.problems.append(f"{where}.{name} is {_UNKNOWN}")
                 continue
             if isinstance(kind, type):
-                table[name] = self._record(kind, usual.get(name), value, f"{where}.{name}")
+                before = None if kind is Slo else usual.get(name)
+                table[name] = self._record(kind, before, value, f"{where}.{name}")
                 continue
             if isinstance(kind, _Kind) and isinstance(value, str):
                 with suppress(ValueError):
@@ -179,7 +189,8 @@ class TablesReader:
             return self.workloads.get(content)
         required = [one.name for one in fields(kind) if usual is None and one.default is MISSING]
         known = {} if usual is None else vars(usual)
-        given = self._fields(content, where, _allowed(kind), required=required, usual=known)
+        allowed = _allowed(kind, "name")
+        given = self._fields(content, where, allowed, required=required, usual=known)
         if given is None:
             return None
         try:
@@ -221,6 +232,8 @@ class TablesReader:
         where = f"models.{name}"
         base = self._known.get(name) or (None if name in tables else derived_profile(name))
         own = base.workload if base else Workload()
+        # Limits change no number, so those of a class apply to all its models, also built-in ones.
+        own = replace(own, slo=self.workloads.get(own.name, own).slo)
         common["workload"] = self._record(Workload, own, workload, "workload") or own
         given = common
         if name in tables:

@@ -5,7 +5,7 @@ Each figure names its source; [E] marks our own estimate. Units are s, requests/
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
 from typing import Annotated
@@ -33,6 +33,43 @@ AZURE_OUTPUTS = TokenLengths(log_median=5.02, log_sd=0.86, minimum=2, maximum=20
 
 
 @dataclass(frozen=True)
+class Slo:
+    """Service level objectives: limits of a request's latency. No simulated number depends on them.
+
+    A data point is good if it exceeds none of them; None is no limit.
+
+    Attributes:
+        ttft: highest TTFT [s], in (0, 3600].
+        itl: highest inter-token latency, 1 / TPS [s], in (0, 60].
+        e2e: highest e2e_latency [s], in (0, 86400].
+
+    Raises:
+        ValueError: on construction; the message names the field, its value and what is allowed.
+    """
+
+    ttft: Annotated[float | None, Range(0, 3_600, low_included=False)] = None
+    itl: Annotated[float | None, Range(0, 60, low_included=False)] = None
+    e2e: Annotated[float | None, Range(0, 86_400, low_included=False)] = None
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        check_fields(given, {name: field_ranges(Slo)[name] for name in given})
+
+    def good(self, ttft: Array, tps: Array, e2e_latency: Array) -> npt.NDArray[np.bool_]:
+        """Return which data points are within all limits; all arrays have the same shape."""
+        latencies = ((self.ttft, ttft), (self.itl, 1.0 / tps), (self.e2e, e2e_latency))
+        good = np.ones(ttft.shape, dtype=np.bool_)
+        for limit, values in latencies:
+            if limit is not None:
+                good &= values <= limit
+        return good
+
+
+# Source: MLPerf Inference v4.0, server scenario of Llama 2 70B.
+SERVER_SLO = Slo(ttft=2.0, itl=0.2)
+
+
+@dataclass(frozen=True)
 class Workload:
     """The requests that arrive: their lengths, their arrivals and how these vary over time.
 
@@ -51,6 +88,9 @@ class Workload:
         fast_burst_sd: log-sd of the bursts of seconds to a minute, in [0, 1].
         heavy_share: share of the requests that heavy clients send on average, in [0, 0.9].
         heavy_clients: number of heavy clients, each of which comes and goes, in [1, 20].
+        slo: limits that its requests should keep. No simulated number depends on it.
+        name: the class from which it comes, by its name in a table of workloads. No simulated
+            number depends on it.
 
     The defaults come from Azure's conversation traces: lengths and arrivals from 2023, seasonality
     from the plots of 2024. Bursts and heavy clients are set so that counts vary as in the trace of
@@ -73,6 +113,8 @@ class Workload:
     fast_burst_sd: Annotated[float, Range(0, 1)] = 0.18
     heavy_share: Annotated[float, Range(0, 0.9)] = 0.15
     heavy_clients: Annotated[int, Range(1, 20, integer=True)] = 3
+    slo: Slo = SERVER_SLO
+    name: str = field(default="chat-2023", compare=False)
 
     def __post_init__(self) -> None:
         check_fields(vars(self), field_ranges(Workload))
@@ -149,6 +191,8 @@ class Profile:
         released: first day of full service, or None; before it, only a trickle of requests comes.
         retired: day on which the service ends, or None; the requests then fall to a trickle.
         workload: the requests that arrive.
+        slo: the model's own limits, or None for those of the workload. No simulated number depends
+            on it.
         thinking: what the model does before it answers, or None.
         incidents: incidents on given dates, in addition to the random ones.
         random_incidents: whether every 30 days have one or two incidents of about an hour [E].
@@ -188,6 +232,7 @@ class Profile:
     released: date | None = None
     retired: date | None = None
     workload: Workload = Workload()
+    slo: Slo | None = None
     thinking: Thinking | None = None
     incidents: tuple[Incident, ...] = ()
     random_incidents: bool = True
@@ -217,6 +262,18 @@ class Profile:
         check_fields(vars(self), field_ranges(Profile))
         if self.released and self.retired and self.retired <= self.released:
             raise ValueError(f"retired is {self.retired}, but must be after {self.released}")
+
+    @property
+    def limits(self) -> Slo:
+        """The limits of the model's requests: its own, else those of its workload.
+
+        A workload's limit of TTFT does not apply to a model with hidden thinking: TTFT contains the
+        time of the thoughts.
+        """
+        if self.slo is not None:
+            return self.slo
+        hidden = self.thinking is not None and not self.thinking.visible
+        return replace(self.workload.slo, ttft=None) if hidden else self.workload.slo
 
     @cached_property
     def decode_lengths(self) -> TokenLengths:

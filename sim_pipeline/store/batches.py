@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import sqlalchemy as sa
 
-from sim_pipeline.metrics import METRICS
+from sim_pipeline.metrics import EVENT_KINDS, METRICS
 from sim_pipeline.store.schema import COUNTS, simulation_results
 from sim_pipeline.timestamps import format_timestamp
 
@@ -26,11 +26,60 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@dataclass(frozen=True)
+class SimulatedEvent:
+    """An event of the simulation: the truth about why the metrics of a model moved.
+
+    Attributes:
+        event_id: made from the other attributes, so that an event never changes under its id.
+        llm_name: the model.
+        kind: one of `EVENT_KINDS`.
+        started_at: aware, in any zone.
+        ended_at: the first instant after the event, or None: what started lasts for good.
+        size: a factor or a share, depending on the kind.
+        metrics: those that the event moves, in the order of `METRICS`.
+
+    Raises:
+        ValueError: an attribute is not one of the allowed values.
+    """
+
+    event_id: UUID
+    llm_name: str
+    kind: str
+    started_at: datetime
+    ended_at: datetime | None
+    size: float
+    metrics: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Validate the attributes."""
+        if self.kind not in EVENT_KINDS:
+            raise ValueError(
+                f"event of {self.llm_name}: kind is {self.kind!r}: allowed are"
+                f" {', '.join(EVENT_KINDS)}"
+            )
+        event = f"{self.kind} of {self.llm_name}"
+        if not set(self.metrics) <= set(METRICS):
+            raise ValueError(
+                f"{event}: metrics is {self.metrics}: allowed are {', '.join(METRICS)}"
+            )
+        if not 0 <= self.size < np.inf:
+            raise ValueError(f"{event}: size is {self.size}: allowed are finite numbers from 0")
+        for time in (self.started_at, self.ended_at):
+            if time is not None and time.tzinfo is None:
+                raise ValueError(f"{event}: {time} has no time zone: give it one, such as UTC")
+        if self.ended_at is not None and self.ended_at <= self.started_at:
+            raise ValueError(
+                f"{event}: ended_at is {self.ended_at}: allowed are times after its start,"
+                f" {self.started_at}"
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class WindowBatch:
-    """Windows that are written in one transaction: rows, request counts and ledger entries.
+    """Windows that are written in one transaction, with the events that touch them.
 
-    The attributes have the same length, one item for each window of a model.
+    The first five attributes have the same length, one item for each window of a model.
 
     Attributes:
         llm_names: the model of each window.
@@ -40,9 +89,12 @@ class WindowBatch:
             tokens/s or requests/s, depending on the metric.
         counts: requests of each window by outcome, shape (windows, 4), the second axis in the order
             of `COUNTS`.
+        window_seconds: length of the windows.
+        events: all simulated events of these models that touch a window of the batch.
 
     Raises:
-        ValueError: the attributes differ in length, or the same window is in them twice.
+        ValueError: the attributes differ in length, the same window or event is in them twice, or
+            an event is of another model.
     """
 
     llm_names: Sequence[str]
@@ -50,6 +102,8 @@ class WindowBatch:
     message_ids: Sequence[UUID]
     values: NDArray[np.float64]
     counts: NDArray[np.int64]
+    window_seconds: int
+    events: Sequence[SimulatedEvent] = ()
 
     def __post_init__(self) -> None:
         """Validate the attributes."""
@@ -80,6 +134,15 @@ class WindowBatch:
                     f"{window[0]} {format_timestamp(window[1])} is in the batch more than once"
                 )
             seen.add(window)
+        if self.window_seconds < 1:
+            raise ValueError(f"window_seconds is {self.window_seconds}: allowed are 1 and more")
+        if len({event.event_id for event in self.events}) < len(self.events):
+            raise ValueError("an event is in the batch more than once")
+        others = {event.llm_name for event in self.events}.difference(self.llm_names)
+        if others:
+            raise ValueError(
+                f"the batch has events of {', '.join(sorted(others))} and no window of them"
+            )
 
     @property
     def windows(self) -> int:

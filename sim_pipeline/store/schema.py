@@ -1,6 +1,6 @@
 """The tables, for SQLAlchemy. A test compares them with the migrations.
 
-The view `metric_summary` is in the migrations only: the pipeline does not read it.
+The views are in the migrations only: the pipeline does not read them.
 """
 
 from sqlalchemy import (
@@ -8,18 +8,20 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Computed,
     DateTime,
     Index,
     Integer,
     MetaData,
     String,
     Table,
+    Text,
     UniqueConstraint,
     func,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, TSTZRANGE, UUID
 
-from sim_pipeline.metrics import FAILURE_KINDS, MAX_MODEL_NAME_LENGTH, METRICS
+from sim_pipeline.metrics import EVENT_KINDS, FAILURE_KINDS, MAX_MODEL_NAME_LENGTH, METRICS
 
 metadata = MetaData(
     naming_convention={
@@ -119,6 +121,67 @@ Index(
     postgresql_where=deliveries.c.published_at.is_(None),
 )
 
+simulated_events = Table(
+    "simulated_events",
+    metadata,
+    Column(
+        "event_id",
+        UUID(as_uuid=True),
+        primary_key=True,
+        comment="Made from model, kind, start, end, size and metrics",
+    ),
+    Column("llm_name", String(MAX_MODEL_NAME_LENGTH), nullable=False, comment="The model"),
+    Column(
+        "kind",
+        String(20),
+        nullable=False,
+        comment="incident, level_shift, capacity, burst, failure_spell, release or retirement",
+    ),
+    Column("started_at", DateTime(timezone=True), nullable=False, comment="Its first instant"),
+    Column(
+        "ended_at",
+        DateTime(timezone=True),
+        comment="The first instant after it; null: what started lasts for good",
+    ),
+    Column(
+        "size",
+        DOUBLE_PRECISION,
+        nullable=False,
+        comment="A factor or a share, depending on the kind",
+    ),
+    Column("metrics", ARRAY(String(20)), nullable=False, comment="Those that the event moves"),
+    Column(
+        "window_seconds",
+        Integer,
+        nullable=False,
+        comment="Length of the windows that the event was written with",
+    ),
+    # A window overlaps an event if its start is in this range. PostgreSQL can only store what does
+    # not depend on the session's time zone, so the subtraction is of times without one.
+    Column(
+        "window_starts",
+        TSTZRANGE,
+        Computed(
+            "tstzrange((started_at AT TIME ZONE 'UTC' - make_interval(secs => window_seconds))"
+            " AT TIME ZONE 'UTC', coalesce(ended_at, started_at),"
+            " CASE WHEN ended_at IS NULL THEN '(]' ELSE '()' END)",
+            persisted=True,
+        ),
+        comment="Starts of the windows that overlap it; without an end, its start counts",
+    ),
+    CheckConstraint(
+        f"kind IN ({', '.join(repr(kind) for kind in EVENT_KINDS)})", name="kind_known"
+    ),
+    CheckConstraint("ended_at > started_at", name="ends_after_start"),
+    CheckConstraint("window_seconds > 0", name="window_seconds_positive"),
+    comment="Events that the simulation made on purpose: the truth to score alarms against",
+)
+Index(
+    "ix_simulated_events_window_starts",
+    simulated_events.c.window_starts,
+    postgresql_using="gist",
+)
+
 model_comparison = Table(
     "model_comparison",
     metadata,
@@ -135,7 +198,10 @@ model_comparison = Table(
         "rank",
         Integer,
         nullable=False,
-        comment="By p50, 1 the best: lowest TTFT and e2e_latency, highest TPS and RPS",
+        comment=(
+            "1 more than the number of models whose p50 interval lies wholly on the better side:"
+            " lower TTFT and e2e_latency, higher TPS and RPS"
+        ),
     ),
     Column("points", BigInteger, nullable=False, comment="How many values were compared"),
     Column(
@@ -150,5 +216,28 @@ model_comparison = Table(
         DOUBLE_PRECISION,
         comment="p50 over that of the same period a day earlier, less 1; null: nothing then",
     ),
+    Column(
+        "p50_low",
+        DOUBLE_PRECISION,
+        comment="Lower end of the 95 % interval of p50; null: too few values",
+    ),
+    Column("p50_high", DOUBLE_PRECISION, comment="Its upper end"),
+    Column(
+        "p95_low",
+        DOUBLE_PRECISION,
+        comment="Lower end of the 95 % interval of p95; null: too few values",
+    ),
+    Column("p95_high", DOUBLE_PRECISION, comment="Its upper end"),
     comment="How the models compare, by period and metric: one ranking each comparison",
+)
+
+slos = Table(
+    "slos",
+    metadata,
+    Column("llm_name", String(MAX_MODEL_NAME_LENGTH), primary_key=True, comment="The model"),
+    Column("workload", Text, nullable=False, comment="The class of workload that it serves"),
+    Column("ttft", DOUBLE_PRECISION, comment="Highest TTFT in seconds; null: no limit"),
+    Column("itl", DOUBLE_PRECISION, comment="Highest 1 / TPS in seconds; null: no limit"),
+    Column("e2e", DOUBLE_PRECISION, comment="Highest e2e_latency in seconds; null: no limit"),
+    comment="Current service level objectives: the limits of a model's requests",
 )

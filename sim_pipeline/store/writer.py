@@ -1,13 +1,15 @@
-"""Writes a batch of windows: rows, request counts and ledger entries in one transaction."""
+"""Writes a batch of windows: rows, request counts, ledger entries and events in one transaction."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import orjson
 from psycopg2.extras import execute_values
 
 from sim_pipeline.metrics import METRICS
+from sim_pipeline.store.events import EVENTS_LOCK
 from sim_pipeline.store.schema import COUNTS
 
 if TYPE_CHECKING:
@@ -110,6 +112,54 @@ _UPSERT_COUNTS_NEEDED = f"""{_UPSERT_COUNTS_ALL}
 WHERE (c.llm_name, c."timestamp") IN (SELECT llm_name, "timestamp" FROM stage_entered)
 """
 
+# A span is a run of consecutive windows of a model. An event overlaps it if it ends after its start
+# and starts before its end. `window_starts` ends with the event, and begins before it.
+_OVERLAPPING_EVENTS = """
+(
+    SELECT llm_name, min("timestamp") AS since, max("timestamp") + {length} AS until
+    FROM (
+        SELECT llm_name, "timestamp", "timestamp" - {length} * row_number() OVER (
+            PARTITION BY llm_name ORDER BY "timestamp"
+        ) AS run
+        FROM stage_windows
+    ) AS w
+    GROUP BY llm_name, run
+) AS s
+JOIN simulated_events AS e ON e.llm_name = s.llm_name
+    AND e.window_starts && tstzrange(s.since, s.until)
+    AND e.started_at < s.until
+"""
+_ANY_EVENTS = f"SELECT EXISTS (SELECT FROM {_OVERLAPPING_EVENTS})"
+
+# Writers of different windows share events, and only one transaction may change the events of a
+# model at a time. The locks are taken in the order of their keys, after every other lock, and held
+# until the commit.
+_LOCK_EVENTS = f"""
+SELECT count(pg_advisory_xact_lock({EVENTS_LOCK}, key))
+FROM (SELECT DISTINCT hashtext(llm_name) AS key FROM stage_windows ORDER BY key) AS k
+"""
+
+# Events that overlap a window of the batch and are not in the batch are of other inputs.
+_WRITE_EVENTS = f"""
+WITH written AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(CAST(CAST({{parameter}} AS text) AS json)) AS w (
+        event_id uuid, llm_name text, kind text, started_at timestamptz, ended_at timestamptz,
+        size double precision, metrics text[]
+    )
+), removed AS (
+    DELETE FROM simulated_events WHERE event_id IN (
+        SELECT e.event_id FROM {_OVERLAPPING_EVENTS}
+        WHERE e.event_id NOT IN (SELECT event_id FROM written)
+    )
+)
+INSERT INTO simulated_events AS e (
+    event_id, llm_name, kind, started_at, ended_at, size, metrics, window_seconds
+)
+SELECT w.*, {{window_seconds}} FROM written AS w
+ON CONFLICT (event_id) DO UPDATE SET window_seconds = excluded.window_seconds
+WHERE e.window_seconds <> excluded.window_seconds
+"""
+
 _RESULTS = "simulation_results"
 _STAGE = "stage_results"
 
@@ -121,7 +171,13 @@ _CHUNK_VALUES = 100_000
 
 
 class _Session(ABC):
-    """A connection that holds the stage tables, with an open transaction."""
+    """A connection that holds the stage tables, with an open transaction.
+
+    Attributes:
+        parameter: the placeholder of the only parameter of a statement.
+    """
+
+    parameter: ClassVar[str]
 
     def __init__(self, connection: Any) -> None:
         """Set up a DB-API connection, which is closed with the session."""
@@ -142,8 +198,8 @@ class _Session(ABC):
     def insert_results(self, batch: WindowBatch, table: str) -> None:
         """Insert a batch's rows into a table that contains none of them."""
 
-    def execute(self, statement: str) -> None:
-        self._cursor.execute(statement)
+    def execute(self, statement: str, *parameters: str) -> None:
+        self._cursor.execute(statement, parameters or None)
 
     def scalar(self, statement: str) -> Any:
         self._cursor.execute(statement)
@@ -159,6 +215,8 @@ class _Session(ABC):
 
 class _InsertSession(_Session):
     """INSERTs by psycopg2, for few rows."""
+
+    parameter = "%s"
 
     def __init__(self, postgres: Postgres) -> None:
         connection = postgres.engine.raw_connection()
@@ -202,6 +260,8 @@ class _InsertSession(_Session):
 
 class _CopySession(_Session):
     """COPY of Arrow tables by ADBC, for many rows."""
+
+    parameter = "$1"
 
     def __init__(self, postgres: Postgres) -> None:
         super().__init__(postgres.bulk_connection())
@@ -249,6 +309,9 @@ class BatchWriter:
         pending. A window that is stored under the same message id gets only the rows and the
         request counts it lacks. Rows that are replaced keep their ids.
 
+        The events of the batch are written. Other events of the same models that overlap a window
+        of the batch are removed: they are of other inputs.
+
         Args:
             batch: the windows to store.
             force: replace the rows and counts that are already stored; the ledger is written as
@@ -271,8 +334,21 @@ class BatchWriter:
                 # The usual case. Without the stage table the server has half the work.
                 session.insert_results(batch, _RESULTS)
                 session.execute(_INSERT_COUNTS)
+            _write_events(session, batch)
             session.commit()
         except BaseException:
             session.close()
             raise
         self._sessions[kind] = session
+
+
+def _write_events(session: _Session, batch: WindowBatch) -> None:
+    names = {
+        "window_seconds": batch.window_seconds,
+        "length": f"make_interval(secs => {batch.window_seconds})",
+        "parameter": session.parameter,
+    }
+    if batch.events or session.scalar(_ANY_EVENTS.format(**names)):
+        session.scalar(_LOCK_EVENTS)
+        events = orjson.dumps(list(batch.events), option=orjson.OPT_SERIALIZE_NUMPY)
+        session.execute(_WRITE_EVENTS.format(**names), events.decode())

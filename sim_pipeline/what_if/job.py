@@ -20,7 +20,7 @@ from sim_pipeline.metrics import METRICS, UNITS
 from sim_pipeline.simulator.profiles_file import ProfilesFileError
 from sim_pipeline.timestamps import format_timestamp
 from sim_pipeline.what_if.form import Scenario, WhatIf, WhatIfError, read_form
-from sim_pipeline.what_if.report import inputs_table, largest_change, metric_table
+from sim_pipeline.what_if.report import inputs_table, largest_change, metric_table, slo_table
 from sim_pipeline.what_if.simulate import Outcome, simulate_scenario
 
 WHAT_IF_JOB = "what_if"
@@ -58,8 +58,8 @@ def build_what_if_job(llm_names: Sequence[str], *, seed: int, points: int) -> dg
         executor_def=dg.in_process_executor,
         description=(
             "Shows the effect of another seed, number of points or set of model profiles: simulates"
-            " the same windows from current and from these inputs, and compares p50 and p95. Writes"
-            " only its run's metadata"
+            " the same windows from current and from these inputs, and compares p50, p95 and SLO"
+            " attainment. Writes only its run's metadata"
         ),
         # Takes minutes at most, and a user watches it: a retry would not help.
         tags={PRIORITY_TAG: "-1", MAX_RUNTIME_SECONDS_TAG: "3600", MAX_RETRIES_TAG: "0"},
@@ -101,6 +101,7 @@ def _metadata(scenario: Scenario, outcome: Outcome) -> dict[str, dg.MetadataValu
             )
             for metric in METRICS
         },
+        "SLO attainment, goodput [requests/s]": dg.MetadataValue.md(slo_table(scenario, outcome)),
         "inputs": dg.MetadataValue.md(inputs_table(scenario, outcome)),
         "since": dg.MetadataValue.text(format_timestamp(cadence.start_of(windows.start))),
         "until": dg.MetadataValue.text(format_timestamp(cadence.start_of(windows.stop))),

@@ -41,6 +41,24 @@ def metric_table(scenario: Scenario, outcome: Outcome, metric: str) -> str:
     return markdown.table(heads, "lrrrrrr", rows)
 
 
+def slo_table(scenario: Scenario, outcome: Outcome) -> str:
+    """Return each model's SLO attainment and goodput [requests/s]: current and what if."""
+    heads = ("model", "attainment current", "what if", "goodput current", "what if", "change")
+    baseline, candidate = outcome.baseline, outcome.candidate
+    rows = [
+        (
+            markdown.literal(llm_name),
+            f"{baseline.attainment[place]:.2%}",
+            f"{candidate.attainment[place]:.2%}",
+            f"{baseline.goodput[place]:.4g}",
+            f"{candidate.goodput[place]:.4g}",
+            _change(baseline.goodput[place], candidate.goodput[place]),
+        )
+        for place, llm_name in enumerate(scenario.llm_names)
+    ]
+    return markdown.table(heads, "lrrrrr", rows)
+
+
 def largest_change(scenario: Scenario, outcome: Outcome) -> str:
     """Return one line that names the percentile, model and metric with the largest change."""
     if outcome.baseline.digest == outcome.candidate.digest:
@@ -55,6 +73,12 @@ def largest_change(scenario: Scenario, outcome: Outcome) -> str:
         f" {outcome.baseline.percentiles[place]:.4g} to {outcome.candidate.percentiles[place]:.4g}"
         f" {UNITS[name]}, {_percent(outcome.change[place])}"
     )
+
+
+def _change(before: float, after: float) -> str:
+    if before == 0.0:
+        return "none" if after == 0.0 else ""
+    return _percent(after / before - 1.0)
 
 
 def _percent(share: float) -> str:

@@ -25,10 +25,14 @@ class SideResult:
     Attributes:
         percentiles: in the metric's unit, shape (models, 4, 2): metrics in the order of `METRICS`,
             percentiles in the order of `PERCENTILES`.
+        attainment: share of the data points within the model's limits, shape (models,).
+        goodput: RPS times attainment, mean over the windows [requests/s], shape (models,).
         digest: digest of everything the metrics depend on; equal digests mean equal metrics.
     """
 
     percentiles: NDArray[np.float64]
+    attainment: NDArray[np.float64]
+    goodput: NDArray[np.float64]
     digest: str
 
 
@@ -59,6 +63,7 @@ def simulate_scenario(scenario: Scenario) -> Outcome:
     sides = []
     for inputs in (scenario.baseline, scenario.candidate):
         percentiles = np.empty(shape)
+        attainment, goodput = np.empty(shape[0]), np.empty(shape[0])
         digest = hashlib.blake2b(digest_size=16)
         for place, llm_name in enumerate(scenario.llm_names):
             run = {
@@ -73,9 +78,12 @@ def simulate_scenario(scenario: Scenario) -> Outcome:
             metrics = (simulation.ttft, simulation.tps, simulation.e2e_latency, simulation.rps)
             for metric, values in enumerate(metrics):
                 percentiles[place, metric] = np.percentile(values, PERCENTILES)
+            good = profile.limits.good(*metrics[:3])
+            attainment[place] = good.mean()
+            goodput[place] = np.mean(good.mean(axis=1) * simulation.rps.mean(axis=1))
             done += windows.size
             made += windows.size * inputs.points * len(METRICS)
             progress.report(done, made)
-        sides.append(SideResult(percentiles, digest.hexdigest()))
+        sides.append(SideResult(percentiles, attainment, goodput, digest.hexdigest()))
     progress.end(done, made)
     return Outcome(*sides)

@@ -6,19 +6,23 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 
 from sim_pipeline.backfill.dagster_client import (
     DagsterClient,
     WebserverError,
     WebserverUnreachableError,
 )
+from sim_pipeline.dagster_instance.run_tags import REQUEST_TAG
 from sim_pipeline.local_servers.ports import free_port, listens
 from sim_pipeline_tests.support.assertions import wait_until
 
-BACKFILL = "abcdefgh"
+REQUEST = "2026-11-20T00:00:00Z/2026-11-21T00:00:00Z/abcdefabcdef"
+CONFIG = Path(__file__).parents[2] / "dagster.yaml"
 
 
 def connect() -> None:
@@ -40,7 +44,10 @@ def failing() -> None:
 
 @pytest.fixture(scope="module")
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as instance:
+    """An instance with the run queue of one machine."""
+    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    queue = {name: config[name] for name in ("concurrency", "run_coordinator")}
+    with dg.instance_for_test(overrides=queue) as instance:
         yield instance
 
 
@@ -67,9 +74,10 @@ def webserver(instance: dg.DagsterInstance) -> Iterator[DagsterClient]:
         process.wait()
 
 
-def run(instance: dg.DagsterInstance, **tags: str) -> str:
-    tags = {"dagster/backfill": BACKFILL, **tags}
-    return failing.execute_in_process(instance=instance, tags=tags, raise_on_error=False).run_id
+def run(instance: dg.DagsterInstance, request: str = REQUEST) -> str:
+    return failing.execute_in_process(
+        instance=instance, tags={REQUEST_TAG: request}, raise_on_error=False
+    ).run_id
 
 
 def test_failed_run_shows_error_of_its_step(
@@ -78,18 +86,32 @@ def test_failed_run_shows_error_of_its_step(
     # The client then reads the log in several parts.
     monkeypatch.setattr("sim_pipeline.backfill.dagster_client._EVENTS_PER_QUERY", 3)
     first = run(instance)
-    run(instance, **{"dagster/will_retry": "true"})
-    run(instance, **{"dagster/backfill": "another"})
+    run(instance, "another")
     last = run(instance)
-    assert webserver.failed_runs(BACKFILL) == [first, last]
-    failed = webserver.explain(first)
-    assert failed.message == "RuntimeError: the broker is gone"
-    assert failed.url == f"{webserver.url}/runs/{first}"
+    assert [each.run_id for each in webserver.runs(REQUEST)] == [last, first]
+    (_, found) = webserver.runs(REQUEST)
+    assert (found.root, found.parent, found.status) == (first, None, "FAILURE")
+    assert found.tags[REQUEST_TAG] == REQUEST
+    assert webserver.error_of(first) == "RuntimeError: the broker is gone"
+    assert webserver.page(first) == f"{webserver.url}/runs/{first}"
+
+
+def test_canceled_run_shows_the_reason(
+    webserver: DagsterClient, instance: dg.DagsterInstance
+) -> None:
+    canceled = instance.create_run_for_job(failing)
+    instance.report_run_canceled(canceled, "Not launched: LLM_MODELS_STR no longer names 'A'")
+    reason = webserver.error_of(canceled.run_id)
+    assert reason == "Not launched: LLM_MODELS_STR no longer names 'A'"
+
+
+def test_run_limit_is_that_of_the_queue(webserver: DagsterClient) -> None:
+    assert webserver.run_limit() == 3
 
 
 def test_refusal_has_dagsters_message(webserver: DagsterClient) -> None:
-    with pytest.raises(WebserverError, match=f"answers: .*{BACKFILL}"):
-        webserver.state(BACKFILL)
+    with pytest.raises(WebserverError, match=r"answers: .*simulation"):
+        webserver.launch(REQUEST, [{}], {})
     with pytest.raises(
         WebserverError, match="does not have the assets metric_frames and benchmark_feed"
     ):
@@ -99,7 +121,7 @@ def test_refusal_has_dagsters_message(webserver: DagsterClient) -> None:
 def test_closed_port_is_named_with_advice() -> None:
     port = free_port()
     with pytest.raises(WebserverUnreachableError, match=rf"127\.0\.0\.1:{port}.*`make run`"):
-        DagsterClient(f"http://127.0.0.1:{port}").state(BACKFILL)
+        DagsterClient(f"http://127.0.0.1:{port}").runs(REQUEST)
 
 
 def test_other_server_is_named_with_advice() -> None:
@@ -113,5 +135,5 @@ def test_other_server_is_named_with_advice() -> None:
         thread = threading.Thread(target=greet)
         thread.start()
         with pytest.raises(WebserverUnreachableError, match="`make run`"):
-            DagsterClient(f"http://127.0.0.1:{server.getsockname()[1]}").state(BACKFILL)
+            DagsterClient(f"http://127.0.0.1:{server.getsockname()[1]}").runs(REQUEST)
         thread.join()

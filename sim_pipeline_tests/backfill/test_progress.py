@@ -38,3 +38,12 @@ def test_output_on_terminal_is_bars() -> None:
     assert "\x1b[" in output.getvalue()
     assert "35,040 of 70,080 windows" in output.getvalue()
     assert "3 of 8 runs done" in output.getvalue()
+
+
+def test_awaited_retry_is_named() -> None:
+    output = io.StringIO()
+    with Display(Console(file=output), total=100) as display:
+        display.show(
+            ProgressSnapshot(stored=10, published=0, runs=2, runs_succeeded=1, runs_to_retry=1)
+        )
+    assert "1 of 2 runs done; Dagster retries 1 that died, within a minute" in output.getvalue()

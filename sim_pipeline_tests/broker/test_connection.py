@@ -2,23 +2,73 @@
 
 import signal
 import threading
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
 
+import pika
 import pytest
 
 from sim_pipeline.broker.config import BrokerConfig
+from sim_pipeline.broker.connection import _queue_arguments
 from sim_pipeline.broker.errors import BrokerErrorKind
 from sim_pipeline.broker.publisher import Publisher
-from sim_pipeline_tests.broker.harness import Queue, in_background, messages, publish, raises
+from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
+from sim_pipeline_tests.broker.harness import Queue, ids, in_background, messages, publish, raises
 from sim_pipeline_tests.support.assertions import wait_until
 from sim_pipeline_tests.support.tcp_proxy import Direction, TcpProxy
 
 
-def test_missing_queue_is_declared_durable_and_quorum(config: BrokerConfig, queue: Queue) -> None:
+def test_missing_queue_is_declared_durable_and_quorum(
+    config: BrokerConfig, queue: Queue, rabbitmq_server: LocalRabbitMQ
+) -> None:
     publish(config, messages(1))
 
     # The broker refuses a declaration that differs from the existing queue.
-    queue.declare(durable=True, x_queue_type="quorum")
+    limits = rabbitmq_server.ctl("version").split(".")[0] >= "4"
+    without_limit: dict[str, Any] = {"x_delivery_limit": -1} if limits else {}
+    queue.declare(durable=True, x_queue_type="quorum", **without_limit)
     assert queue.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("product", "version", "limits"),
+    [
+        ("RabbitMQ", "3.10.8", False),
+        ("RabbitMQ", "3.13.7", False),
+        ("RabbitMQ", "4.0.5", True),
+        ("RabbitMQ", "10.0.0-rc.1", True),
+        ("LavinMQ", "4.0.0", False),
+        ("RabbitMQ", None, False),
+    ],
+)
+def test_deliveries_are_unlimited_where_there_is_a_limit(
+    product: str,
+    version: str | None,
+    limits: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    arguments = _queue_arguments({"product": product, "version": version})
+    assert arguments.pop("x-queue-type") == "quorum"
+    assert arguments == ({"x-delivery-limit": -1} if limits else {})
+
+
+def test_message_survives_consumers_that_fail(
+    config: BrokerConfig, rabbitmq_server: LocalRabbitMQ
+) -> None:
+    vhost = f"without-policy-{uuid4()}"
+    rabbitmq_server.ctl("add_vhost", vhost)
+    rabbitmq_server.ctl("set_permissions", "--vhost", vhost, rabbitmq_server.user, ".*", ".*", ".*")
+    sent = messages(3)
+    publish(replace(config, vhost=vhost), sent)
+    parameters = rabbitmq_server.connection_parameters()
+    parameters.virtual_host = vhost
+    for _ in range(25):
+        with pika.BlockingConnection(parameters) as connection:
+            deliveries = connection.channel().consume(config.queue, inactivity_timeout=10)
+            for _ in sent:
+                assert next(deliveries)[0] is not None
+    with pika.BlockingConnection(parameters) as connection:
+        assert ids(Queue(connection, config.queue).drain()) == ids(sent)
 
 
 def test_existing_queue_is_used_as_it_is(config: BrokerConfig, queue: Queue) -> None:

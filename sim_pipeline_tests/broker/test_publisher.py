@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -277,19 +278,35 @@ def test_too_large_message_is_not_sent(config: BrokerConfig, proxy: TcpProxy, qu
     assert queue.count() == 4
 
 
+@contextmanager
+def size_limit(server: LocalRabbitMQ, limit: int) -> Iterator[None]:
+    """Set the largest message that RabbitMQ accepts, in bytes, during the block."""
+
+    def store(value: str) -> None:
+        # RabbitMQ 3 reads the first for each message, RabbitMQ 4 the second.
+        server.ctl(
+            "eval",
+            f"application:set_env(rabbit, max_message_size, {value}),"
+            f" persistent_term:put(max_message_size, {value}).",
+        )
+
+    before = server.ctl("eval", "application:get_env(rabbit, max_message_size, none).").strip()
+    store(str(limit))
+    try:
+        yield
+    finally:
+        store(before)
+
+
 def test_size_limit_of_the_broker_is_learned(
     config: BrokerConfig, proxy: TcpProxy, queue: Queue, rabbitmq_server: LocalRabbitMQ
 ) -> None:
     small, [large] = messages(4), messages(1, b"x" * 1001)
-    before = rabbitmq_server.ctl("eval", "application:get_env(rabbit, max_message_size, none).")
-    rabbitmq_server.ctl("eval", "application:set_env(rabbit, max_message_size, 1000).")
-    try:
-        with raises(BrokerErrorKind.TOO_LARGE, match="where 1000 are allowed") as info:
-            publish(config, [*small[:2], large, *small[2:]])
-    finally:
-        rabbitmq_server.ctl(
-            "eval", f"application:set_env(rabbit, max_message_size, {before.strip()})."
-        )
+    with (
+        size_limit(rabbitmq_server, 1000),
+        raises(BrokerErrorKind.TOO_LARGE, match="where 1000 are allowed") as info,
+    ):
+        publish(config, [*small[:2], large, *small[2:]])
 
     assert info.value.confirmed == ids(small)
     assert proxy.accepted == 2

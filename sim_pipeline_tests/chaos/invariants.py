@@ -77,6 +77,12 @@ def find_violations(environment: Environment, since: datetime, until: datetime) 
             ),
             {"since": since, "until": until},
         ).all()
+        orphans = connection.scalars(
+            sa.text(
+                "SELECT event_id::text FROM simulated_events"
+                " EXCEPT SELECT event_id::text FROM window_events"
+            )
+        ).all()
         known_ids = set(connection.scalars(sa.text("SELECT message_id::text FROM deliveries")))
     stored: dict[tuple[str, datetime], dict[str, list[float]]] = {}
     for name, window_start, metric, values in rows:
@@ -95,6 +101,8 @@ def find_violations(environment: Environment, since: datetime, until: datetime) 
             yield f"{_name(window)}: rows without a ledger entry, or an entry without rows"
         for window in sorted(counts ^ set(entries)):
             yield f"{_name(window)}: request counts without a ledger entry, or the reverse"
+        for event_id in orphans:
+            yield f"event {event_id} overlaps no stored window"
         for window in _windows(since, until):
             yield from _violations_of(window, stored.get(window, {}), entries.get(window), received)
         for message_id in received.keys() - known_ids:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from numpy.typing import NDArray
@@ -26,8 +27,18 @@ from sim_pipeline.comparison.ranking import Comparison, History
 from sim_pipeline.config import DEFAULT_MODELS
 from sim_pipeline.metrics import METRICS
 
+
+def compared(
+    hours: int, metric: str, name: str, rank: int, trend: float | None = None
+) -> Comparison:
+    p50, p95 = 0.1 * rank, 0.3 * rank
+    return Comparison(
+        hours, metric, name, rank, 120, p50, p95, trend, 0.9 * p50, 1.1 * p50, 0.8 * p95, 1.5 * p95
+    )
+
+
 RANKING = [
-    Comparison(hours, metric, name, rank, 120, 0.1 * rank, 0.3 * rank, trend)
+    compared(hours, metric, name, rank, trend)
     for hours in (24, 168)
     for metric in METRICS
     for rank, (name, trend) in enumerate(
@@ -65,9 +76,7 @@ def percentiles(models: int) -> NDArray[np.float64]:
 
 def ranking(names: tuple[str, ...]) -> list[Comparison]:
     return [
-        Comparison(24, metric, name, rank, 120, 0.1 * rank, 0.3 * rank, None)
-        for metric in METRICS
-        for rank, name in enumerate(names, 1)
+        compared(24, metric, name, rank) for metric in METRICS for rank, name in enumerate(names, 1)
     ]
 
 
@@ -114,15 +123,55 @@ def test_table_has_a_row_per_model() -> None:
     lines = table(RANKING, 24, "TTFT").splitlines()
     assert len(lines) == 2 + len(DEFAULT_MODELS)
     assert len({line.count("|") for line in lines}) == 1
-    assert lines[2] == "| 1 | GPT-4o | 0.1 | 0.3 | +12.5% |"
-    assert lines[3].endswith("| 0.6 |  |")
+    assert lines[2] == "| 1 | GPT-4o | 0.1 (0.09-0.11) | 0.3 (0.24-0.45) | +12.5% |"
+    assert lines[3].endswith("| 0.6 (0.48-0.9) |  |")
     assert lines[4].endswith("| -50.0% |")
 
 
 def test_default_models_fit_into_the_uis_preview() -> None:
-    long = [replace(one, p50=-0.0012345, p95=0.0012345, trend=-0.999) for one in RANKING]
+    long = [
+        replace(
+            one,
+            p50=0.3456,
+            p50_low=0.3333,
+            p50_high=0.3579,
+            p95=1.234,
+            p95_low=1.123,
+            p95_high=2.345,
+            trend=-0.123,
+        )
+        for one in RANKING
+    ]
     for metric in METRICS:
         assert len(table(long, 168, metric)) < 1000
+
+
+def test_numbers_have_three_digits_and_no_exponent() -> None:
+    (one,) = ranking(("GPT-4o",))[:1]
+    large = replace(one, p50=1234.5, p50_low=999.4, p50_high=999.6, p95=np.nan, p95_high=np.inf)
+    assert table([large], 24, "TTFT").endswith("| 1234 (999-1000) | nan (0.24-inf) |  |")
+
+
+def test_unknown_interval_is_not_shown() -> None:
+    unknown = [
+        replace(one, p50_low=None, p50_high=None, p95_low=None, p95_high=None) for one in RANKING
+    ]
+    assert table(unknown, 24, "TTFT").splitlines()[2] == "| 1 | GPT-4o | 0.1 | 0.3 | +12.5% |"
+    image(ranges_plot(unknown, 24))
+
+
+def test_intervals_are_drawn_through_their_percentiles(figures: list[Figure]) -> None:
+    ranges_plot(RANKING, 24)
+    (figure,) = figures
+    for axis in figure.axes:
+        lines = [
+            sorted(tuple(segment[:, 0]) for segment in collection.get_segments())
+            for collection in axis.collections
+            if isinstance(collection, LineCollection)
+        ]
+        best = [of_kind[0] for of_kind in lines]
+        assert best == [pytest.approx(ends) for ends in [(0.1, 0.3), (0.09, 0.11), (0.24, 0.45)]]
+        assert {len(of_kind) for of_kind in lines} == {len(DEFAULT_MODELS)}
 
 
 @pytest.mark.parametrize("buckets", [192, 1, 0])
@@ -222,4 +271,7 @@ def test_value_between_two_gaps_has_a_marker(figures: list[Figure]) -> None:
 
 def test_names_in_the_table_are_escaped() -> None:
     lines = table(ranking(("__init__", "a$$b")), 24, "TTFT").splitlines()
-    assert lines[2:] == ["| 1 | `__init__` | 0.1 | 0.3 |  |", "| 2 | `a$$b` | 0.2 | 0.6 |  |"]
+    assert [line.split(" | ")[:2] for line in lines[2:]] == [
+        ["| 1", "`__init__`"],
+        ["| 2", "`a$$b`"],
+    ]

@@ -1,4 +1,4 @@
-"""The ranking: percentiles, ranks and trends like NumPy's, stored once per end."""
+"""The ranking: percentiles and trends like NumPy's, ranks by interval, stored once per end."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import pytest
 
+from sim_pipeline.comparison.intervals import dependence, intervals
 from sim_pipeline.comparison.ranking import (
     Comparison,
     History,
@@ -13,7 +14,7 @@ from sim_pipeline.comparison.ranking import (
     rank_models,
     save_ranking,
 )
-from sim_pipeline.comparison.sampling import VALUES_PER_HOUR, sampling
+from sim_pipeline.comparison.sampling import VALUES_PER_HOUR, Series, sampling
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline_tests.support.assertions import wait_until
@@ -60,8 +61,8 @@ def history(postgres: Postgres, latest: datetime, interval: timedelta) -> Histor
 def kept(postgres: Postgres, at: datetime) -> set[Comparison]:
     rows = fetch(
         postgres,
-        "SELECT hours, metric, llm_name, rank, points, p50, p95, trend FROM model_comparison"
-        " WHERE compared_at = :at",
+        "SELECT hours, metric, llm_name, rank, points, p50, p95, trend,"
+        " p50_low, p50_high, p95_low, p95_high FROM model_comparison WHERE compared_at = :at",
         at=at,
     )
     return {Comparison(*row) for row in rows}
@@ -89,7 +90,52 @@ def test_percentiles_and_trend_match_numpy(filled: Postgres) -> None:
         assert one.trend == pytest.approx(np.median(now) / np.median(before) - 1, rel=1e-9)
 
 
+def test_intervals_use_the_correlation_of_the_week(filled: Postgres) -> None:
+    # Of every second window, the values of the one before.
+    execute(
+        filled,
+        """
+        UPDATE simulation_results AS r SET "values" = b."values" FROM simulation_results AS b
+        WHERE b.llm_name = r.llm_name AND b.metric = r.metric
+        AND b."timestamp" = r."timestamp" - interval '1 hour'
+        AND extract(hour FROM r."timestamp" AT TIME ZONE 'UTC')::int % 2 = 1
+        """,
+    )
+    for one in compared(filled):
+        day, week = (
+            values(one.llm_name, one.metric, START - hours * HOUR, START).reshape(-1, 2, 5)[
+                :, [0, 0]
+            ]
+            for hours in (24, 168)
+        )
+        starts = np.repeat(np.arange(168.0) * 3600, 5)
+        factors = dependence(Series(starts, week.ravel()), np.sort(week, axis=None), HOUR)
+        now = day if one.hours == 24 else week
+        of_p50, of_p95 = intervals(np.sort(now, axis=None), factors)
+        assert (one.p50_low, one.p50_high) == pytest.approx(of_p50, rel=1e-12)
+        assert (one.p95_low, one.p95_high) == pytest.approx(of_p95, rel=1e-12)
+        ends = np.array(
+            [[one.p50_low, one.p50, one.p50_high], [one.p95_low, one.p95, one.p95_high]], float
+        )
+        assert (np.diff(ends) > 0).all()
+
+
+def multiply(postgres: Postgres, llm_name: str, factor: float) -> None:
+    execute(
+        postgres,
+        """
+        UPDATE simulation_results
+        SET "values" = ARRAY(SELECT value * :factor FROM unnest("values") AS value)
+        WHERE llm_name = :name
+        """,
+        name=llm_name,
+        factor=factor,
+    )
+
+
 def test_best_model_comes_first(filled: Postgres) -> None:
+    for factor, llm_name in enumerate(MODELS, 1):
+        multiply(filled, llm_name, 4.0**factor)
     found = compared(filled)
     for hours in (24, 168):
         for metric in METRICS:
@@ -97,6 +143,26 @@ def test_best_model_comes_first(filled: Postgres) -> None:
             assert [one.rank for one in places] == [1, 2, 3]
             medians = [one.p50 for one in places]
             assert medians == sorted(medians, reverse=metric in {"TPS", "RPS"})
+
+
+def test_rank_counts_the_models_that_are_wholly_better(filled: Postgres) -> None:
+    multiply(filled, MODELS[1], 1.1)
+    multiply(filled, MODELS[2], 1.2)
+    found = compared(filled)
+    ranks = set()
+    for hours in (24, 168):
+        for metric in METRICS:
+            sign = -1 if metric in {"TPS", "RPS"} else 1
+            places = [one for one in found if (one.hours, one.metric) == (hours, metric)]
+            # A sign turns the ends around.
+            ends = np.sort(sign * np.array([(one.p50_low, one.p50_high) for one in places], float))
+            better = [sum(high < low for _, high in ends) for low, _ in ends]
+            assert [one.rank for one in places] == [1 + number for number in better]
+            assert places == sorted(places, key=lambda one: (one.rank, sign * one.p50))
+            ranks.add(tuple(one.rank for one in places))
+    # Some intervals overlap, some do not.
+    assert len(ranks) > 1
+    assert any(len(set(of_metric)) < len(of_metric) for of_metric in ranks)
 
 
 def test_equal_models_share_a_rank(filled: Postgres) -> None:
@@ -116,8 +182,8 @@ def test_nan_median_ranks_last(filled: Postgres) -> None:
             metric=metric,
         )
     found = [one for one in compared(filled) if one.metric in {"TTFT", "TPS"}]
-    assert [one.rank for one in found] == [1, 2, 3] * 4
-    assert {one.llm_name for one in found if one.rank == len(MODELS)} == {MODELS[0]}
+    assert {one.rank for one in found if one.llm_name == MODELS[0]} == {3}
+    assert {one.rank for one in found if one.llm_name != MODELS[0]} <= {1, 2}
 
 
 def test_infinite_values_have_infinite_percentiles(filled: Postgres) -> None:
@@ -126,6 +192,7 @@ def test_infinite_values_have_infinite_percentiles(filled: Postgres) -> None:
     )
     found = [one for one in compared(filled) if one.metric == "RPS"]
     assert {(one.p50, one.p95) for one in found} == {(np.inf, np.inf)}
+    assert {(one.p50_low, one.p50_high, one.rank) for one in found} == {(np.inf, np.inf, 1)}
 
 
 def test_saving_again_replaces_the_ranking(filled: Postgres) -> None:
@@ -201,7 +268,23 @@ def test_missing_values_give_no_rank_and_no_trend(
     assert {one.llm_name for one in found} == {"GPT-4o"}
     assert {one.trend for one in found} == {None}
     assert {one.points for one in found} == {15}
+    assert {(one.p50_low, one.p50_high, one.p95_low, one.p95_high) for one in found} == {
+        (None, None, None, None)
+    }
     assert compared(postgres, "Llama-3.1-8B") == []
+
+
+def test_models_with_too_few_values_share_the_first_rank(postgres: Postgres) -> None:
+    """Eight hours are two blocks of the estimated correlation."""
+    store(postgres, batch_of(MODELS, window_starts(7, start=START - 7 * HOUR)))
+    for factor, llm_name in enumerate(MODELS, 1):
+        multiply(postgres, llm_name, 100.0**factor)
+    found = compared(postgres)
+    assert {one.rank for one in found} == {1}
+    medians = [one.p50 for one in found if (one.hours, one.metric) == (24, "TPS")]
+    assert medians == sorted(medians, reverse=True)
+    store(postgres, batch_of(MODELS, window_starts(1, start=START - 8 * HOUR)))
+    assert {one.rank for one in compared(postgres)} == {1, 2, 3}
 
 
 def test_latest_window_is_in_both_periods(postgres: Postgres) -> None:

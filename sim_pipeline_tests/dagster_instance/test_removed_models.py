@@ -20,9 +20,7 @@ from dagster._core.workspace.load_target import ModuleTarget
 from dagster._daemon.backfill import execute_backfill_iteration
 from dagster_graphql.cli import execute_query
 
-from sim_pipeline.backfill.request import Request
 from sim_pipeline.dagster_instance.removed_models import leave_out_removed_models
-from sim_pipeline.dagster_instance.run_tags import REQUEST_TAG
 from sim_pipeline.local_servers.ports import free_port
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("clean_environment")]
@@ -78,12 +76,11 @@ def iterate(context: WorkspaceProcessContext) -> None:
 
 
 def launch(context: WorkspaceProcessContext, days: Sequence[date], *models: str) -> str:
-    """Launch a backfill as `make backfill` does, and queue its runs; return its id."""
-    request = Request(models, START, START + timedelta(days=len(days)))
+    """Launch a backfill as the UI does, and queue its runs; return its id."""
     params: dict[str, Any] = {
         "assetSelection": [{"path": [name]} for name in ("metric_frames", "benchmark_feed")],
         "partitionNames": [f"{day.isoformat()}|{model}" for day in days for model in models],
-        "tags": [{"key": REQUEST_TAG, "value": request.name}],
+        "tags": [{"key": "team", "value": "b"}],
         "title": "three days",
     }
     answer = execute_query(context, LAUNCH, {"params": params})
@@ -150,9 +147,7 @@ def test_other_models_continue(
     assert found is not None
     assert found.tags[WILL_RETRY_TAG] == "false"
     assert other.title == "three days"
-    assert other.tags == {
-        REQUEST_TAG: Request(tuple(left), START, START + timedelta(days=length)).name
-    }
+    assert other.tags == {"team": "b"}
 
     with daemon(instance, monkeypatch, *left) as context:
         iterate(context)

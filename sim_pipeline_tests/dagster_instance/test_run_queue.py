@@ -18,7 +18,7 @@ from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import (
     QueuedRunCoordinatorDaemon,
 )
 
-from sim_pipeline.dagster_instance.run_tags import WINDOWS_TAG
+from sim_pipeline.dagster_instance.run_tags import REQUEST_TAG, WINDOWS_TAG
 
 PROJECT = Path(__file__).parents[2]
 SCHEDULED = {WINDOWS_TAG: "2026-11-20T00:00:00Z/2026-11-20T01:00:00Z", PRIORITY_TAG: "100"}
@@ -26,6 +26,7 @@ ORIGIN = RemoteJobOrigin(
     RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("sim_pipeline"), "__repository__"), "empty"
 )
 BACKFILL = {"dagster/backfill": "abcdefgh"}
+COMMAND = {REQUEST_TAG: "2026-11-20T00:00:00Z/2026-11-21T00:00:00Z/abcdefabcdef"}
 MANUAL: dict[str, str] = {}
 BACKGROUND = {PRIORITY_TAG: "-1"}
 
@@ -77,7 +78,9 @@ def launch(instance: dg.DagsterInstance) -> set[str]:
     return {run.run_id for run in runs}
 
 
-@pytest.mark.parametrize("others", [[BACKFILL], [MANUAL], [BACKFILL, MANUAL, BACKGROUND]])
+@pytest.mark.parametrize(
+    "others", [[BACKFILL], [COMMAND], [MANUAL], [BACKFILL, COMMAND, MANUAL, BACKGROUND]]
+)
 def test_schedule_finds_a_slot(instance: dg.DagsterInstance, others: list[dict[str, str]]) -> None:
     for tags in others:
         submit(instance, tags, runs=12)
@@ -89,15 +92,38 @@ def test_schedule_finds_a_slot(instance: dg.DagsterInstance, others: list[dict[s
         assert launch(instance) == tick
 
 
-def test_other_runs_start_beside_a_backfill(instance: dg.DagsterInstance) -> None:
-    submit(instance, BACKFILL, runs=12)
+@pytest.mark.parametrize("backfill", [BACKFILL, COMMAND])
+def test_other_runs_start_beside_a_backfill(
+    instance: dg.DagsterInstance, backfill: dict[str, str]
+) -> None:
+    submit(instance, backfill, runs=12)
     launch(instance)
     background = submit(instance, BACKGROUND)
     assert launch(instance) == background
 
 
-def test_schedule_starts_first(instance: dg.DagsterInstance) -> None:
-    submit(instance, {**MANUAL, PRIORITY_TAG: "50"}, runs=2)
+@pytest.mark.parametrize("kinds", [[BACKFILL, COMMAND], [COMMAND, BACKFILL]])
+def test_backfills_share_one_limit(
+    instance: dg.DagsterInstance, kinds: list[dict[str, str]]
+) -> None:
+    first, second = kinds
+    submit(instance, first, runs=12)
+    assert launch(instance)
+    submit(instance, second, runs=12)
+    assert not launch(instance)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {**MANUAL, PRIORITY_TAG: "50"},
+        # Whatever priority a user gives to a backfill.
+        {**BACKFILL, PRIORITY_TAG: "200"},
+        {**COMMAND, PRIORITY_TAG: "200"},
+    ],
+)
+def test_schedule_starts_first(instance: dg.DagsterInstance, other: dict[str, str]) -> None:
+    submit(instance, other, runs=2)
     tick = submit(instance, SCHEDULED)
     first, *_ = to_be_launched(instance)
     assert {first.run_id} == tick

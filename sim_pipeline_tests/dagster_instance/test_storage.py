@@ -14,11 +14,11 @@ from dagster_postgres.utils import pg_alembic_config
 
 from sim_pipeline.config import Settings
 from sim_pipeline.dagster_instance import storage as dagster_storage
+from sim_pipeline.dagster_instance.run_tags import range_tags
 from sim_pipeline.definitions import build_defs
 from sim_pipeline.local_servers.ports import free_port
 from sim_pipeline.local_servers.postgres import LocalPostgres
 from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
-from sim_pipeline.orchestration.partitions import range_tags
 from sim_pipeline.store.connection import SESSION_SETTINGS, Postgres
 from sim_pipeline_tests.support.databases import instance_in
 

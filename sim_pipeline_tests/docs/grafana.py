@@ -49,6 +49,10 @@ class View:
         if name == "__timeGroupAlias" and rest == [f"{self.interval}s"]:
             seconds = self.interval
             return f'floor(extract(epoch from {column})/{seconds})*{seconds} AS "time"'
+        if (name, column, rest) == ("__timeFrom", "", []):
+            return f"'{format_timestamp(self.since)}'"
+        if (name, column, rest) == ("__timeTo", "", []):
+            return f"'{format_timestamp(self.until)}'"
         raise ValueError(f"unknown macro ${name}({arguments})")
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from sim_pipeline.metrics import FAILURE_KINDS, METRICS
+from sim_pipeline.metrics import EVENT_KINDS, FAILURE_KINDS, METRICS
+from sim_pipeline.store.batches import SimulatedEvent
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline_tests.docs.conftest import MODELS, PENDING
 from sim_pipeline_tests.docs.grafana import View
@@ -19,6 +20,7 @@ FOLDER = Path(__file__).parents[2] / "docs" / "grafana"
 GUIDE = (FOLDER / "README.md").read_text(encoding="utf-8")
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboard.json").read_text(encoding="utf-8"))
 PANELS: dict[str, dict[str, Any]] = {panel["title"]: panel for panel in DASHBOARD["panels"]}
+ANNOTATIONS: list[dict[str, Any]] = DASHBOARD["annotations"]["list"]
 VARIABLES = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
 DATASOURCE = {"type": "grafana-postgresql-datasource", "uid": "${datasource}"}
 
@@ -124,6 +126,88 @@ def test_failures_are_shares_of_the_models_requests(history: Postgres) -> None:
     assert any(sum(shares) > 0 for _, *shares in rows)
 
 
+def test_slo_panels_agree_with_the_view(history: Postgres) -> None:
+    attainment = PANELS["SLO attainment of the models side by side"]
+    goodput = PANELS["Goodput of the models side by side"]
+    assert attainment["fieldConfig"]["defaults"]["unit"] == "percentunit"
+    assert goodput["fieldConfig"]["defaults"]["unit"] == "reqps"
+    # A point covers two one-hour windows.
+    _, stored = query(
+        history,
+        'SELECT to_timestamp(floor(extract(epoch FROM "timestamp") / 7200) * 7200) AS time,'
+        " avg(attainment) AS attainment, avg(goodput) AS goodput"
+        f" FROM slo_attainment WHERE llm_name = '{MODELS[0]}' GROUP BY 1",
+    )
+    expected = {row.time.timestamp(): row for row in stored}
+    for panel in (attainment, goodput):
+        _, rows = shown(history, panel["title"], models=MODELS[:1])
+        column = "attainment" if panel is attainment else "goodput"
+        # The query may select only a part of the first point.
+        for row in rows[1:]:
+            assert row.value == pytest.approx(getattr(expected[float(row.time)], column))
+        assert len({row.value for row in rows}) > 1
+
+
+def marked(history: Postgres, now: datetime, models: Sequence[str] = MODELS) -> list[sa.Row[Any]]:
+    """Return the rows of all annotations over the last 7 days."""
+    view = View(now - timedelta(days=7), now, 60, {"metric": ["TPS"], "llm_name": list(models)})
+    found: list[sa.Row[Any]] = []
+    for annotation in ANNOTATIONS:
+        columns, rows = query(history, view.interpolate(annotation["target"]["rawSql"]))
+        # The names that Grafana looks for.
+        assert columns == ["time", "timeend", "text", "tags"]
+        assert [row.time for row in rows] == sorted(row.time for row in rows)
+        found += rows
+    return found
+
+
+@pytest.mark.parametrize("models", [MODELS, MODELS[1:2], ("it's",)])
+def test_events_of_the_selected_models_are_marked(
+    history: Postgres, events: Sequence[SimulatedEvent], models: Sequence[str]
+) -> None:
+    found = marked(history, datetime.now(UTC), models)
+
+    assert sorted(found) == sorted(
+        (
+            event.started_at,
+            event.ended_at,
+            f"{event.llm_name}: {event.kind.replace('_', ' ')}, size 0.123",
+            ",".join(event.metrics),
+        )
+        for event in events
+        if event.llm_name in models
+    )
+    assert len(found) == len(EVENT_KINDS) * len(set(models) & set(MODELS))
+
+
+def test_only_events_of_the_time_shown_are_marked(
+    history: Postgres, events: Sequence[SimulatedEvent]
+) -> None:
+    """The time shown begins within the first events and ends before the last ones begin."""
+    begins, ends = events[0].started_at, events[-1].started_at
+    now = begins + timedelta(days=7, hours=1)
+    assert now < ends
+    found = marked(history, now)
+    assert {row.time for row in found} == {
+        event.started_at for event in events if event.started_at <= now
+    }
+    assert begins in {row.time for row in found}
+    assert ends not in {row.time for row in found}
+
+
+def test_each_kind_of_event_has_a_switch() -> None:
+    kinds = [
+        re.findall(r"kind = '(\w+)'", annotation["target"]["rawSql"]) for annotation in ANNOTATIONS
+    ]
+    assert sorted(kinds) == sorted([kind] for kind in EVENT_KINDS)
+    assert len({annotation["name"] for annotation in ANNOTATIONS}) == len(EVENT_KINDS)
+    assert len({annotation["iconColor"] for annotation in ANNOTATIONS}) == len(EVENT_KINDS)
+    hidden = [annotation["name"] for annotation in ANNOTATIONS if not annotation["enable"]]
+    assert f"{' and '.join(hidden)} are hidden at first".lower() in GUIDE.lower()
+    for annotation in ANNOTATIONS:
+        assert annotation["filter"] == {"exclude": True, "ids": [PANELS["Delivery lag"]["id"]]}
+
+
 def test_documented_role_is_read_only(
     history: Postgres,
 ) -> None:
@@ -134,6 +218,8 @@ def test_documented_role_is_read_only(
         connection.exec_driver_sql("SET LOCAL ROLE grafana")
         for panel in PANELS.values():
             connection.exec_driver_sql(view.interpolate(panel["targets"][0]["rawSql"]))
+        for annotation in ANNOTATIONS:
+            connection.exec_driver_sql(view.interpolate(annotation["target"]["rawSql"]))
         with pytest.raises(sa.exc.ProgrammingError, match="permission denied"):
             connection.exec_driver_sql("DELETE FROM deliveries")
 
@@ -169,7 +255,7 @@ def test_dashboard_names_no_installation() -> None:
     assert DASHBOARD["id"] is None
     assert DASHBOARD["uid"] is None
     sources = list(_values(DASHBOARD, "datasource"))
-    assert len(sources) == 2 * len(PANELS) + 1
+    assert len(sources) == 2 * len(PANELS) + len(ANNOTATIONS) + 1
     assert all(source == DATASOURCE for source in sources)
     assert VARIABLES["datasource"]["type"] == "datasource"
     assert VARIABLES["datasource"]["query"] == DATASOURCE["type"]

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 from sim_pipeline.config import Settings
+from sim_pipeline.dagster_instance.run_tags import range_tags
 from sim_pipeline.definitions import build_defs
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
-from sim_pipeline.orchestration.partitions import range_tags
 
 PAGE = (Path(__file__).parents[2] / "docs" / "pandas.md").read_text(encoding="utf-8")
 NOTEBOOK, ASSET = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from sim_pipeline.simulator.arguments import field_ranges
+from sim_pipeline.simulator.catalogue import WORKLOADS
 from sim_pipeline.simulator.lengths import TokenLengths
-from sim_pipeline.simulator.profiles import Incident, Profile, Thinking, Workload
+from sim_pipeline.simulator.profiles import Incident, Profile, Slo, Thinking, Workload
 from sim_pipeline.simulator.profiles_file import profiles_from
 from sim_pipeline.what_if.form import WhatIf
 
@@ -49,6 +50,8 @@ def default(field: Field[Any]) -> str:
     """Return the default of a field in words."""
     if field.default is MISSING:
         return "required"
+    if field.name == "slo":
+        return "the workload's" if field.default is None else "see below"
     if field.name in TABLES:
         return TABLES[field.name]
     if isinstance(field.default, bool):
@@ -58,9 +61,17 @@ def default(field: Field[Any]) -> str:
     return str(field.default or "none")
 
 
-@pytest.mark.parametrize("kind", [Profile, Workload, Thinking], ids=lambda kind: kind.__name__)
+SECTIONS: dict[type, str] = {
+    Profile: "a model",
+    Workload: "the workload",
+    Thinking: "thinking",
+    Slo: "an SLO",
+}
+
+
+@pytest.mark.parametrize("kind", SECTIONS, ids=lambda kind: kind.__name__)
 def test_table_has_every_field(kind: type) -> None:
-    section = {Profile: "a model", Workload: "the workload", Thinking: "thinking"}[kind]
+    section = SECTIONS[kind]
     found = rows(f"## Fields of {section}\n\n| field | default | range | effect |")
     # The name is that of the table; incidents have a list of their own.
     expected = {
@@ -91,7 +102,7 @@ def test_table_of_incidents_has_every_field() -> None:
     assert found["capacity_factor"][1] == allowed(Incident, "capacity_factor")
 
 
-@pytest.mark.parametrize("page", ["profiles.md", "what_if.md"])
+@pytest.mark.parametrize("page", ["profiles.md", "what_if.md", "slo.md"])
 def test_example_files_are_valid(page: str) -> None:
     text = (DOCS / page).read_text(encoding="utf-8")
     examples = re.findall(r"```(toml|yaml)\n(.*?)```", text, flags=re.DOTALL)
@@ -112,3 +123,15 @@ def test_example_of_the_form_is_valid_and_in_its_page() -> None:
     assert f"`{example}`" in (DOCS / "what_if.md").read_text(encoding="utf-8")
     profile = profiles_from(yaml.safe_load(example), ["GPT-4o"], "form")["GPT-4o"]
     assert profile != profiles_from({}, ["GPT-4o"], "form")["GPT-4o"]
+
+
+def test_page_of_slos_has_the_built_in_limits() -> None:
+    text = (DOCS / "slo.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| `([\w-]+)` \| (\S+) \| (\S+) \| (\S+) \| ", text, flags=re.MULTILINE)
+    assert {name: limits for name, *limits in table} == {
+        name: [
+            "none" if limit is None else f"{limit:g}"
+            for limit in (workload.slo.ttft, workload.slo.itl, workload.slo.e2e)
+        ]
+        for name, workload in WORKLOADS.items()
+    }

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from sim_pipeline.metrics import FAILURE_KINDS, METRICS
+from sim_pipeline.metrics import EVENT_KINDS, FAILURE_KINDS, METRICS
+from sim_pipeline.store.batches import SimulatedEvent
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline_tests.docs.conftest import MODELS, PENDING
 
@@ -64,6 +65,17 @@ def test_days_have_every_model_fastest_first(history: Postgres) -> None:
         assert all(0 < row.ttft < row.e2e_latency and row.tps > 0 for row in of_day)
 
 
+def test_latest_ranking_has_every_model_best_first(history: Postgres) -> None:
+    found = rows(history, "The latest ranking")
+
+    assert sorted(row.llm_name for row in found) == sorted(MODELS)
+    assert found == sorted(found, key=lambda row: (row.rank, row.p50))
+    assert all(
+        row.p50_low < row.p50 < row.p50_high and row.p95_low < row.p95 < row.p95_high
+        for row in found
+    )
+
+
 def test_slowest_windows_are_in_order(history: Postgres) -> None:
     ratios = [row.times_usual for row in rows(history, "Slowest windows")]
 
@@ -112,6 +124,132 @@ def test_availability_leaves_out_rate_limited_requests(history: Postgres) -> Non
             float(row.completed / (row.completed + row.failed)), abs=1e-5
         )
         assert 0 < row.availability <= row.without_rate_limits <= 1
+
+
+def test_slo_attainment_counts_failures_apart(history: Postgres) -> None:
+    found = rows(history, "SLO attainment and goodput")
+
+    assert sorted(row.llm_name for row in found) == sorted(MODELS)
+    assert found == sorted(found, key=lambda row: (-row.attainment, row.llm_name))
+    for row in found:
+        assert row.workload == "chat-2023"
+        assert 0.5 < row.attainment < 1
+        assert float(row.served_well) == pytest.approx(
+            float(row.attainment * (1 - row.failed)), abs=2e-5
+        )
+        assert row.served_well < row.attainment
+
+
+def test_attainment_during_events_covers_every_window(history: Postgres) -> None:
+    found = rows(history, "SLO attainment during events")
+
+    with history.engine.connect() as connection:
+        quiet = connection.execute(
+            sa.text(
+                """
+                SELECT llm_name, count(*) AS windows, avg(goodput) AS goodput
+                FROM slo_attainment AS a
+                WHERE NOT EXISTS (
+                    SELECT FROM window_events AS e
+                    WHERE e.llm_name = a.llm_name AND e."timestamp" = a."timestamp"
+                    AND e.kind = ANY (ARRAY['incident', 'burst', 'failure_spell', 'capacity'])
+                )
+                GROUP BY llm_name
+                """
+            )
+        ).all()
+    assert {row.llm_name: row.windows for row in found if row.event == "none"} == {
+        row.llm_name: row.windows for row in quiet
+    }
+    assert {row.llm_name: row.goodput for row in found if row.event == "none"} == pytest.approx(
+        {row.llm_name: row.goodput for row in quiet}
+    )
+    assert {row.event for row in found} > {"none"}
+
+
+def test_events_of_the_week_are_those_stored(
+    history: Postgres, events: Sequence[SimulatedEvent]
+) -> None:
+    found = rows(history, "Simulated events")
+
+    assert [
+        (row.llm_name, row.kind, row.started_at, row.ended_at, row.size, tuple(row.metrics))
+        for row in found
+    ] == [
+        (one.llm_name, one.kind, one.started_at, one.ended_at, one.size, one.metrics)
+        for one in events
+    ]
+    assert {row.kind: row.duration for row in found} == {
+        one.kind: one.ended_at and one.ended_at - one.started_at for one in events
+    }
+
+
+def test_windows_are_counted_by_the_kind_that_overlaps(
+    history: Postgres, events: Sequence[SimulatedEvent]
+) -> None:
+    found = {
+        (row.llm_name, row.kind): row for row in rows(history, "Windows with and without events")
+    }
+
+    assert set(found) == {(name, kind) for name in MODELS for kind in (*EVENT_KINDS, "none")}
+    with history.engine.connect() as connection:
+        stored = connection.execute(
+            sa.text("SELECT * FROM metric_summary WHERE metric = 'TPS'")
+        ).all()
+    for one in events:
+        # The query sees only a part of the windows of the first events.
+        if one.kind != "capacity":
+            until = one.ended_at or one.started_at
+            overlapped = [
+                row.p50
+                for row in stored
+                if row.llm_name == one.llm_name
+                and row.timestamp <= until
+                and row.timestamp + timedelta(hours=1) > one.started_at
+            ]
+            row = found[one.llm_name, one.kind]
+            assert row.windows == len(overlapped)
+            assert row.tps == pytest.approx(np.median(overlapped))
+    for name in MODELS:
+        # No window overlaps two events.
+        windows = sum(row.windows for (of, _), row in found.items() if of == name)
+        assert windows in {7 * 24 - 2, 7 * 24 - 1}
+
+
+def test_alarms_are_scored_by_metric(history: Postgres, events: Sequence[SimulatedEvent]) -> None:
+    known = {(one.llm_name, one.kind): one for one in events}
+    incident = known["GPT-4o", "incident"]
+    release = known["Llama-3.1-8B", "release"]
+    assert incident.ended_at is not None
+    alarms = [
+        ("GPT-4o", "TPS", incident.started_at),
+        ("GPT-4o", "TPS", incident.ended_at + timedelta(minutes=59)),
+        ("GPT-4o", "TPS", incident.ended_at + timedelta(minutes=60)),
+        ("GPT-4o", "TTFT", incident.started_at - timedelta(seconds=1)),
+        ("Llama-3.1-8B", "RPS", release.started_at + timedelta(hours=23)),
+        ("Llama-3.1-8B", "RPS", release.started_at + timedelta(hours=25)),
+        ("GPT-4o", "RPS", incident.started_at),
+    ]
+    values = ", ".join(f"('{name}', '{metric}', timestamptz '{at}')" for name, metric, at in alarms)
+    (query,) = re.findall(r"```sql\n(.*?)```", SECTIONS["Score alarms"], flags=re.DOTALL)
+    with history.engine.connect() as connection:
+        found = connection.exec_driver_sql(
+            re.sub(r"VALUES\n.*?\n\), events", f"VALUES {values}), events", query, flags=re.DOTALL)
+        ).all()
+
+    of_requests, of_endpoint = 5 * len(MODELS), 2 * len(MODELS)
+    assert [
+        (row.metric, row.alarms, row.precision and float(row.precision), row.events)
+        for row in found
+    ] == [
+        ("RPS", 3, 0.333, of_endpoint),
+        ("TPS", 3, 0.667, of_requests),
+        ("TTFT", 1, 0, of_requests),
+        ("e2e_latency", 0, None, of_requests),
+    ]
+    assert [float(row.recall) for row in found] == pytest.approx(
+        [1 / of_endpoint, 1 / of_requests, 0, 0], abs=5e-4
+    )
 
 
 def test_summary_and_exact_cover_the_same_values(history: Postgres) -> None:

@@ -9,12 +9,20 @@ import pytest
 from sim_pipeline.feed.run_stats import PartitionStats, RunStats
 from sim_pipeline.metrics import FAILURE_KINDS
 from sim_pipeline.simulator.catalogue import MODELS
+from sim_pipeline.simulator.events import Event
 from sim_pipeline.simulator.simulation import simulate
 
 PROFILE = MODELS["GPT-4o"]
 INTERVAL = 5400
 # 2026-01-05T22:30:00Z. The second of five windows is the first of the next day.
 FIRST = 1_767_652_200 // INTERVAL
+START = FIRST * INTERVAL
+# On Monday; from Monday to Tuesday; after the first window of Tuesday.
+EVENTS = [
+    Event("failure_spell", START + 60.0, START + 360.0, 0.1234, ("RPS",)),
+    Event("capacity", START + 4000.0, START + 7000.5, 0.8, ("TTFT", "TPS", "e2e_latency")),
+    Event("level_shift", START + 2.5 * INTERVAL, None, 1.25, ("TTFT", "TPS", "e2e_latency")),
+]
 MONDAY, TUESDAY = (date(2026, 1, 5), "GPT-4o"), (date(2026, 1, 6), "GPT-4o")
 
 
@@ -24,7 +32,7 @@ def count(stats: RunStats, *numbers: int) -> None:
     values = np.stack(
         [simulation.ttft, simulation.tps, simulation.e2e_latency, simulation.rps], axis=1
     )
-    stats.count(PROFILE, windows, INTERVAL, simulation, values)
+    stats.count(PROFILE, windows, INTERVAL, simulation, values, events=EVENTS)
 
 
 def test_window_counts_for_the_day_it_starts_in() -> None:
@@ -70,7 +78,7 @@ def test_failures_are_counted_by_kind() -> None:
         completed=np.array([80, 7, 9]),
         failed=np.array([[1, 2, 3], [1, 0, 0], [0, 0, 0]]),
     )
-    stats.count(PROFILE, windows, INTERVAL, simulation, np.ones((3, 4, 5)))
+    stats.count(PROFILE, windows, INTERVAL, simulation, np.ones((3, 4, 5)), events=())
     metadata = stats.metadata({MONDAY: 1, TUESDAY: 2}, points=5)
     shown = {
         key: {name: value for name, value in said.items() if "requests" in name.split()}
@@ -94,6 +102,22 @@ def test_failures_are_counted_by_kind() -> None:
             "share of requests failed": 0.05882,
         },
     }
+
+
+def test_metadata_lists_the_events_of_the_day() -> None:
+    stats = RunStats()
+    count(stats, 0)
+    count(stats, 1)
+    metadata = stats.metadata({MONDAY: 1, TUESDAY: 1}, points=5)
+    heads = "| kind | start | end | size |\n| --- | --- | --- | ---: |"
+    capacity = "| capacity | 2026-01-05T23:36:40Z | 2026-01-06T00:26:40Z | 0.8 |"
+    spell = "| failure spell | 2026-01-05T22:31:00Z | 2026-01-05T22:36:00Z | 0.123 |"
+    shift = "| level shift | 2026-01-06T02:15:00Z |  | 1.25 |"
+    assert metadata[MONDAY]["events"] == f"{heads}\n{spell}\n{capacity}"
+    assert metadata[TUESDAY]["events"] == f"{heads}\n{capacity}"
+    count(stats, 4)
+    metadata = stats.metadata({TUESDAY: 2}, points=5)
+    assert metadata[TUESDAY]["events"] == f"{heads}\n{capacity}\n{shift}"
 
 
 def test_partition_without_requests_has_no_failures() -> None:

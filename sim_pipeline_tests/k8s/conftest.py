@@ -1,4 +1,4 @@
-"""Fixtures: the manifests of each overlay, with and without PgBouncer."""
+"""Fixtures: the manifests of each overlay, with no component, with PgBouncer and with all."""
 
 from functools import cache
 
@@ -6,11 +6,15 @@ import pytest
 
 from sim_pipeline_tests.k8s.rendering import Manifest, render
 
+# In the order of docs/operations.md.
+COMPONENTS = ("pgbouncer", "metrics", "private-registry", "placement")
 VARIANTS = {
     "local": ("local",),
     "local with pgbouncer": ("local", "pgbouncer"),
     "production": ("production",),
     "production with pgbouncer": ("production", "pgbouncer"),
+    "local with all": ("local", *COMPONENTS),
+    "production with all": ("production", *COMPONENTS),
 }
 
 

@@ -1,6 +1,9 @@
-"""The probes of code location and daemon, run against the programs that the manifests start."""
+"""The probes of code location and daemon, and the end of the webserver, with real programs."""
 
+import http.client
 import os
+import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -15,13 +18,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sim_pipeline.config import Settings
 from sim_pipeline.dagster_instance.storage import create_tables
-from sim_pipeline.local_servers.ports import free_port
+from sim_pipeline.local_servers.ports import free_port, listens
 from sim_pipeline.local_servers.postgres import LocalPostgres
 from sim_pipeline_tests.k8s.manifests import named, pods
 from sim_pipeline_tests.k8s.rendering import Manifest
 from sim_pipeline_tests.support.assertions import wait_until
 
 PROJECT = Path(__file__).parents[2]
+HANDSHAKE = (
+    b"GET /graphql HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Protocol: graphql-ws\r\n\r\n"
+)
 BIN = Path(sys.executable).parent
 
 
@@ -100,6 +108,35 @@ def test_code_location_reports_health(
             health_pb2.HealthCheckRequest(service=name), timeout=30
         )
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_webserver_ends_in_time_despite_open_connections(
+    production: list[Manifest], environment: dict[str, str], tmp_path: Path
+) -> None:
+    spec = pods(production)["webserver"].spec
+    container = spec["containers"][0]
+    port = free_port()
+    (tmp_path / "workspace.yaml").write_text("load_from: []", encoding="utf-8")
+    words = command(container, port=str(port), workspace=str(tmp_path / "workspace.yaml"))
+    words = [sys.executable if word == "python" else word for word in words]
+    variables = {**environment, "PYTHONPATH": str(PROJECT), "UI_PORT": str(port)}
+    process = subprocess.Popen(words, env=variables, cwd=tmp_path)
+    try:
+        wait_until(lambda: listens("127.0.0.1", port), "the webserver", seconds=120)
+        # A browser's connections: one of HTTP that it keeps, and a WebSocket for live updates.
+        kept = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        kept.request("GET", "/server_info")
+        assert kept.getresponse().read()
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as updates:
+            updates.sendall(HANDSHAKE % port)
+            assert updates.recv(1024).startswith(b"HTTP/1.1 101 ")
+            process.send_signal(signal.SIGTERM)
+            pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+            process.wait(timeout=spec["terminationGracePeriodSeconds"] - pause)
+        kept.close()
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_daemon_is_alive_only_while_running(

@@ -125,7 +125,7 @@ def test_only_users_of_a_secret_get_it(manifests: list[Manifest]) -> None:
     with_proxy = "oauth2-proxy" in {
         container["name"] for container in pods(manifests)["webserver"].containers
     }
-    expected = {name: {postgres} for name in (*OURS, "postgres", "pgbouncer")}
+    expected = {name: {postgres} for name in (*OURS, "metrics", "postgres", "pgbouncer")}
     expected |= {"rabbitmq": {rabbitmq}}
     expected |= {"webserver": {postgres} | (proxy if with_proxy else set())}
     for name, pod in pods(manifests).items():

@@ -30,9 +30,11 @@ def validate(
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_manifest_is_valid(manifests: list[Manifest], version: str, tmp_path: Path) -> None:
-    done = validate(manifests, tmp_path, version)
+    # Prometheus' operator defines its own kinds; test_metrics.py tests these.
+    known = [each for each in manifests if not each["apiVersion"].startswith("monitoring.coreos")]
+    done = validate(known, tmp_path, version)
     assert done.returncode == 0, done.stderr
-    assert (done.stdout + done.stderr).count("passed for resource") == len(manifests)
+    assert (done.stdout + done.stderr).count("passed for resource") == len(known)
 
 
 def test_unknown_field_is_found(local: list[Manifest], tmp_path: Path) -> None:

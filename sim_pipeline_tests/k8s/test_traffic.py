@@ -7,9 +7,14 @@ from sim_pipeline_tests.k8s.rendering import Manifest
 from sim_pipeline_tests.k8s.traffic import Peer, Port, allowed, selects
 
 # The ports that any part listens on, and other common ports.
-PORTS = (22, 53, 80, 443, 3000, 4000, 4180, 4369, 5432, 5671, 5672, 6432, 6443, 8080, 15672, 25672)
+PORTS = (
+    *(22, 53, 80, 443, 3000, 4000, 4180, 4369, 5432, 5671, 5672, 6432, 6443, 8080, 8443, 9464),
+    *(15672, 16443, 25672),
+)
 NAME = {"app.kubernetes.io/name": "sim-pipeline"}
-POSTGRES, BROKER, SOMEWHERE, METADATA = "192.0.2.10", "192.0.2.20", "203.0.113.1", "169.254.169.254"
+POSTGRES, BROKER, SOMEWHERE, SOMEWHERE_6 = "192.0.2.10", "192.0.2.20", "203.0.113.1", "2001:db8::1"
+# The metadata services of cloud providers, which return credentials.
+METADATA = ("169.254.169.254", "fd00:ec2::254", "fd20:ce::254")
 
 
 def inside(manifests: list[Manifest]) -> dict[str, Peer]:
@@ -30,8 +35,9 @@ def connections(manifests: list[Manifest]) -> set[tuple[str, str, int]]:
 def test_connections_inside_the_namespace(variant: str, manifests: list[Manifest]) -> None:
     expected = {("webserver", "code-location", 4000), ("daemon", "code-location", 4000)}
     pooled = ["webserver", "daemon", "code-location", "run"]
-    direct = [*pooled, "migrate"]
-    if variant.endswith("pgbouncer"):
+    components = inside(manifests).keys()
+    direct = [*pooled, "migrate", *(components & {"metrics"})]
+    if "pgbouncer" in components:
         expected |= {(client, "pgbouncer", 6432) for client in pooled}
         direct.append("pgbouncer")
     if variant.startswith("local"):
@@ -43,6 +49,7 @@ def test_connections_into_the_namespace(variant: str, manifests: list[Manifest])
     outside = {
         "ingress": Peer(namespace={"sim-pipeline/ingress": "true"}),
         "consumer": Peer(namespace={"sim-pipeline/consumer": "true"}),
+        "prometheus": Peer(namespace={"sim-pipeline/monitoring": "true"}),
         # A pod with our labels in another namespace.
         "impostor": Peer({**NAME, COMPONENT: "daemon"}, namespace={}),
         "address": Peer(address=SOMEWHERE),
@@ -54,8 +61,12 @@ def test_connections_into_the_namespace(variant: str, manifests: list[Manifest])
         )
         if allowed(manifests, peer, pod, Port(port))
     }
-    only = ("consumer", "rabbitmq", 5672) if "local" in variant else ("ingress", "webserver", 4180)
-    assert found == {only}
+    expected = {
+        ("consumer", "rabbitmq", 5672) if "local" in variant else ("ingress", "webserver", 4180)
+    }
+    if "metrics" in inside(manifests):
+        expected.add(("prometheus", "metrics", 9464))
+    assert found == expected
 
 
 def test_connections_out_of_the_cluster(variant: str, manifests: list[Manifest]) -> None:
@@ -63,21 +74,23 @@ def test_connections_out_of_the_cluster(variant: str, manifests: list[Manifest])
     found = {
         (source, address, port)
         for source, address, port in product(
-            peers, (POSTGRES, BROKER, SOMEWHERE, METADATA, "2001:db8::1"), PORTS
+            peers, (POSTGRES, BROKER, SOMEWHERE, SOMEWHERE_6, *METADATA), PORTS
         )
         if allowed(manifests, peers[source], Peer(address=address), Port(port))
     }
     expected = {
         (source, address, port)
         for source, address, port in product(
-            ("webserver", "daemon"), (POSTGRES, BROKER, SOMEWHERE), (443, 6443)
+            ("webserver", "daemon"),
+            (POSTGRES, BROKER, SOMEWHERE, SOMEWHERE_6),
+            (443, 6443, 8443, 16443),
         )
     }
     if variant.startswith("production"):
         clients = ["webserver", "daemon", "code-location", "run", "migrate"]
-        clients += ["pgbouncer"] if variant.endswith("pgbouncer") else []
+        clients += peers.keys() & {"pgbouncer", "metrics"}
         expected |= {(client, POSTGRES, 5432) for client in clients}
-        expected |= {("run", BROKER, 5671), ("webserver", "2001:db8::1", 443)}
+        expected |= {("run", BROKER, 5671)}
     assert found == expected
 
 

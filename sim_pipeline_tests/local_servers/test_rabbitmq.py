@@ -13,7 +13,7 @@ from pika.exceptions import ProbableAuthenticationError
 from sim_pipeline.errors import ServiceError
 from sim_pipeline.local_servers import rabbitmq
 from sim_pipeline.local_servers.ports import free_port
-from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
+from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ, boot_error
 from sim_pipeline_tests.local_servers.test_ports import with_ipv6
 from sim_pipeline_tests.support.process_helpers import processes_of, start_and_lose_owner
 from sim_pipeline_tests.support.tmpfs import tmpfs
@@ -48,6 +48,15 @@ def publish(server: LocalRabbitMQ, body: bytes) -> None:
         channel.queue_declare(QUEUE, durable=True)
         properties = pika.BasicProperties(delivery_mode=pika.DeliveryMode.Persistent)
         channel.basic_publish("", QUEUE, body, properties)
+
+
+def publish_to_quorum_queue(server: LocalRabbitMQ, body: bytes) -> None:
+    """Declare the queue as an application does, with the defaults of its RabbitMQ."""
+    with pika.BlockingConnection(server.connection_parameters()) as connection:
+        channel = connection.channel()
+        channel.queue_declare(QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
+        channel.confirm_delivery()
+        channel.basic_publish("", QUEUE, body)
 
 
 def receive(server: LocalRabbitMQ) -> bytes | None:
@@ -167,14 +176,8 @@ def test_node_listens_on_the_given_host(directory: Path, host: str) -> None:
 
 def test_quorum_queue_survives_a_moved_directory(directory: Path) -> None:
     before, after = directory / "before [1]", directory / "after *"
-    with (
-        server_in(before) as server,
-        pika.BlockingConnection(server.connection_parameters()) as connection,
-    ):
-        channel = connection.channel()
-        channel.queue_declare(QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
-        channel.confirm_delivery()
-        channel.basic_publish("", QUEUE, b"message")
+    with server_in(before) as server:
+        publish_to_quorum_queue(server, b"message")
     before.rename(after)
     with server_in(after) as server:
         assert receive(server) == b"message"
@@ -213,3 +216,70 @@ def test_full_disk_is_reported(directory: Path) -> None:
         pytest.raises(ServiceError, match=r"^RabbitMQ: No space left on device \(log: "),
     ):
         server_in(directory).start()
+
+
+BOOT_ERRORS = {
+    "one line": ("ERROR: epmd error", "epmd error"),
+    "several lines": (
+        "Error during startup: {error,\n                       {not_a_dets_file,\n  'names'}}",
+        "Error during startup: {error, {not_a_dets_file, 'names'}}",
+    ),
+    "heading": (
+        "Exception during startup:\n\nerror:{badmatch,\n   killed}",
+        "Exception during startup: error:{badmatch, killed}",
+    ),
+    "log line between": (
+        "Error 2026-11-27 15:08:43.475318+00:00 [notice] <0.45.0> exited\nduring startup: {error}",
+        "Error during startup: {error}",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "shown"), BOOT_ERRORS.values(), ids=BOOT_ERRORS.keys())
+def test_boot_error_is_shown(tmp_path: Path, text: str, shown: str) -> None:
+    output = f"\nBOOT FAILED\n===========\n{text}\n\n{{exit,terminating}}\n"
+    assert boot_error(output, tmp_path) == shown
+
+
+def test_broken_data_is_reported(directory: Path) -> None:
+    with server_in(directory) as server:
+        pass
+    (queues,) = (directory / "mnesia").glob("*/quorum/*/names.dets")
+    queues.write_bytes(b"garbage")
+    with pytest.raises(
+        ServiceError, match=r"^RabbitMQ: Error during startup: \{error, .*not_a_dets_file"
+    ):
+        server.start()
+
+
+FEATURE_FLAGS = {
+    "4.0": "Error during startup: {error,failed_to_initialize_feature_flags_registry}",
+    "4.3": "Error during startup: {error,\n  {failed_to_initialize_feature_flags_registry,\n"
+    "    {disabled_required_feature_flag,\n   listener_records_in_ets}}}",
+}
+
+
+@pytest.mark.parametrize("text", FEATURE_FLAGS.values(), ids=FEATURE_FLAGS.keys())
+def test_data_of_a_much_older_version_is_recognised(tmp_path: Path, text: str) -> None:
+    error = boot_error(f"\nBOOT FAILED\n===========\n{text}\n\n{{exit,terminating}}\n", tmp_path)
+    assert error is not None
+    assert error.startswith(f"this version cannot open the data in {tmp_path}, which a much older")
+
+
+def test_failing_consumer_never_loses_a_message(directory: Path) -> None:
+    with server_in(directory) as server:
+        publish_to_quorum_queue(server, b"message")
+        for _ in range(25):
+            with pika.BlockingConnection(server.connection_parameters()) as connection:
+                method, _, _ = next(connection.channel().consume(QUEUE, inactivity_timeout=10))
+                assert method is not None
+        assert receive(server) == b"message"
+
+
+def test_policy_of_the_user_comes_first(directory: Path) -> None:
+    with server_in(directory) as server:
+        publish_to_quorum_queue(server, b"message")
+        server.ctl("set_policy", "mine", ".*", '{"max-length": 5}', "--apply-to", "queues")
+    with server_in(directory) as server:
+        rows = server.ctl("list_queues", "policy", "--no-table-headers").split()
+        assert rows == ["mine"]

@@ -13,12 +13,12 @@ import sqlalchemy as sa
 from alembic import command
 
 from sim_pipeline.config import Settings
+from sim_pipeline.dagster_instance.run_tags import range_tags
 from sim_pipeline.definitions import build_defs
 from sim_pipeline.feed.selection import select
 from sim_pipeline.feed.simulate import MetricFrames
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB, missing_windows
-from sim_pipeline.orchestration.partitions import range_tags
 from sim_pipeline.orchestration.resources import RunScope
 from sim_pipeline.simulator import fingerprint
 from sim_pipeline.simulator.profiles_file import read_profiles
@@ -454,6 +454,7 @@ def test_partitions_have_metadata(
             failed / (failed + completed), abs=1e-5
         )
         assert 0 < said["mean utilisation"].value < 1
+        assert isinstance(said["events"], dg.MarkdownMetadataValue)
         medians = [
             np.median(row.data)
             for row in rows(postgres)
@@ -463,6 +464,8 @@ def test_partitions_have_metadata(
         assert said["TTFT p50 [s]"].value == pytest.approx(np.median(medians[there:]), rel=1e-4)
         assert feed[key]["messages sent"].value == 24 - there
         assert "messages sent again" not in feed[key]
+    tables = [said["events"].value for said in frames.values()]
+    assert any(text.startswith("| kind | start | end | size |") for text in tables)
 
 
 def test_complete_partition_has_no_value_metadata(

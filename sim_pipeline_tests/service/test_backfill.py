@@ -1,5 +1,6 @@
-"""The backfill command against the whole service: interrupted, resumed, repeated."""
+"""The backfill command against the whole service: interrupted, killed, resumed, failed."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,9 +10,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import sqlalchemy as sa
 
-from sim_pipeline.dagster_instance.run_tags import REQUEST_TAG
+from sim_pipeline.backfill.dagster_client import DagsterClient
+from sim_pipeline.connections import results_database
+from sim_pipeline.dagster_instance.run_tags import BACKFILL_QUEUE, QUEUE_TAG, REQUEST_TAG
 from sim_pipeline_tests.support.assertions import wait_until
 from sim_pipeline_tests.support.queue_reader import drain
 from sim_pipeline_tests.support.whole_service import Service, start_service, write_env_file
@@ -38,8 +43,8 @@ def directory(tmp_path: Path) -> Path:
             "SIMULATION_START": SINCE.isoformat(),
             # Keeps ticks away from the backfill's windows.
             "CATCH_UP_HOURS": 0,
-            # Six runs, four of them at a time: when the first has stored windows, two are queued.
-            "BACKFILL_DAYS_PER_RUN": 1,
+            # A window takes so long that two runs are worthwhile, and each stores several batches.
+            "NUM_DATA_POINTS": 1000,
         },
     )
     return tmp_path
@@ -87,28 +92,46 @@ def rows(service: Service) -> set[Any]:
     )
 
 
-def backfills(service: Service) -> list[Any]:
-    answer = service.graphql(
-        "{ partitionBackfillsOrError { ... on PartitionBackfills"
-        " { results { id status tags { key } } } } }"
-    )
-    found: list[Any] = answer["partitionBackfillsOrError"]["results"]
-    return found
+def backfill_runs(service: Service) -> list[dict[str, Any]]:
+    """Return the runs of the command, the newest first, with their tags as a dictionary."""
+    runs = [
+        {**run, "tags": {tag["key"]: tag["value"] for tag in run["tags"]}} for run in service.runs()
+    ]
+    return [run for run in runs if REQUEST_TAG in run["tags"]]
 
 
-def test_interrupted_backfill_resumes(
-    service: Service,
-) -> None:
+def await_a_window(service: Service) -> None:
+    wait_until(lambda: in_span(service, "count(*)")[0][0] > 0, "a window", seconds=300)
+
+
+def assert_complete(service: Service) -> None:
+    """Check that every window is stored, published and materialized, and was sent once."""
+    assert in_span(service, "count(*), count(published_at)") == [(WINDOWS, WINDOWS)]
+    assert len(rows(service)) == 4 * WINDOWS
+    materialized = DagsterClient(service.settings.ui_url).materialized()
+    assert materialized >= {
+        (model, FROM.date() + timedelta(days=day)) for model in MODELS for day in range(DAYS)
+    }
+    messages = [
+        message
+        for message in drain(service.settings)
+        if FROM <= datetime.fromisoformat(message.body[0]["timestamp"]) < TO
+    ]
+    assert len({message.message_id for message in messages}) == WINDOWS
+
+
+def test_interrupted_backfill_resumes(service: Service) -> None:
     service.read_until("Ready.")
 
     interrupted = start_backfill()
-    wait_until(lambda: in_span(service, "count(*)")[0][0] > 0, "a window", seconds=300)
+    await_a_window(service)
     os.killpg(interrupted.pid, signal.SIGINT)
     status, output = finish(interrupted)
     assert status == 130, output
     assert "Run the same command again to continue" in output
-    (canceled,) = backfills(service)
-    assert canceled["status"] == "CANCELED"
+    canceled = backfill_runs(service)
+    assert len(canceled) == 2
+    assert "CANCELED" in {run["status"] for run in canceled} <= {"CANCELED", "SUCCESS"}
     stored_first = rows(service)
     assert 0 < len(stored_first) < 4 * WINDOWS
 
@@ -124,26 +147,80 @@ def test_interrupted_backfill_resumes(
     assert status == 0, output
     assert "already in progress" in output
     assert "Simulated" in output
-    first, second = backfills(service)
-    assert {first["status"], second["status"]} == {"CANCELED", "COMPLETED_SUCCESS"}
-    assert all(REQUEST_TAG in {tag["key"] for tag in one["tags"]} for one in (first, second))
-    assert in_span(service, "count(*), count(published_at)") == [(WINDOWS, WINDOWS)]
-    assert len(rows(service)) == 4 * WINDOWS
+    runs = backfill_runs(service)
+    assert {run["status"] for run in runs[: -len(canceled)]} == {"SUCCESS"}
+    assert {run["tags"][QUEUE_TAG] for run in runs} == {BACKFILL_QUEUE}
     # The rows keep their ids: nothing was written twice.
     assert stored_first <= rows(service)
 
     status, output = finish(start_backfill())
     assert status == 0
     assert f"Nothing to do: all {WINDOWS:,} windows are stored and published" in output
-    assert len(backfills(service)) == 2
+    assert len(backfill_runs(service)) == len(runs)
 
-    messages = [
-        message
-        for message in drain(service.settings)
-        if FROM <= datetime.fromisoformat(message.body[0]["timestamp"]) < TO
-    ]
-    assert len({message.message_id for message in messages}) == WINDOWS
+    assert_complete(service)
     assert service.interrupt() == 0
+
+
+@pytest.mark.parametrize("killed", ["runs", "service"])
+def test_killed_processes_are_made_up_for(
+    service: Service, directory: Path, request: pytest.FixtureRequest, killed: str
+) -> None:
+    service.read_until("Ready.")
+    backfill = start_backfill()
+    await_a_window(service)
+    workers = [process for process in service.processes() if is_run_worker(process)]
+    if killed == "service":
+        service.process.kill()
+        service.process.wait()
+        workers = [process for process in service.processes() if "python" in process.name()]
+        workers = [process for process in workers if process.pid != backfill.pid]
+    assert workers
+    for process in workers:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    stored_first = rows(service)
+    assert len(stored_first) < 4 * WINDOWS
+    if killed == "service":
+        service = start_service(directory)
+        request.addfinalizer(service.interrupt)
+        service.read_until("Ready.")
+
+    # The command follows the retries.
+    status, output = finish(backfill)
+    assert status == 0, output
+    runs = backfill_runs(service)
+    assert "FAILURE" in {run["status"] for run in runs}
+    assert runs[0]["tags"]["dagster/retry_number"] == "1"
+    assert stored_first <= rows(service)
+    assert_complete(service)
+
+
+def is_run_worker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return any("multiprocessing.spawn import spawn_main" in word for word in process.cmdline())
+    return False
+
+
+def test_failed_runs_are_explained(service: Service) -> None:
+    service.read_until("Ready.")
+    engine = results_database(service.settings).engine
+    with engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE request_counts RENAME TO away"))
+    status, output = finish(start_backfill())
+    assert status == 1, output
+    assert f"{WINDOWS:,} windows not published yet" in output
+    assert "2 of 2 runs failed or were canceled" in output
+    assert "Failed: " in output
+    assert 'relation "request_counts" does not exist' in output
+    for run in backfill_runs(service):
+        assert f"see {service.settings.ui_url}/runs/{run['runId']}" in output
+
+    with engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE away RENAME TO request_counts"))
+    status, output = finish(start_backfill())
+    assert status == 0, output
+    assert_complete(service)
 
 
 def test_backfill_without_a_service_is_one_line(directory: Path) -> None:  # noqa: ARG001

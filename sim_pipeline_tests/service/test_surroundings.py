@@ -13,9 +13,9 @@ import pytest
 import sqlalchemy as sa
 
 from sim_pipeline.connections import results_database
+from sim_pipeline.dagster_instance.run_tags import range_tags
 from sim_pipeline.local_servers.postgres import WHEEL
 from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
-from sim_pipeline.orchestration.partitions import range_tags
 from sim_pipeline_tests.support.assertions import wait_until
 from sim_pipeline_tests.support.queue_reader import drain
 from sim_pipeline_tests.support.whole_service import Service, start_service, write_env_file

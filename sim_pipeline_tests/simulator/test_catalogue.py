@@ -73,6 +73,16 @@ def test_workloads_have_the_published_prompts() -> None:
     assert WORKLOADS["code"].prefix_reuse > 0.5
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_limits_tell_good_days_from_bad_ones(name: str) -> None:
+    """Most data points are within the limits of each model, but not all."""
+    profile = MODELS[name]
+    last = int(midnight(profile.measured)) // HOUR + 24
+    result = simulate(profile, np.arange(last - 672, last), interval=HOUR, points=5, seed=3)
+    good = profile.limits.good(result.ttft, result.tps, result.e2e_latency)
+    assert 0.5 < good.mean() < 0.995
+
+
 def test_hidden_thinking_has_the_published_tail() -> None:
     profile = MODELS["GPT-5.6-Sol-high"]
     last = int(midnight(profile.measured)) // HOUR + 24

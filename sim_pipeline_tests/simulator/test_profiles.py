@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sim_pipeline.simulator.catalogue import MODELS, profile_for
 from sim_pipeline.simulator.lengths import TokenLengths
-from sim_pipeline.simulator.profiles import DERIVED, Incident, Profile, Thinking, Workload
+from sim_pipeline.simulator.profiles import DERIVED, Incident, Profile, Slo, Thinking, Workload
 
 OURS = Profile("ours", 0.5, 90, 12, 0.4, 128)
 
@@ -162,6 +162,56 @@ def test_bad_workload_is_named(field: str, value: float) -> None:
 def test_heavy_clients_are_counted(value: float) -> None:
     with pytest.raises(ValueError, match=rf"heavy_clients is {value}, .* integer in \[1, 20\]"):
         Workload(heavy_clients=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("slo", "good"),
+    [
+        (Slo(), [True, True, True, True]),
+        # A value equal to the limit is good.
+        (Slo(ttft=2.0), [True, True, False, True]),
+        (Slo(itl=0.05), [True, True, True, False]),
+        (Slo(e2e=4.0), [False, False, True, False]),
+        (Slo(ttft=2.0, itl=0.05, e2e=5.0), [True, False, False, False]),
+    ],
+)
+def test_data_point_is_good_within_all_limits(slo: Slo, good: list[bool]) -> None:
+    ttft = np.array([[0.5, 2.0, 2.5, 1.0]])
+    tps = np.array([[25.0, 20.0, 50.0, 10.0]])
+    e2e_latency = np.array([[5.0, 10.0, 4.0, 20.0]])
+    assert slo.good(ttft, tps, e2e_latency).tolist() == [good]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("ttft", 0, r"\(0, 3600\]"),
+        ("ttft", float("nan"), r"\(0, 3600\]"),
+        ("itl", -0.1, r"\(0, 60\]"),
+        ("itl", True, r"\(0, 60\]"),
+        ("e2e", 86_401, r"\(0, 86400\]"),
+    ],
+)
+def test_bad_limit_is_named(field: str, value: float, allowed: str) -> None:
+    with pytest.raises(ValueError, match=f"{field} is {value}, but must be a number in {allowed}"):
+        Slo(**{field: value})
+
+
+def test_own_limits_replace_those_of_the_workload() -> None:
+    of_class = Slo(ttft=1.0, itl=0.1, e2e=9.0)
+    profile = replace(OURS, workload=Workload(slo=of_class))
+    assert profile.limits == of_class
+    assert replace(profile, slo=Slo(e2e=5.0)).limits == Slo(e2e=5.0)
+    assert replace(profile, slo=Slo()).limits == Slo()
+
+
+def test_hidden_thinking_has_no_limit_of_ttft_but_its_own() -> None:
+    of_class = Slo(ttft=1.0, itl=0.1, e2e=9.0)
+    thinking = Thinking(TokenLengths(6.0, 0.8, 1, 20_000))
+    profile = replace(OURS, workload=Workload(slo=of_class), thinking=thinking)
+    assert profile.limits == Slo(itl=0.1, e2e=9.0)
+    assert replace(profile, thinking=replace(thinking, visible=True)).limits == of_class
+    assert replace(profile, slo=Slo(ttft=30.0)).limits == Slo(ttft=30.0)
 
 
 def test_bad_share_of_thinking_is_named() -> None:

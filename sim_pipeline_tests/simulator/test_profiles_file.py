@@ -12,7 +12,7 @@ from sim_pipeline.simulator import profiles_file
 from sim_pipeline.simulator.catalogue import MODELS, WORKLOADS
 from sim_pipeline.simulator.lengths import TokenLengths
 from sim_pipeline.simulator.profile_tables import REQUIRED_FIELDS
-from sim_pipeline.simulator.profiles import DERIVED, Incident, Thinking, Workload
+from sim_pipeline.simulator.profiles import DERIVED, Incident, Slo, Thinking, Workload
 from sim_pipeline.simulator.profiles_file import (
     ProfilesFileError,
     profiles_from,
@@ -289,6 +289,12 @@ capacity_factor = 0.4
         ("models: {GPT-4o: {batch_limit: 2.5}}", "models.GPT-4o.batch_limit is 2.5: must be an"),
         ("models: {GPT-4o: {random_incidents: 1}}", "models.GPT-4o.random_incidents is 1: "),
         ("models: {GPT-4o: {name: other}}", "models.GPT-4o.name is not a field of this table"),
+        ("workload: {name: other}", "workload.name is not a field of this table"),
+        ("models: {GPT-4o: {slo: 2}}", "models.GPT-4o.slo is 2: must be a table"),
+        ("workload: {slo: {ttft: 0}}", "workload.slo.ttft is 0: must be a number in (0, 3600]"),
+        ("workload: {slo: {itl: 40 ms}}", "workload.slo.itl is '40 ms': must be a number"),
+        ("all_models: {slo: {e2e: }}", "all_models.slo.e2e is None: must be a number in (0, 86400"),
+        ("workloads: {code: {slo: {tpot: 1}}}", "workloads.code.slo.tpot is not a field of this"),
     ],
 )
 def test_problem_is_named(tmp_path: Path, text: str, problem: str) -> None:
@@ -371,6 +377,51 @@ def test_workload_is_named_by_its_class() -> None:
     assert profiles["GPT-4o"].workload == WORKLOADS["code"]
     lengths = replace(Workload().input_lengths, log_median=8.0)
     assert profiles["GPT-4o-mini"].workload == replace(Workload(), input_lengths=lengths)
+
+
+def test_limits_come_from_the_model_else_its_class() -> None:
+    content: dict[str, Any] = {
+        "workloads": {
+            "support": {"slo": {"ttft": 1}},
+            "code": {"slo": {"e2e": 60}},
+            "batch": {"slo": {}},
+            "plain": {"burst_sd": 0.3},
+        },
+        "models": {
+            "GPT-4o": {"workload": "support"},
+            "GPT-4o-mini": {"workload": "support", "slo": {"itl": 0.1}},
+            "DeepSeek-V3": {"workload": "batch"},
+            "Mistral-Large": {"workload": "plain"},
+            "Llama-3.1-8B": {"slo": {}},
+            "Llama-3.1-70B": {"workload": {"burst_sd": 0.3}},
+        },
+    }
+    models = [*content["models"], "Kimi-K2.7-Code", "GPT-5.6-Sol-high", "unheard of"]
+    profiles = profiles_from(content, models, "the form")
+    assert {name: (one.workload.name, one.limits) for name, one in profiles.items()} == {
+        "GPT-4o": ("support", Slo(ttft=1)),
+        "GPT-4o-mini": ("support", Slo(itl=0.1)),
+        "DeepSeek-V3": ("batch", Slo()),
+        "Mistral-Large": ("plain", Workload().slo),
+        "Llama-3.1-8B": ("chat-2023", Slo()),
+        "Llama-3.1-70B": ("chat-2023", Workload().slo),
+        # A table replaces all limits of a class, also for built-in models.
+        "Kimi-K2.7-Code": ("code", Slo(e2e=60)),
+        "GPT-5.6-Sol-high": ("reasoning", MODELS["GPT-5.6-Sol-high"].slo),
+        "unheard of": ("chat-2023", Workload().slo),
+    }
+
+
+def test_limits_of_all_models_yield_to_those_of_one() -> None:
+    content: dict[str, Any] = {
+        "workload": {"slo": {"e2e": 20}},
+        "all_models": {"slo": {"ttft": 1, "itl": 0.1}},
+        "models": {"GPT-4o": {"slo": {"ttft": 0.5}}},
+    }
+    profiles = profiles_from(content, ["GPT-4o", "GPT-5.6-Sol-high"], "the form")
+    assert profiles["GPT-4o"].limits == Slo(ttft=0.5)
+    assert profiles["GPT-5.6-Sol-high"].limits == Slo(ttft=1, itl=0.1)
+    assert {one.workload.slo for one in profiles.values()} == {Slo(e2e=20)}
 
 
 def test_unknown_class_of_workload_is_named() -> None:

@@ -1,5 +1,6 @@
 """A batch is stored whole or not at all, and storing it again changes nothing."""
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from sim_pipeline_tests.support.stored_windows import (
     batch_of,
     consistent_values,
     counts_of,
+    event,
     execute,
     fetch,
     last_id_drawn,
@@ -90,7 +92,7 @@ CONFLICTING_ROW = f"""
 def test_batch_has_a_row_per_metric_and_entry_per_window() -> None:
     values = consistent_values(2, points=3)
     counts = random_counts(2)
-    batch = WindowBatch(["a", "b"], window_starts(2), message_ids(2), values, counts)
+    batch = WindowBatch(["a", "b"], window_starts(2), message_ids(2), values, counts, 3600)
     assert batch.windows == 2
     results = batch.results_table().to_pydict()
     assert list(results) == ["llm_name", "metric", "values", "timestamp"]
@@ -107,7 +109,7 @@ def test_batch_has_a_row_per_metric_and_entry_per_window() -> None:
 
 def test_window_start_in_another_time_zone() -> None:
     local = START.astimezone(tz=datetime.strptime("+0530", "%z").tzinfo)
-    batch = WindowBatch(["a"], [local], message_ids(1), consistent_values(1), random_counts(1))
+    batch = WindowBatch(["a"], [local], message_ids(1), consistent_values(1), random_counts(1), 60)
     assert batch.windows_table()["timestamp"].to_pylist() == [START]
 
 
@@ -129,7 +131,12 @@ def test_attributes_of_different_lengths_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=reason):
         WindowBatch(
-            ["a"] * names, window_starts(starts), message_ids(ids), np.ones(shape), random_counts(1)
+            ["a"] * names,
+            window_starts(starts),
+            message_ids(ids),
+            np.ones(shape),
+            random_counts(1),
+            3600,
         )
 
 
@@ -143,20 +150,56 @@ def test_counts_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
             message_ids(2),
             consistent_values(2),
             np.ones(shape, dtype=np.int64),
+            3600,
         )
 
 
 def test_naive_window_start_is_refused() -> None:
     naive = START.replace(tzinfo=None)
     with pytest.raises(ValueError, match="2026-11-24 00:00:00 has no time zone"):
-        WindowBatch(["a"], [naive], message_ids(1), consistent_values(1), random_counts(1))
+        WindowBatch(["a"], [naive], message_ids(1), consistent_values(1), random_counts(1), 60)
 
 
 def test_duplicate_window_is_refused() -> None:
     with pytest.raises(ValueError, match=r"a 2026-11-24T00:00:00Z is .* more than once"):
         WindowBatch(
-            ["a", "a"], [START, START], message_ids(2), consistent_values(2), random_counts(2)
+            ["a", "a"], [START, START], message_ids(2), consistent_values(2), random_counts(2), 60
         )
+
+
+@pytest.mark.parametrize("seconds", [0, -3600])
+def test_window_length_below_a_second_is_refused(seconds: int) -> None:
+    with pytest.raises(ValueError, match=f"window_seconds is {seconds}: allowed are 1 and more"):
+        batch_of(["a"], [START], window_seconds=seconds)
+
+
+def test_events_of_other_models_are_refused() -> None:
+    events = [event(0, 1, name) for name in ("c", "a", "b")]
+    with pytest.raises(ValueError, match="has events of b, c and no window of them"):
+        batch_of(["a"], [START], events=events)
+
+
+def test_duplicate_event_is_refused() -> None:
+    with pytest.raises(ValueError, match="an event is in the batch more than once"):
+        batch_of(["a"], [START], events=[event(0, 1, "a")] * 2)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "reason"),
+    [
+        ("kind", "outage", "event of GPT-4o: kind is 'outage': allowed are incident, level_shift,"),
+        ("metrics", ("TTFT", "ITL"), r"metrics is .*'ITL'.: allowed are TTFT, TPS, "),
+        ("size", -0.1, "size is -0.1: allowed are finite numbers from 0"),
+        ("size", np.nan, "size is nan: allowed"),
+        ("size", np.inf, "size is inf: allowed"),
+        ("started_at", START.replace(tzinfo=None), "2026-11-24 00:00:00 has no time zone"),
+        ("ended_at", START.replace(tzinfo=None), "2026-11-24 00:00:00 has no time zone"),
+        ("ended_at", START, "ended_at is 2026-11-24 .*: allowed are times after its start, 2026"),
+    ],
+)
+def test_impossible_event_is_refused(attribute: str, value: object, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        dataclasses.replace(event(0, 1), **{attribute: value})  # type: ignore[arg-type]
 
 
 # Storing
@@ -179,7 +222,9 @@ def test_rows_and_entries_are_stored(postgres: Postgres) -> None:
 
 def test_counts_are_stored_over_their_whole_range(postgres: Postgres) -> None:
     counts = np.array([[0, 0, 0, 0], [2**63 - 1, 1, 0, 2**53 + 1]])
-    batch = WindowBatch(["a", "a"], window_starts(2), message_ids(2), consistent_values(2), counts)
+    batch = WindowBatch(
+        ["a", "a"], window_starts(2), message_ids(2), consistent_values(2), counts, 3600
+    )
     store(postgres, batch)
     assert stored_counts(postgres) == counts_of(batch)
 
@@ -192,7 +237,7 @@ def test_values_come_back_bit_for_bit(postgres: Postgres) -> None:
         [0.0, -0.0, np.nextafter(1, 2), np.pi],
         [np.inf, -np.inf, np.nan, 1e-308],
     ]])  # fmt: skip
-    store(postgres, WindowBatch(["a"], [START], message_ids(1), values, random_counts(1)))
+    store(postgres, WindowBatch(["a"], [START], message_ids(1), values, random_counts(1), 3600))
     frame = read_frame(
         postgres.engine, llm_names=["a"], first_day="2026-11-24", last_day="2026-11-24"
     )
@@ -204,7 +249,7 @@ def test_float32_is_stored_as_float64(postgres: Postgres) -> None:
     values = consistent_values(1).astype(np.float32)
     store(
         postgres,
-        WindowBatch(["a"], [START], message_ids(1), values, random_counts(1)),  # type: ignore[arg-type]
+        WindowBatch(["a"], [START], message_ids(1), values, random_counts(1), 3600),  # type: ignore[arg-type]
     )
     assert np.array_equal([row[4] for row in stored_rows(postgres)], values[0].astype(float))
 
@@ -232,7 +277,7 @@ def test_any_name_is_stored(postgres: Postgres) -> None:
 
 
 def test_empty_batch_is_allowed(postgres: Postgres) -> None:
-    store(postgres, WindowBatch([], [], [], np.empty((0, 4, 5)), random_counts(0)))
+    store(postgres, WindowBatch([], [], [], np.empty((0, 4, 5)), random_counts(0), 3600))
     assert stored_rows(postgres) == ledger_entries(postgres) == stored_counts(postgres) == []
 
 

@@ -11,10 +11,10 @@ import pytest
 import sqlalchemy as sa
 
 from sim_pipeline.config import Settings, read_settings
+from sim_pipeline.dagster_instance.run_tags import range_tags
 from sim_pipeline.definitions import build_defs
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
-from sim_pipeline.orchestration.partitions import range_tags
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline_tests.support.queue_reader import Received, drain
 

@@ -239,8 +239,9 @@ def test_server_without_tls(postgres: Postgres, ask: Ask) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        "DROP TABLE deliveries",
+        "DROP TABLE deliveries CASCADE",
         "DROP TABLE request_counts",
+        "DROP TABLE simulated_events CASCADE",
         "DROP TABLE simulation_results CASCADE",
         "ALTER TABLE deliveries DROP COLUMN published_at",
         "ALTER TABLE deliveries DROP CONSTRAINT pk_deliveries",
@@ -254,7 +255,7 @@ def test_write_to_an_outdated_schema(postgres: Postgres, damage: str, batch: obj
 
 
 def test_query_of_an_outdated_schema(postgres: Postgres) -> None:
-    execute(postgres, "DROP TABLE deliveries")
+    execute(postgres, "DROP TABLE deliveries CASCADE")
 
     def ask(postgres: Postgres) -> None:
         with postgres.engine.connect() as connection:

@@ -308,7 +308,7 @@ def test_values_are_claimed_bit_for_bit(postgres: Postgres) -> None:
         [0.0, 5.0, -1e-308, np.pi],
         [np.inf, -np.inf, np.nan, 1e-7],
     ]])  # fmt: skip
-    store(postgres, WindowBatch(["a"], [START], [uuid4()], values, random_counts(1)))
+    store(postgres, WindowBatch(["a"], [START], [uuid4()], values, random_counts(1), 3600))
     with claim(postgres.engine, Span(("a",), START, START + HOUR), 1) as claimed:
         assert claimed.pending[0].values.tobytes() == values.tobytes()
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,10 @@ def test_up_down_and_up_again(empty: Postgres) -> None:
         "deliveries",
         "metric_summary",
         "model_comparison",
+        "simulated_events",
+        "window_events",
+        "slos",
+        "slo_attainment",
     }
     upgrade(empty)
     assert relations(empty) == everything
@@ -56,6 +61,60 @@ def test_up_down_and_up_again(empty: Postgres) -> None:
     assert relations(empty) == everything
 
 
+def test_events_of_stored_windows_from_the_previous_schema_and_back(empty: Postgres) -> None:
+    """Windows that were stored before the table existed are kept, and can get events."""
+    start = datetime(2026, 11, 24, tzinfo=UTC)
+    config = alembic_config(empty)
+    command.upgrade(config, "0003")
+    with empty.engine.begin() as connection:
+        connection.execute(
+            sa.text("INSERT INTO deliveries VALUES ('m', :start, gen_random_uuid())"),
+            {"start": start},
+        )
+    command.upgrade(config, "0004")
+    with empty.engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "INSERT INTO simulated_events VALUES (gen_random_uuid(), 'm', 'burst',"
+                " CAST(:start AS timestamptz) + interval '10 min',"
+                " CAST(:start AS timestamptz) + interval '90 min', 2.5, '{TTFT}', 3600)"
+            ),
+            {"start": start},
+        )
+        pairs = connection.execute(sa.text('SELECT llm_name, "timestamp", kind FROM window_events'))
+        assert [tuple(pair) for pair in pairs] == [("m", start, "burst")]
+    command.downgrade(config, "0003")
+    assert relations(empty).isdisjoint({"simulated_events", "window_events"})
+    with empty.engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM deliveries")) == 1
+    upgrade(empty)
+    with empty.engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM simulated_events")) == 0
+
+
+def test_comparisons_from_the_previous_schema_and_back(empty: Postgres) -> None:
+    """Comparisons that were stored without intervals are kept."""
+    stored = sa.text("SELECT llm_name, rank, p50, trend FROM model_comparison")
+    config = alembic_config(empty)
+    command.upgrade(config, "0004")
+    with empty.engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "INSERT INTO model_comparison VALUES (now(), 24, 'TTFT', 'm', 2, 120, 0.5, 1, 0.1)"
+            )
+        )
+    command.upgrade(config, "0005")
+    with empty.engine.begin() as connection:
+        assert tuple(connection.execute(stored).one()) == ("m", 2, 0.5, 0.1)
+        ends = connection.execute(
+            sa.text("SELECT p50_low, p50_high, p95_low, p95_high FROM model_comparison")
+        )
+        assert tuple(ends.one()) == (None,) * 4
+    command.downgrade(config, "0004")
+    with empty.engine.connect() as connection:
+        assert tuple(connection.execute(stored).one()) == ("m", 2, 0.5, 0.1)
+
+
 def test_columns_match_the_contract(postgres: Postgres) -> None:
     with postgres.engine.connect() as connection:
         columns = connection.execute(
@@ -63,7 +122,8 @@ def test_columns_match_the_contract(postgres: Postgres) -> None:
                 "SELECT table_name, column_name, format_type(a.atttypid, a.atttypmod), is_nullable"
                 " FROM information_schema.columns AS c JOIN pg_attribute AS a"
                 " ON a.attrelid = c.table_name::regclass AND a.attname = c.column_name"
-                " WHERE table_name IN ('simulation_results', 'request_counts', 'deliveries')"
+                " WHERE table_name IN"
+                " ('simulation_results', 'simulated_events', 'request_counts', 'deliveries')"
                 " ORDER BY table_name DESC, ordinal_position"
             )
         ).all()
@@ -73,6 +133,15 @@ def test_columns_match_the_contract(postgres: Postgres) -> None:
         ("simulation_results", "metric", "character varying(20)", "NO"),
         ("simulation_results", "values", "double precision[]", "NO"),
         ("simulation_results", "timestamp", "timestamp with time zone", "NO"),
+        ("simulated_events", "event_id", "uuid", "NO"),
+        ("simulated_events", "llm_name", "character varying(50)", "NO"),
+        ("simulated_events", "kind", "character varying(20)", "NO"),
+        ("simulated_events", "started_at", "timestamp with time zone", "NO"),
+        ("simulated_events", "ended_at", "timestamp with time zone", "YES"),
+        ("simulated_events", "size", "double precision", "NO"),
+        ("simulated_events", "metrics", "character varying(20)[]", "NO"),
+        ("simulated_events", "window_seconds", "integer", "NO"),
+        ("simulated_events", "window_starts", "tstzrange", "YES"),
         ("request_counts", "llm_name", "character varying(50)", "NO"),
         ("request_counts", "timestamp", "timestamp with time zone", "NO"),
         ("request_counts", "completed", "bigint", "NO"),

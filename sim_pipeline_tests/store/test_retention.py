@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
@@ -18,6 +19,7 @@ from sim_pipeline_tests.support.stored_windows import (
     HOUR,
     START,
     batch_of,
+    event,
     execute,
     fetch,
     ledger_entries,
@@ -115,6 +117,54 @@ def test_window_without_counts_is_removed(delivered: Postgres) -> None:
     assert len(remaining(delivered)[1]) == 14
 
 
+def stored_events(postgres: Postgres) -> set[UUID]:
+    return {event_id for (event_id,) in fetch(postgres, "SELECT event_id FROM simulated_events")}
+
+
+@pytest.mark.parametrize("batch", [1, 3, 1000])
+def test_events_are_removed_with_their_last_window(postgres: Postgres, batch: int) -> None:
+    """Windows 0 to 4 are removed, but for window 2 of the first model, which is pending."""
+    just_after = 1e-6 / 3600
+    gone = [event(-3, 2), event(0.5, None), event(3.5, 5), event(4, None)]
+    kept = [event(-3, 2 + just_after), event(1.9, 2.5), event(2.5, None)]
+    kept += [event(4, 5 + just_after), event(5, None), event(-9, 99)]
+    other_gone = [event(0, 5, MODELS[1]), event(2.5, None, MODELS[1])]
+    other_kept = [event(0, 5 + just_after, MODELS[1])]
+    store(
+        postgres,
+        batch_of(MODELS[:1], window_starts(12), events=gone + kept),
+        batch_of(MODELS[1:], window_starts(12), events=other_gone + other_kept),
+    )
+    deliver(postgres, f"(llm_name, \"timestamp\") <> ('GPT-4o', '{START + 2 * HOUR}')")
+    removed = remove_delivered(postgres.engine, START + 5 * HOUR + DELAY, batch)
+    assert removed == RemovedResults(windows=9, rows=36, counts=9, events=6)
+    assert stored_events(postgres) == {one.event_id for one in kept + other_kept}
+
+
+def test_event_of_a_window_being_written_is_kept(postgres: Postgres) -> None:
+    """A writer has stored a window that overlaps the event and has not committed yet."""
+    shared = event(0.5, 1.5)
+    store(postgres, batch_of(["GPT-4o"], window_starts(1), events=[shared]))
+    deliver(postgres)
+    with ThreadPoolExecutor() as threads, postgres.engine.connect() as blocker:
+        # The writer waits after its last lock, when it inserts the new event.
+        blocker.execute(sa.text("LOCK TABLE simulated_events IN SHARE MODE"))
+        writing = threads.submit(
+            store, postgres, batch_of(["GPT-4o"], [START + HOUR], events=[shared, event(1.2, None)])
+        )
+        wait_until(lambda: len(sessions_waiting(postgres)) == 1)
+        removing = threads.submit(remove_delivered, postgres.engine, START + 50 * HOUR)
+        wait_until(lambda: len(sessions_waiting(postgres)) == 2)
+        blocker.rollback()
+        writing.result()
+        assert removing.result() == RemovedResults(1, 4, 1)
+    assert stored_events(postgres) == {shared.event_id, event(1.2, None).event_id}
+    # Its last window takes it along.
+    deliver(postgres)
+    assert remove_delivered(postgres.engine, START + 50 * HOUR).events == 2
+    assert stored_events(postgres) == set()
+
+
 def test_empty_database_has_nothing_to_remove(postgres: Postgres) -> None:
     assert remove_delivered(postgres.engine, START) == RemovedResults()
 
@@ -183,14 +233,15 @@ def test_concurrent_writers_feeds_and_removers(
 ) -> None:
     """Two write the same windows in both orders, one sends them, two remove them: no deadlock.
 
-    At the end every window has both its rows and its entry, or neither.
+    At the end every window has its rows, its entry and its events, or none of them.
     """
     span = Span(MODELS, START, START + 60 * HOUR)
+    events = [event(hour, hour + 7.5, name) for name in MODELS for hour in range(0, 50, 3)]
 
     def write(version: str) -> None:
         for index in range(20):
             names = MODELS if index % 2 else MODELS[::-1]
-            store(postgres, batch_of(names, window_starts(60), version=version))
+            store(postgres, batch_of(names, window_starts(60), version=version, events=events))
 
     def send() -> None:
         with claim(postgres.engine, span, 40) as claimed:
@@ -223,3 +274,11 @@ def test_concurrent_writers_feeds_and_removers(
     rows, entries = remaining(postgres)
     assert rows == entries
     assert len(stored_rows(postgres)) == 4 * len(rows)
+    assert stored_events(postgres) == {
+        one.event_id
+        for one in events
+        for name, start in entries
+        if name == one.llm_name
+        and one.started_at < start + HOUR
+        and one.started_at + 7.5 * HOUR > start
+    }

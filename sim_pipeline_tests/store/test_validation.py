@@ -61,6 +61,7 @@ def store_values(postgres: Postgres, values: NDArray[np.float64]) -> None:
             message_ids(count),
             values,
             random_counts(count),
+            3600,
         ),
     )
 
@@ -228,6 +229,7 @@ def test_thousands_of_windows(postgres: Postgres) -> None:
             message_ids(2 * count),
             values,
             random_counts(2 * count),
+            3600,
         ),
     )
     result = inconsistent(postgres, hours=count)

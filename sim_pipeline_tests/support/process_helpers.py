@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 
 from sim_pipeline.local_servers.base import LocalServer
+from sim_pipeline_tests.support.server_programs import use_chosen_rabbitmq
 
 _START_SECONDS = 120
 
@@ -36,6 +37,7 @@ def start_and_lose_owner(server: LocalServer) -> None:
 
 
 def _start_and_wait(server: LocalServer, started: Event) -> None:
+    use_chosen_rabbitmq()
     server.start()
     started.set()
     while True:

@@ -10,7 +10,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from sim_pipeline.store.batches import WindowBatch
+from sim_pipeline.store.batches import SimulatedEvent, WindowBatch
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.schema import COUNTS
 from sim_pipeline.store.writer import BatchWriter
@@ -52,6 +52,8 @@ def batch_of(
     version: str = "",
     seed: int = 0,
     points: int = 5,
+    window_seconds: int = 3600,
+    events: Sequence[SimulatedEvent] = (),
 ) -> WindowBatch:
     """Return a batch with every model at every window start, in this order."""
     count = len(llm_names) * len(starts)
@@ -61,6 +63,26 @@ def batch_of(
         [uuid5(NAMESPACE_OID, f"{name}{start}{version}") for name in llm_names for start in starts],
         consistent_values(count, points, seed),
         random_counts(count, seed),
+        window_seconds,
+        events,
+    )
+
+
+def event(
+    started: float,
+    ended: float | None,
+    llm_name: str = "GPT-4o",
+    *,
+    kind: str = "incident",
+    size: float = 0.5,
+    metrics: tuple[str, ...] = ("TTFT", "TPS"),
+) -> SimulatedEvent:
+    """Return an event that starts and ends so many hours after `START`."""
+    started_at = START + started * HOUR
+    ended_at = None if ended is None else START + ended * HOUR
+    content = (llm_name, kind, started_at, ended_at, size, metrics)
+    return SimulatedEvent(
+        uuid5(NAMESPACE_OID, str(content)), llm_name, kind, started_at, ended_at, size, metrics
     )
 
 

@@ -15,6 +15,9 @@ from sim_pipeline.definitions import build_defs
 from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
 from sim_pipeline.metrics import METRICS, UNITS
 from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB as SIMULATION
+from sim_pipeline.simulator.catalogue import MODELS
+from sim_pipeline.simulator.profiles import Slo
+from sim_pipeline.simulator.simulation import simulate
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.what_if.form import WhatIf
 from sim_pipeline.what_if.job import OP_NAME, WHAT_IF_JOB
@@ -114,6 +117,38 @@ def test_incident_slows_only_its_model(offline: Settings, ephemeral: dg.DagsterI
     assert re.fullmatch(
         r"GPT-4o \w+ p\d\d: [\d.]+ to [\d.]+ \S+, [+-]\d+\.\d%", found["largest change"]
     )
+
+
+def test_slos_of_the_form_change_only_attainment_and_goodput(
+    offline: Settings, ephemeral: dg.DagsterInstance
+) -> None:
+    models = {"GPT-4o": {"slo": {"ttft": 0.4}}}
+    found = metadata_of(what_if(offline, ephemeral, profiles={"models": models}))
+    assert found["largest change"] == "none, the inputs are the same"
+    rows = cells(found["SLO attainment, goodput [requests/s]"])
+    attainment, other, goodput, other_goodput, change = rows["GPT-4o"]
+    assert float(attainment.rstrip("%")) > 90
+    assert 30 < float(other.rstrip("%")) < 60
+    assert float(change.rstrip("%")) / 100 == pytest.approx(
+        float(other_goodput) / float(goodput) - 1, abs=1e-3
+    )
+    attainment, other, goodput, other_goodput, change = rows["Llama-3.1-8B"]
+    assert (attainment, goodput, "none") == (other, other_goodput, change)
+
+
+def test_attainment_equals_that_of_the_simulated_points(
+    offline: Settings, ephemeral: dg.DagsterInstance
+) -> None:
+    limits = Slo(ttft=0.45, itl=0.013, e2e=3.0)
+    form = {"all_models": {"slo": vars(limits)}}
+    found = metadata_of(what_if(offline, ephemeral, profiles=form, models=["GPT-4o"]))
+    first = int(datetime(2026, 11, 20, tzinfo=UTC).timestamp()) // 3600
+    windows = range(first, first + 24)
+    simulated = simulate(MODELS["GPT-4o"], windows, interval=3600, points=5, seed=42)
+    good = (simulated.ttft <= 0.45) & (1 / simulated.tps <= 0.013) & (simulated.e2e_latency <= 3.0)
+    goodput = (good.mean(axis=1) * simulated.rps.mean(axis=1)).mean()
+    _, attainment, _, shown, _ = cells(found["SLO attainment, goodput [requests/s]"])["GPT-4o"]
+    assert (attainment, shown) == (f"{good.mean():.2%}", f"{goodput:.4g}")
 
 
 def test_baseline_equals_the_stored_feed(

@@ -8,7 +8,7 @@ from sim_pipeline.config import DEFAULT_MODELS
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.simulator.catalogue import MODELS
 from sim_pipeline.what_if.form import Inputs, Scenario
-from sim_pipeline.what_if.report import inputs_table, largest_change, metric_table
+from sim_pipeline.what_if.report import inputs_table, largest_change, metric_table, slo_table
 from sim_pipeline.what_if.simulate import Outcome, SideResult
 from sim_pipeline.windows import EPOCH, Cadence
 
@@ -23,13 +23,19 @@ SCENARIO = Scenario(
 )
 
 
+def side(percentiles: np.ndarray, digest: str, *, share: float = 0.5) -> SideResult:
+    """Return a side in which both models keep their limits for this share of 10 requests/s."""
+    shares = np.full(len(percentiles), share)
+    return SideResult(percentiles, shares, 10 * shares, digest)
+
+
 def outcome() -> Outcome:
     """The second model's TTFT grows by a tenth; the p95 of its RPS falls to a third."""
     baseline = np.broadcast_to([1.0, 3.0], (2, 4, 2)).copy()
     candidate = baseline.copy()
     candidate[1, 0] *= 1.1
     candidate[1, 3, 1] /= 3
-    return Outcome(SideResult(baseline, "abc"), SideResult(candidate, "def"))
+    return Outcome(side(baseline, "abc"), side(candidate, "def"))
 
 
 def test_metric_table_has_a_row_per_model() -> None:
@@ -40,6 +46,24 @@ def test_metric_table_has_a_row_per_model() -> None:
     assert metric_table(SCENARIO, outcome(), "RPS").splitlines()[3] == (
         "| Llama-3.1-8B | 1 | 1 | none | 3 | 1 | -66.7% |"
     )
+
+
+def test_slo_table_shows_attainment_and_goodput_of_both_sides() -> None:
+    result = outcome()
+    result.candidate.attainment[:] = [0.5, 0.25]
+    result.candidate.goodput[:] = [5.0, 2.5]
+    assert slo_table(SCENARIO, result).splitlines()[2:] == [
+        "| GPT-4o | 50.00% | 50.00% | 5 | 5 | none |",
+        "| Llama-3.1-8B | 50.00% | 25.00% | 5 | 2.5 | -50.0% |",
+    ]
+
+
+def test_slo_table_has_no_change_from_zero() -> None:
+    result = outcome()
+    result.baseline.goodput[:] = 0.0
+    result.candidate.goodput[:] = [0.0, 2.5]
+    changes = [line.split(" | ")[-1] for line in slo_table(SCENARIO, result).splitlines()[2:]]
+    assert changes == ["none |", " |"]
 
 
 def test_inputs_table_shows_both_sides() -> None:
@@ -71,7 +95,7 @@ def test_default_models_fit_into_the_uis_preview() -> None:
     baseline = np.full((len(DEFAULT_MODELS), 4, 2), 0.12345)
     scenario = replace(SCENARIO, llm_names=DEFAULT_MODELS)
     for metric in METRICS:
-        result = Outcome(SideResult(baseline, "abc"), SideResult(baseline / 9, "def"))
-        text = metric_table(scenario, result, metric)
-        assert len(text.splitlines()) == 2 + len(DEFAULT_MODELS)
-        assert len(text) < 1000
+        result = Outcome(side(baseline, "abc"), side(baseline / 9, "def", share=0.43217))
+        for text in (metric_table(scenario, result, metric), slo_table(scenario, result)):
+            assert len(text.splitlines()) == 2 + len(DEFAULT_MODELS)
+            assert len(text) < 1000

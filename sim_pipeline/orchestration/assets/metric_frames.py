@@ -8,14 +8,21 @@ from sim_pipeline.dagster_instance.partition_metadata import add_partition_metad
 from sim_pipeline.feed.inputs import SimulationInputs
 from sim_pipeline.feed.progress import Progress
 from sim_pipeline.feed.simulate import MetricFrames
+from sim_pipeline.feed.slos import save_limits
 from sim_pipeline.metrics import METRICS
 from sim_pipeline.orchestration.io_manager import FrameBatches
 from sim_pipeline.orchestration.resources import ResultsDatabase, RunScope
+from sim_pipeline.orchestration.retries import retry_transient_errors
 from sim_pipeline.orchestration.table_schema import column_schema
 from sim_pipeline.simulator.fingerprint import SIMULATOR_VERSION
 from sim_pipeline.simulator.profiles import DERIVED
 from sim_pipeline.store.batches import WindowBatch
-from sim_pipeline.store.schema import deliveries, request_counts, simulation_results
+from sim_pipeline.store.schema import (
+    deliveries,
+    request_counts,
+    simulated_events,
+    simulation_results,
+)
 
 
 def build_metric_frames(
@@ -46,6 +53,7 @@ def build_metric_frames(
             "dagster/table_name": f"{database}.public.{simulation_results.name}",
             "dagster/column_schema": column_schema(simulation_results),
             "request counts": dg.MetadataValue.text(f"{database}.public.{request_counts.name}"),
+            "simulated events": dg.MetadataValue.text(f"{database}.public.{simulated_events.name}"),
             "ledger": dg.MetadataValue.text(f"{database}.public.{deliveries.name}"),
         },
     )
@@ -58,8 +66,9 @@ def build_metric_frames(
         """Simulated TTFT, TPS, e2e_latency and RPS of a model's windows that start on a UTC day.
 
         Stored as rows of the table `simulation_results`; loads as a pandas DataFrame. The table
-        `request_counts` has the number of completed and failed requests of each window. Windows
-        already stored from the same inputs are skipped.
+        `request_counts` has the number of completed and failed requests of each window, and
+        `simulated_events` has the events that moved the metrics. Windows already stored from the
+        same inputs are skipped.
         """
         selection = scope.selection(context.partition_keys, simulation.cadence)
         profiles = simulation.profiles(selection.llm_names)
@@ -68,6 +77,8 @@ def build_metric_frames(
                 context.log.info(
                     "%s has no published figures: its profile is %s", profile.name, DERIVED
                 )
+        with retry_transient_errors(results.postgres, context.retry_number):
+            save_limits(results.postgres, profiles.values())
         frames = MetricFrames(
             selection,
             profiles,

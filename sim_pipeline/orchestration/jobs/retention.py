@@ -1,8 +1,8 @@
 """The job `retention`, which removes old data, and its nightly schedule.
 
 - EVENT_RETENTION_DAYS applies to Dagster's history; `run_history` says what is kept, and why.
-- RESULTS_RETENTION_DAYS applies to results, request counts and ledger entries: see
-  `store.retention`.
+- RESULTS_RETENTION_DAYS applies to results, request counts, ledger entries and simulated events:
+  see `store.retention`.
 
 Both remove small batches and block no writer, so the feed keeps running. If a run fails or is
 killed, the next night's run continues.
@@ -52,10 +52,11 @@ def build_retention_job(*, event_days: int, results_days: int) -> dg.JobDefiniti
         before = datetime.now(UTC) - timedelta(days=results_days)
         removed = remove_delivered(results.postgres.engine, before)
         context.log.info(
-            "Removed %s windows (%s rows, %s request counts) delivered before %s",
+            "Removed %s windows (%s rows, %s request counts, %s events) delivered before %s",
             removed.windows,
             removed.rows,
             removed.counts,
+            removed.events,
             format_timestamp(before, "seconds"),
         )
         context.add_output_metadata(
@@ -63,6 +64,7 @@ def build_retention_job(*, event_days: int, results_days: int) -> dg.JobDefiniti
                 "windows removed": removed.windows,
                 "rows removed": removed.rows,
                 "request counts removed": removed.counts,
+                "simulated events removed": removed.events,
             }
         )
 

@@ -17,8 +17,7 @@ from sim_pipeline.dagster_instance.names import (
     PRIORITY_TAG,
     UnresolvedAssetJobDefinition,
 )
-from sim_pipeline.dagster_instance.run_tags import WINDOWS_TAG
-from sim_pipeline.orchestration.partitions import models_in_range, range_tags
+from sim_pipeline.dagster_instance.run_tags import WINDOWS_TAG, models_in_range, range_tags
 from sim_pipeline.orchestration.resources import ResultsDatabase
 from sim_pipeline.store.completeness import MissingWindows, find_missing
 from sim_pipeline.store.errors import translate_db_errors

@@ -34,10 +34,19 @@ _PATH = re.compile(
 
 @dataclass
 class Job:
-    """A Job, and its pod after the pod is started."""
+    """A Job, and its pod after the pod is started.
+
+    Attributes:
+        manifest: the Job as it was created.
+        container: the pod's container after its start.
+        waiting: the reason why the pod's container waits, for a pod that is not started.
+        refusal: the message with which the cluster refuses to create the pod.
+    """
 
     manifest: dict[str, Any]
     container: Container | None = None
+    waiting: str | None = None
+    refusal: str | None = None
 
     @property
     def name(self) -> str:
@@ -67,7 +76,7 @@ class Job:
         started = {"startTime": datetime.now(UTC).isoformat()}
         match self.exit_code:
             case None:
-                return {**started, "active": 1}
+                return started if self.refusal else {**started, "active": 1}
             case 0:
                 return {**started, "succeeded": 1}
             case _:
@@ -79,6 +88,9 @@ class Job:
         template = self.manifest["spec"]["template"]
         state: dict[str, Any] = {"running": {}}
         phase = "Running"
+        if self.waiting is not None:
+            state = {"waiting": {"reason": self.waiting, "message": "as the test says"}}
+            phase = "Pending"
         if self.exit_code is not None:
             # Popen reports a signal as a negative exit code, Kubernetes as 128 plus its number.
             code = self.exit_code if self.exit_code >= 0 else 128 - self.exit_code
@@ -130,6 +142,11 @@ class Cluster:
         job.container = self.node.run(job.name, job.manifest["spec"]["template"])
         self.pods[job.pod_name] = job
         return job.container
+
+    def block(self, job: Job, reason: str) -> None:
+        """Create the pod of a Job, which cannot start for this reason."""
+        job.waiting = reason
+        self.pods[job.pod_name] = job
 
     @contextmanager
     def without_right(self, account: str, verb: str, resource: str) -> Iterator[None]:
@@ -192,8 +209,10 @@ class Cluster:
         objects: dict[str, list[dict[str, Any]]] = {
             "jobs": [{**job.manifest, "status": job.status} for job in self.jobs.values()],
             "pods": [job.pod for job in self.pods.values()],
-            "events": [],
         }
+        if resource == "events":
+            name = query["fieldSelector"][0].partition("involvedObject.name=")[2]
+            return HTTPStatus.OK, {"items": self._events(name)}
         if query.get("labelSelector") == ["dagster/run-id"]:
             return HTTPStatus.OK, {"items": objects[resource]}
         if "labelSelector" in query:
@@ -203,6 +222,15 @@ class Cluster:
             names = {query["fieldSelector"][0].removeprefix("metadata.name=")}
         found = [each for each in objects[resource] if each["metadata"]["name"] in names]
         return HTTPStatus.OK, {"items": found}
+
+    def _events(self, name: str) -> list[dict[str, Any]]:
+        """Return the events of a Job: that the cluster refuses its pod."""
+        job = self.jobs.get(name)
+        if job is None or job.refusal is None:
+            return []
+        involved = {"kind": "Job", "name": name}
+        what = {"type": "Warning", "reason": "FailedCreate", "message": job.refusal}
+        return [{"metadata": {"name": f"{name}.1"}, "involvedObject": involved, **what}]
 
     def _delete(self, job: Job, kept: dict[str, Job]) -> tuple[int, Any]:
         if kept is self.jobs:

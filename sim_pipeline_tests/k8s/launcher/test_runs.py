@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import dagster as dg
 import dagster_k8s.client
 import pytest
+from dagster._core.events import DagsterEvent
 from dagster._core.storage.tags import WILL_RETRY_TAG
 from dagster._daemon.monitoring import run_monitoring
 
@@ -30,6 +31,7 @@ DAYS = [date(2026, 11, 20), date(2026, 11, 21)]
 MODEL = MODELS[0]
 NOTHING, A_DAY = Stored(0, 0, 0), Stored(24 * 4, 24, 24)
 FAILURE = dg.DagsterEventType.RUN_FAILURE
+VIOLATION = 'pods "x" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true'
 
 
 def finish(installation: Installation, job: Job) -> int:
@@ -83,6 +85,55 @@ def test_job_is_valid_restricted_and_without_secrets(
         assert password not in text
     assert job.manifest["spec"]["backoffLimit"] == 0
     assert job.manifest["spec"]["ttlSecondsAfterFinished"] == 3600
+
+
+def test_run_pods_file_adds_to_the_pods_of_runs(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "run_pods.yaml").write_text(
+        "nodeSelector: {pool: batch}\n"
+        "tolerations: [{key: batch, operator: Exists}]\n"
+        "terminationGracePeriodSeconds: 45\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    # The client of the daemon is kept: it has the daemon's token.
+    monkeypatch.setattr(dagster_k8s.launcher, "load_kubernetes_config", lambda **_: None)
+    launcher = installation.instance.run_launcher
+    assert isinstance(launcher, k8s_run_launcher.K8sJobRunLauncher)
+    assert launcher.inst_data is not None
+    read = launcher.inst_data.rehydrate(as_type=k8s_run_launcher.K8sJobRunLauncher)
+    monkeypatch.setattr(launcher, "_run_k8s_config", read.run_k8s_config)
+    (job,) = installation.launch([date(2026, 10, 2)], MODEL)
+    assert job.spec["nodeSelector"] == {"pool": "batch"}
+    assert job.spec["tolerations"] == [{"key": "batch", "operator": "Exists"}]
+    assert job.spec["terminationGracePeriodSeconds"] == 45
+    assert job.spec["securityContext"]["runAsNonRoot"] is True
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("nodeSelectors: {}", "Unexpected keys in model class V1PodSpec: {'nodeSelectors'}"),
+        ("[1]", 'Param "pod_spec_config" is not'),
+    ],
+)
+def test_invalid_run_pods_file_is_refused(
+    installation: Installation,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    text: str,
+    problem: str,
+) -> None:
+    (tmp_path / "run_pods.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    launcher = installation.instance.run_launcher
+    assert isinstance(launcher, k8s_run_launcher.K8sJobRunLauncher)
+    assert launcher.inst_data is not None
+    with pytest.raises(k8s_run_launcher.RunPodsError) as caught:
+        launcher.inst_data.rehydrate(as_type=k8s_run_launcher.K8sJobRunLauncher)
+    assert str(caught.value).startswith("run_pods.yaml: allowed are fields of a pod's spec: ")
+    assert problem in str(caught.value)
 
 
 def test_failed_run_fails_its_job(installation: Installation) -> None:
@@ -187,10 +238,85 @@ def test_run_that_never_starts_fails_without_job(
     assert job.name not in installation.cluster.jobs
 
 
+def test_run_whose_pod_dies_before_it_starts_fails(installation: Installation) -> None:
+    day = date(2026, 11, 17)
+    (job,) = installation.launch([day], MODEL)
+    installation.cluster.start(job).kill()  # it needs seconds for its imports
+    assert installation.status(job.run_id) == "STARTING"
+    with installation.api_server.unreachable():
+        installation.monitor()
+    assert installation.status(job.run_id) == "STARTING"
+    installation.monitor()
+    assert installation.status(job.run_id) == "FAILURE"
+    (failure,) = installation.messages(job.run_id, FAILURE)
+    assert failure.startswith("The run did not start. The Job ended before the run started\n")
+    assert "Terminated with exit code 137" in failure
+    assert installation.run(job.run_id).tags[WILL_RETRY_TAG] == "true"
+    # The Job stays, so that a person can examine its pod.
+    assert job.name in installation.cluster.jobs
+
+
+def test_starting_run_of_deleted_job_fails(installation: Installation) -> None:
+    (job,) = installation.launch([date(2026, 11, 18)], MODEL)
+    del installation.cluster.jobs[job.name]
+    installation.monitor()
+    (failure,) = installation.messages(job.run_id, FAILURE)
+    assert failure.startswith(f"The run did not start. Job {job.name} could not be found\n")
+
+
+def test_starting_run_without_job_yet_is_left_alone(installation: Installation) -> None:
+    (run,) = installation.request([date(2026, 11, 19)], MODEL)
+    # Dagster reports this just before it calls the launcher.
+    installation.instance.report_dagster_event(
+        DagsterEvent(dg.DagsterEventType.RUN_STARTING.value, run.job_name), run.run_id
+    )
+    installation.monitor()
+    assert installation.status(run.run_id) == "STARTING"
+    installation.instance.report_run_canceled(installation.run(run.run_id))
+
+
+@pytest.mark.parametrize(
+    ("waiting", "refusal", "expected"),
+    [
+        ("ImagePullBackOff", None, "Its pod cannot start: ImagePullBackOff: as the test says\n"),
+        (None, VIOLATION, f"Kubernetes refuses its pod: {VIOLATION}\n"),
+        ("ContainerCreating", None, None),
+        (None, 'pods "x" is forbidden: exceeded quota: pods, limited: pods=1', None),
+        (None, None, None),
+    ],
+)
+def test_run_whose_pod_cannot_start_fails_after_two_minutes(
+    installation: Installation,
+    monkeypatch: pytest.MonkeyPatch,
+    waiting: str | None,
+    refusal: str | None,
+    expected: str | None,
+) -> None:
+    (job,) = installation.launch([date(2026, 10, 1)], MODEL)
+    job.refusal = refusal
+    if waiting is not None:
+        installation.cluster.block(job, waiting)
+    installation.monitor()
+    assert installation.status(job.run_id) == "STARTING"
+    later = time.time() + 121
+    monkeypatch.setattr(k8s_run_launcher, "time", SimpleNamespace(time=lambda: later))
+    installation.monitor()
+    if expected is None:
+        assert installation.status(job.run_id) == "STARTING"
+        assert job.name in installation.cluster.jobs
+        installation.instance.report_run_canceled(installation.run(job.run_id))
+    else:
+        (failure,) = installation.messages(job.run_id, FAILURE)
+        assert failure.startswith(f"The run did not start. {expected}")
+        assert installation.run(job.run_id).tags[WILL_RETRY_TAG] == "true"
+        assert job.name not in installation.cluster.jobs
+
+
 def test_next_launch_deletes_leftover_jobs(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left, succeeded = installation.launch([date(2026, 11, day) for day in (12, 13)], *MODELS)
+    left.refusal = VIOLATION  # so it has no active pod
     assert finish(installation, succeeded) == 0
     installation.instance.report_run_failed(installation.run(left.run_id))
     # A recently failed run keeps its Job: the pod gets time to end.

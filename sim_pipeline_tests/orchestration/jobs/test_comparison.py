@@ -10,11 +10,11 @@ import pytest
 from dagster._utils.schedules import cron_string_iterator
 
 from sim_pipeline.config import Settings
+from sim_pipeline.dagster_instance.run_tags import range_tags
 from sim_pipeline.definitions import build_defs
 from sim_pipeline.metrics import UNITS
 from sim_pipeline.orchestration.jobs.comparison import COMPARISON_JOB, COMPARISON_SCHEDULE
 from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB as SIMULATION
-from sim_pipeline.orchestration.partitions import range_tags
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline_tests.support.stored_windows import execute, fetch
 
@@ -97,6 +97,35 @@ def test_run_stores_and_shows_the_ranking(
         assert len(shown[plot]) < 60_000
     (check,) = result.get_asset_check_evaluations()
     assert (check.passed, check.blocking) == (True, False)
+
+
+def test_run_shows_how_the_models_keep_their_limits(
+    settings: Settings, postgres: Postgres, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    feed(settings, instance, 30)
+    stored = "SELECT llm_name, workload, ttft, itl, e2e FROM slos ORDER BY 1"
+    # The run that simulates stores the limits.
+    assert fetch(postgres, stored) == [
+        ("GPT-4o", "chat-2023", 2.0, 0.2, None),
+        ("Llama-3.1-8B", "chat-2023", 2.0, 0.2, None),
+    ]
+    file = tmp_path / "fleet.yaml"
+    file.write_text("models: {GPT-4o: {slo: {ttft: 0.4}}, Llama-3.1-8B: {slo: {}}}")
+    shown = metadata(compare(settings.model_copy(update={"model_profiles_file": file}), instance))
+    # The comparison stores those of the changed file, and applies them to the stored windows.
+    assert fetch(postgres, stored) == [("GPT-4o", "chat-2023", 0.4, None, None)]
+    ((attainment, goodput),) = fetch(
+        postgres,
+        "SELECT CAST(sum(good) / sum(points) AS double precision), avg(goodput)"
+        ' FROM slo_attainment WHERE "timestamp" >= :since',
+        since=END - timedelta(hours=24),
+    )
+    assert 0.2 < attainment < 0.8
+    heads, _, *rows = shown["SLO attainment, last 24 hours"].splitlines()
+    assert heads.startswith("| model | class | TTFT/ITL/e2e [s] | attainment | goodput")
+    (row,) = rows
+    assert row.startswith(f"| GPT-4o | chat-2023 | 0.4/-/- | {attainment:.2%} | {goodput:.4g} | 0.")
+    assert len(shown["SLO attainment, last 7 days"].splitlines()) == 3
 
 
 def test_incident_raises_a_warning(

@@ -13,7 +13,9 @@ from sim_pipeline.store.connection import Postgres
 from sim_pipeline.windows import Cadence
 from sim_pipeline_tests.support.stored_windows import (
     HOUR,
+    START,
     batch_of,
+    event,
     execute,
     fetch,
     ledger_entries,
@@ -99,6 +101,11 @@ def test_removed_results_are_not_missing(
 ) -> None:
     settings = settings.model_copy(update={"results_retention_days": 2, "event_retention_days": 0})
     stored_hours(postgres, settings, 4, now)
+    for ago in (80, 3):
+        (name, *_), window_start = settings.llm_models, now - ago * HOUR
+        hours = (window_start - START) / HOUR
+        events = [event(hours + 0.2, hours + 0.4, name)]
+        store(postgres, batch_of([name], [window_start], events=events))
     execute(
         postgres,
         'UPDATE deliveries SET published_at = NULL WHERE llm_name = :name AND "timestamp" = :t',
@@ -120,6 +127,7 @@ def test_removed_results_are_not_missing(
     )
     assert removed["rows removed"] == 4 * int(str(removed["windows removed"]))
     assert removed["request counts removed"] == removed["windows removed"]
+    assert removed["simulated events removed"] == 1
     assert metadata(result, "remove_old_runs") == {}
     entries = {entry[:2] for entry in ledger_entries(postgres)}
     assert {(row[1], row[3]) for row in stored_rows(postgres)} == entries

@@ -281,7 +281,7 @@ def test_missing_migrations_are_reported(
     settings: Settings, instance: dg.DagsterInstance, postgres: Postgres
 ) -> None:
     with postgres.engine.begin() as connection:
-        connection.execute(sa.text("DROP TABLE deliveries"))
+        connection.execute(sa.text("DROP TABLE deliveries CASCADE"))
     with pytest.raises(dg.DagsterError) as raised:
         tick(settings, instance)
     assert isinstance(raised.value.__cause__, StoreError)
