@@ -16,7 +16,8 @@ def move(target: str) -> None:
     """Print each dead letter and publish it to the target queue.
 
     If the target is the dead-letter queue, each message moves to its end and keeps its error.
-    Rejecting a message instead would count as a delivery, and RabbitMQ 4 drops it at the 21st.
+    Rejecting a message instead would count as a delivery. RabbitMQ 4 drops it at the 21st if the
+    queue exists with that limit.
     """
     with connect() as connection:
         channel = connection.channel()

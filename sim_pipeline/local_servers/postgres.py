@@ -196,13 +196,16 @@ class LocalPostgres(LocalServer):
 
     def _require_access(self, binaries: Path, run_as: RunAs) -> None:
         """Reject a checkout that only root may enter, if the programs run as another user."""
-        needed = ["test", "-x", str(binaries / "postgres"), "-a", "-w", str(self.data_dir)]
-        if run_as.user is not None and run(needed, run_as=run_as).returncode != 0:
+        try:
+            run([str(binaries / "postgres"), "--version"], run_as=run_as)
+        except PermissionError as error:
+            if run_as.user is None:
+                raise
             raise ServiceError(
                 f"{self.service} does not run as root, and the user ID {run_as.user}, which it"
-                f" runs with instead, cannot use {binaries} and {self.data_dir}: move the checkout"
-                " to a folder that all users may enter, such as /srv"
-            )
+                f" runs with instead, may not enter {binaries}: move the checkout to a folder that"
+                " all users may enter, such as /srv"
+            ) from error
 
     def _running_postmaster(self) -> Process | None:
         """Find a server whose owner was killed."""

@@ -274,7 +274,8 @@ class LocalRabbitMQ(LocalServer):
                 "ERL_CRASH_DUMP": str(base / "log" / "erl_crash.dump"),
                 "RABBITMQ_NODENAME": _NODE,
                 "RABBITMQ_DIST_PORT": str(free_port()),
-                "RABBITMQ_MNESIA_BASE": str(base / "mnesia"),
+                # RabbitMQ 4 compares it with an absolute path.
+                "RABBITMQ_MNESIA_BASE": str(self.data_dir / base / "mnesia"),
                 "RABBITMQ_LOG_BASE": str(base / "log"),
                 "RABBITMQ_LOGS": self.log_file.name,
                 "RABBITMQ_UPGRADE_LOG": "upgrade.log",

@@ -325,3 +325,15 @@ def test_user_without_account_is_reported(directory: Path, monkeypatch: pytest.M
     message = r"^PostgreSQL: initdb: its programs need an account for the user ID 12345 "
     with pytest.raises(ServiceError, match=message):
         server_in(directory).start()
+
+
+@only_with_wheel
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_checkout_that_only_root_may_enter_is_reported(
+    directory: Path, awkward_wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve_from(awkward_wheel, monkeypatch)
+    monkeypatch.setenv("PATH", "")  # without unshare there are no user namespaces
+    message = r"^PostgreSQL does not run as root, and the user ID \d+, .* move the checkout"
+    with pytest.raises(ServiceError, match=message):
+        server_in(directory / "data").start()

@@ -7,7 +7,11 @@ import pytest
 
 from sim_pipeline.errors import ServiceError
 from sim_pipeline.local_servers import rabbitmq_package
-from sim_pipeline.local_servers.rabbitmq_package import ensure_installed, find_programs
+from sim_pipeline.local_servers.rabbitmq_package import (
+    RabbitMQPrograms,
+    ensure_installed,
+    find_programs,
+)
 
 
 def install_in(directory: Path, *names: str) -> None:
@@ -44,6 +48,23 @@ def test_programs_are_found_through_a_link(bare_machine: Path) -> None:
     programs = find_programs()
     assert programs is not None
     assert programs.ctl == unpacked / "rabbitmqctl"
+
+
+@pytest.mark.parametrize(
+    ("plugins", "version"),
+    [(["rabbit-4.0.5", "rabbit_common-5.0.0"], 4), (["rabbit-10.1.0.ez"], 10), ([], 0)],
+)
+def test_major_version_is_read_from_the_folder(
+    tmp_path: Path, plugins: list[str], version: int
+) -> None:
+    unpacked, link = tmp_path / "rabbitmq_server", tmp_path / "bin"
+    for name in ("sbin", "plugins"):
+        (unpacked / name).mkdir(parents=True)
+    for plugin in plugins:
+        (unpacked / "plugins" / plugin).touch()
+    link.symlink_to(unpacked / "sbin")
+    programs = RabbitMQPrograms(link / "rabbitmq-server", link / "rabbitmqctl", link / "epmd", "")
+    assert programs.major_version() == version
 
 
 def test_programs_need_erlang(bare_machine: Path) -> None:

@@ -363,7 +363,7 @@ def test_other_exceptions_pass_unchanged(postgres: Postgres, error: BaseExceptio
 
 
 def test_cause_shows_where_it_happened(postgres: Postgres) -> None:
-    execute(postgres, "DROP TABLE deliveries")
+    execute(postgres, "DROP TABLE deliveries CASCADE")
     with pytest.raises(StoreError) as raised, translate_db_errors(postgres):
         store(postgres, SMALL)
     assert re.search(

@@ -36,6 +36,7 @@ set -e
 cd "$1"; shift
 mount --rbind . .
 mkdir -p ".$PROJECT" proc dev mnt
+cp /etc/hosts /etc/resolv.conf etc
 mount -t proc proc proc
 mount --rbind /dev dev
 mount --bind "$PROJECT" ".$PROJECT"
@@ -157,6 +158,7 @@ def python_row(version: str, folder: Path, log: Path) -> Row:
     python = shutil.which(f"python{version}")
     if python is None:
         raise MissingError(f"python{version} is not installed")
+    _require([python, "--version"], log)  # a shim of pyenv may not find it
     interpreter = _venv(python, folder / f"python{version}", log)
     return Row(f"this machine, Python {version}", interpreter, None, {"PYTHONPATH": str(PROJECT)})
 

@@ -99,7 +99,9 @@ def test_default_removes_runs_and_keeps_results(
 def test_removed_results_are_not_missing(
     settings: Settings, postgres: Postgres, instance: dg.DagsterInstance, now: datetime
 ) -> None:
-    settings = settings.model_copy(update={"results_retention_days": 2, "event_retention_days": 0})
+    settings = settings.model_copy(
+        update={"results_retention_days": 2, "event_retention_days": 0, "catch_up_hours": 24}
+    )
     stored_hours(postgres, settings, 4, now)
     for ago in (80, 3):
         (name, *_), window_start = settings.llm_models, now - ago * HOUR

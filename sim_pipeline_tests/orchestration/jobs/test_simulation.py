@@ -218,6 +218,7 @@ def test_windows_of_a_failed_run_are_requested(
 
 
 def test_catch_up_hours_limit_the_repair(settings: Settings, instance: dg.DagsterInstance) -> None:
+    settings = settings.model_copy(update={"catch_up_hours": 24})
     request = tick(settings, instance, TICK + timedelta(days=2))
     assert isinstance(request, dg.RunRequest)
     assert scope(request)["since"] == "2026-11-21T03:00:00Z"
