@@ -171,8 +171,14 @@ class _Backfill:
         since, until = format_timestamp(self._request.since), format_timestamp(self._request.until)
         self._roots |= set(
             self._dagster.launch(
-                self._request.name,
-                [range_tags(each.llm_names, each.first_day, each.last_day) for each in rectangles],
+                "simulation",
+                [
+                    {
+                        **range_tags(each.llm_names, each.first_day, each.last_day),
+                        REQUEST_TAG: self._request.name,
+                    }
+                    for each in rectangles
+                ],
                 # Partitions are whole days; this limits the runs to the requested times. Windows
                 # stored from other inputs count as done, so the runs must not replace them either.
                 run_config={

@@ -18,10 +18,9 @@ from sim_pipeline.dagster_instance.run_tags import BACKFILL_QUEUE, QUEUE_TAG, RE
 from sim_pipeline.errors import ServiceError
 
 ASSETS = ("metric_frames", "benchmark_feed")
-_JOB = {
+_CODE_LOCATION = {
     "repositoryLocationName": "sim_pipeline",
     "repositoryName": "__repository__",
-    "jobName": "simulation",
 }
 
 _TIMEOUT_SECONDS = 60.0
@@ -72,6 +71,9 @@ mutation ($runs: [ExecutionParams!]!) {
     ... on Error { message }
   }
 }
+"""
+_STATUS = """
+query ($run: ID!) { runOrError(runId: $run) { ... on Run { status } ... on Error { message } } }
 """
 _TERMINATE = """
 mutation ($runs: [String!]!) { terminateRuns(runIds: $runs) { ... on Error { message } } }
@@ -147,21 +149,18 @@ class DagsterClient:
         return [Run.from_graphql(run) for run in self._checked(answer)["results"]]
 
     def launch(
-        self, request: str, tags: Sequence[Mapping[str, str]], run_config: Mapping[str, Any]
+        self, job: str, tags: Sequence[Mapping[str, str]], run_config: Mapping[str, Any]
     ) -> list[str]:
-        """Launch a run for each set of tags, with the request's tag; return the ids of the runs.
+        """Launch a run of a job for each set of tags; return the ids of the runs.
 
         If this raises an error, some of the runs may have been launched.
         """
         runs = [
             {
-                "selector": _JOB,
+                "selector": {**_CODE_LOCATION, "jobName": job},
                 "runConfigData": run_config,
                 "executionMetadata": {
-                    "tags": [
-                        {"key": key, "value": value}
-                        for key, value in {**each, REQUEST_TAG: request}.items()
-                    ]
+                    "tags": [{"key": key, "value": value} for key, value in each.items()]
                 },
             }
             for each in tags
@@ -169,6 +168,10 @@ class DagsterClient:
         answer = self._query(_LAUNCH, timeout=_LAUNCH_TIMEOUT_SECONDS, runs=runs)
         results = self._checked(answer["launchMultipleRuns"])["launchMultipleRunsResult"]
         return [self._checked(result)["run"]["runId"] for result in results]
+
+    def status(self, run: str) -> str:
+        """Return the status of a run, such as `STARTED` or `SUCCESS`."""
+        return str(self._checked(self._query(_STATUS, run=run)["runOrError"])["status"])
 
     def terminate(self, runs: Sequence[str]) -> None:
         """Ask runs to end. A run ends after its current batch; a queued run ends at once."""

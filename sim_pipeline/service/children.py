@@ -142,7 +142,7 @@ class Children:
         """
         deadline = time.monotonic() + timeout
         while not met() and not self._stop.wait(_POLL_SECONDS):
-            self._raise_if_exited()
+            self.raise_if_exited()
             if time.monotonic() > deadline:
                 raise ServiceError(f"{failure} within {timeout:g} s; see the log")
 
@@ -155,7 +155,7 @@ class Children:
         while not self._stop.wait(_POLL_SECONDS):
             if os.getpid() == 1:
                 self._reap_orphans()
-            self._raise_if_exited()
+            self.raise_if_exited()
 
     def _reap_orphans(self) -> None:
         """Reap orphaned processes that the kernel has given to this one as process 1.
@@ -172,7 +172,8 @@ class Children:
     def _run(self, name: str, arguments: Sequence[str]) -> Child:
         return Child(name, [sys.executable, "-m", *arguments], self._environment, self._directory)
 
-    def _raise_if_exited(self) -> None:
+    def raise_if_exited(self) -> None:
+        """Raise a `ServiceError` if a child that is to run has exited."""
         for child in self._children:
             if child.status is not None:
                 raise ServiceError(f"{child.name} exited unexpectedly with status {child.status}")

@@ -26,7 +26,7 @@ from sim_pipeline.local_servers.from_settings import local_postgres, local_rabbi
 from sim_pipeline.local_servers.ports import free_port, listens, require_free
 from sim_pipeline.project_files import project_file
 from sim_pipeline.service.children import Children, end_marked
-from sim_pipeline.service.first_run import first_run_command
+from sim_pipeline.service.first_run import FirstStart, is_first_start
 from sim_pipeline.service.migrations import migrate_results, require_fit
 from sim_pipeline.service.readiness import await_servers
 from sim_pipeline.stop_request import StopRequest
@@ -109,7 +109,10 @@ def _run_until_stopped(
             broker.result()
     if stop:
         return
+    first = is_first_start(settings)
     _start_dagster(settings, children, environment)
+    if first and not stop:
+        FirstStart(settings, children, stop).run(directory / "report.html")
     if not stop:
         _log_addresses(settings, directory)
     children.watch()
@@ -165,7 +168,7 @@ def _start_code_server(children: Children, environment: dict[str, str]) -> None:
 
 
 def _start_dagster(settings: Settings, children: Children, environment: dict[str, str]) -> None:
-    """Start daemon and webserver when the code server listens, and launch the first run."""
+    """Start daemon and webserver when the code server listens, and wait for the UI."""
     host, port = environment["CODE_SERVER_HOST"], environment["CODE_SERVER_PORT"]
     workspace = ["--workspace", str(project_file("workspace.yaml"))]
     children.await_condition(
@@ -176,9 +179,6 @@ def _start_dagster(settings: Settings, children: Children, environment: dict[str
         "webserver",
         *("sim_pipeline.dagster_instance.webserver", *workspace, "--dagster-log-level", "warning"),
     )
-    command = first_run_command(settings, workspace)
-    if command is not None and not children.run("first run", *command, timeout=_START_SECONDS):
-        logger.warning("The first run was not launched; the schedule's next tick does its work")
     children.await_condition(
         lambda: _answers(f"{settings.ui_url}/server_info"), "the UI did not answer", _START_SECONDS
     )
@@ -186,10 +186,16 @@ def _start_dagster(settings: Settings, children: Children, environment: dict[str
 
 def _log_addresses(settings: Settings, directory: Path) -> None:
     logger.info("Ready. Ctrl-C stops the service", extra=logs.HIGHLIGHT)
-    logger.info("  UI    %s", settings.ui_url, extra=logs.HIGHLIGHT)
+    comparison = f"{settings.ui_url}/assets/model_comparison"
+    logger.info("  UI          %s", settings.ui_url, extra=logs.HIGHLIGHT)
+    logger.info("  Comparison  %s", comparison, extra=logs.HIGHLIGHT)
+    logger.info("  Runs        %s/runs", settings.ui_url, extra=logs.HIGHLIGHT)
+    report = directory / "report.html"
+    if report.exists():
+        logger.info("  Report      %s", report.as_uri(), extra=logs.HIGHLIGHT)
     if settings.local_services:
-        logger.info("  Data  %s", directory)
-    logger.info("  Log   %s", settings.log_file.absolute())
+        logger.info("  Data        %s", directory)
+    logger.info("  Log         %s", settings.log_file.absolute())
 
 
 def _answers(url: str) -> bool:
