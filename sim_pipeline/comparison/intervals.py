@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sim_pipeline.comparison.sampling import Series
 
 QUANTILES: Final = (0.50, 0.95)
-BLOCKS: Final = (timedelta(hours=3.5), timedelta(hours=4))
+BLOCKS: Final = (timedelta(hours=3.4), timedelta(hours=4))
 """Length of the blocks that are compared, for each of `QUANTILES`. Longer blocks contain more of
 the season, shorter ones less of the correlation; RPS depends most on both. The values around p95
 are those of the daily peak, where the season is flat, so its blocks can be longer."""

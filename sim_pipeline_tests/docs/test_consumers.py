@@ -289,7 +289,7 @@ def test_poison_message_becomes_a_dead_letter(
     assert attempts == ["1", "2", "3"]
     assert source.count() == 0
     # The broker refuses a declaration that differs from the existing queue.
-    dead_letters.declare(durable=True, x_queue_type="quorum")
+    dead_letters.declare(durable=True, x_queue_type="quorum", x_delivery_limit=1_000_000_000)
     (dead,) = dead_letters.drain()
     assert dead.body == b"not JSON"
     assert dead.message_id == poison[0].message_id
@@ -371,7 +371,8 @@ def test_system_error_ends_the_consumer(
             timeout=SECONDS,
             check=False,
         )
-    assert done.returncode == 1, done.stderr
+    # 120 if Python also fails to flush the output at its end, as from some versions of 3.13 on.
+    assert done.returncode in {1, 120}, done.stderr
     wait_until(lambda: source.count() == 1)
     assert dead_letters.count() == 0
 

@@ -36,7 +36,8 @@ set -e
 cd "$1"; shift
 mount --rbind . .
 mkdir -p ".$PROJECT" proc dev mnt
-cp /etc/hosts /etc/resolv.conf etc
+cp /etc/resolv.conf etc
+{ cat /etc/hosts; echo "127.0.0.1 $(uname -n)"; } > etc/hosts
 mount -t proc proc proc
 mount --rbind /dev dev
 mount --bind "$PROJECT" ".$PROJECT"
