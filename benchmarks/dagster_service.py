@@ -158,7 +158,8 @@ class DagsterService:
         """Start a code server and wait until it has loaded its definitions."""
         self.children.start(
             name,
-            *("dagster", "api", "grpc", "--module-name", module, "--port", str(port)),
+            *("sim_pipeline.dagster_instance.code_server", "grpc"),
+            *("--module-name", module, "--port", str(port)),
             *("--host", "127.0.0.1", "--location-name", name, "--log-level", "warning"),
         )
         self.await_condition(partial(listens, "127.0.0.1", port), f"{name} did not start")

@@ -29,6 +29,8 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.workers import is_run_worker
+
 SUPERVISOR = "supervisor"
 CODE_SERVER = "code server"
 DAEMON = "daemon"
@@ -49,7 +51,7 @@ CACHED_FILES = "cached files"
 _PYTHON = {
     "grpc": CODE_SERVER,
     "multiprocessing.resource_tracker": CODE_SERVER,
-    "multiprocessing.spawn": RUN_WORKER,
+    "multiprocessing.forkserver": CODE_SERVER,
     "sim_pipeline.dagster_instance.daemon": DAEMON,
     "sim_pipeline.dagster_instance.webserver": WEBSERVER,
 }
@@ -185,6 +187,8 @@ def _mentions(process: psutil.Process, directory: Path) -> bool:
 
 
 def _kind(process: psutil.Process, directory: Path) -> str:
+    if is_run_worker(process):
+        return RUN_WORKER
     command = process.cmdline()
     text = " ".join(command)
     for word, kind in _PYTHON.items():

@@ -10,8 +10,7 @@ import psutil
 
 _KIBIBYTES_IN_MEBIBYTE = 1024
 _PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
-# Each process that a code server spawns executes a run.
-_RUN_WORKER = "from multiprocessing.spawn import spawn_main"
+_FORK_SERVER = "from multiprocessing.forkserver import main"
 _POLL_SECONDS = 0.5
 
 
@@ -31,6 +30,16 @@ def peak_memory(pid: int | None = None) -> float:
     if peak is None:
         raise ValueError(f"process {pid} has ended")
     return int(peak[1]) / _KIBIBYTES_IN_MEBIBYTE
+
+
+def is_run_worker(process: psutil.Process) -> bool:
+    """Return whether a process executes a run: the fork server of a code server forked it.
+
+    Raises:
+        psutil.Error: the process has ended.
+    """
+    family = (process, process.parent())
+    return all(member and _FORK_SERVER in " ".join(member.cmdline()) for member in family)
 
 
 class RunWorkers:
@@ -64,7 +73,7 @@ class RunWorkers:
         while not self._ended.wait(_POLL_SECONDS):
             for process in this.children(recursive=True):
                 try:
-                    if any(_RUN_WORKER in word for word in process.cmdline()):
+                    if is_run_worker(process):
                         self.peaks[process.pid] = peak_memory(process.pid)
                 except (psutil.Error, OSError, ValueError):  # it has ended
                     continue

@@ -31,6 +31,7 @@ from sim_pipeline.broker.consumer import (
 from sim_pipeline.broker.errors import BrokerError
 from sim_pipeline.config import MODEL_NAME_FORBIDDEN, Settings, SettingsError, load_settings
 from sim_pipeline.connections import message_broker, results_database
+from sim_pipeline.dagster_instance.environment import dagster_home, instance_environment
 from sim_pipeline.errors import ServiceError
 from sim_pipeline.fit.command import run_fit
 from sim_pipeline.fit.measurement import MeasurementError
@@ -428,7 +429,11 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _exec(settings: Settings, argv: list[str]) -> int:
     """Replace this process by a command; return its exit status only if that fails."""
+    directory = Path.cwd() / ".local"
+    # So that Dagster's commands use the service's instance, unless the user names another one.
+    of_service = instance_environment(directory) if dagster_home(directory).exists() else {}
     environment = {
+        **of_service,
         **os.environ,
         **settings.environment(),
         "PGHOST": settings.postgres_host,

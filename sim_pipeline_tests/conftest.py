@@ -34,9 +34,9 @@ _TOGETHER = ("image", "ui", "docs")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let one worker of pytest-xdist run all tests of a file, or of a directory of `_TOGETHER`."""
     for item in items:
-        place = item.path.relative_to(Path(__file__).parent)
-        group = place.parts[0] if place.parts[0] in _TOGETHER else str(place)
-        item.add_marker(pytest.mark.xdist_group(group))
+        directories = {parent.name for parent in item.path.parents}
+        together = next((name for name in _TOGETHER if name in directories), str(item.path))
+        item.add_marker(pytest.mark.xdist_group(together))
 
 
 # The servers do not use tmp_path_factory: other users cannot enter its directories, and PostgreSQL

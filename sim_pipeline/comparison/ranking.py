@@ -102,6 +102,7 @@ def rank_models(
     latest: datetime,
     interval: timedelta,
     sampled: Sampling,
+    *,
     periods: Sequence[int] = PERIODS,
 ) -> tuple[list[Comparison], History]:
     """Return the ranking of the models by metric over some periods, and their history.

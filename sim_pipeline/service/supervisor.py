@@ -16,6 +16,7 @@ from pathlib import Path
 from sim_pipeline import logs
 from sim_pipeline.config import Settings
 from sim_pipeline.connections import results_database
+from sim_pipeline.dagster_instance.environment import dagster_home, instance_environment
 from sim_pipeline.dagster_instance.lifecycle import (
     close_abandoned_runs,
     configure_instance,
@@ -35,24 +36,10 @@ from sim_pipeline.surroundings import safe_environment
 _START_SECONDS = 120.0
 _HTTP_OK = 200
 
-# The pipeline relies on these features, which Dagster calls beta, and every process would warn
-# about them. All other warnings are shown.
-_KNOWN_WARNINGS = ",".join(
-    f"ignore:{beginning}"
-    for beginning in (
-        "Handling yaml-defined logging configuration",
-        "Parameter `backfill_policy` of function `asset`",
-        "Function `with_source_code_references`",
-        "Class `LocalFileCodeReference`",
-        "Class `CodeReferencesMetadataValue`",
-    )
-)
 # Dagster polls for failed runs to retry. If a poll falls between a run's failure event and the
 # update of the run's status, Dagster skips that run for good. At the default of 5 s this happens
 # often: run monitoring, which fails the runs, polls every 10 s and starts at the same moment.
 _RETRY_POLL_SECONDS = 59
-# Run events are written in batches of this size, because Dagster's storage connects for each write.
-_EVENT_BATCH_SIZE = 1000
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +59,7 @@ def serve(settings: Settings, directory: Path) -> None:
     os.environ.update(environment)
     stop = StopRequest()
     # Take the lock first: without it, `end_marked` could stop a service that is still running.
-    owned = ServiceDirectory("The service", _dagster_home(directory))
+    owned = ServiceDirectory("The service", dagster_home(directory))
     owned.acquire()
     with ExitStack() as running:
         running.callback(owned.release)
@@ -91,7 +78,7 @@ def _run_until_stopped(
     running: ExitStack,
 ) -> None:
     """Start everything and watch it. The caller stops what this function enters into `running`."""
-    configure_instance(_dagster_home(directory), project_file("dagster.yaml"))
+    configure_instance(dagster_home(directory), project_file("dagster.yaml"))
     # Entered before the children, so that they stop before their servers.
     servers = running.enter_context(ExitStack())
     children = running.enter_context(Children(directory, environment, stop))
@@ -138,12 +125,10 @@ def service_environment(settings: Settings, directory: Path) -> dict[str, str]:
     """
     own = {
         **settings.environment(),
-        "DAGSTER_HOME": str(_dagster_home(directory)),
-        "DAGSTER_EVENT_BATCH_SIZE": str(_EVENT_BATCH_SIZE),
+        **instance_environment(directory),
         "DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS": str(_RETRY_POLL_SECONDS),
         "CODE_SERVER_HOST": "127.0.0.1",
         "CODE_SERVER_PORT": str(free_port()),
-        "PYTHONWARNINGS": _KNOWN_WARNINGS,
         "PYTHONUNBUFFERED": "1",
         # By default glibc gives threads up to eight arenas per core, and an arena keeps memory once
         # it has it. Dagster's processes have many threads and would grow by megabytes for hours.
@@ -152,16 +137,13 @@ def service_environment(settings: Settings, directory: Path) -> dict[str, str]:
     return safe_environment({**os.environ, **own})
 
 
-def _dagster_home(directory: Path) -> Path:
-    return directory / "dagster"
-
-
 def _start_code_server(children: Children, environment: dict[str, str]) -> None:
     logger.info("Starting Dagster")
     host, port = environment["CODE_SERVER_HOST"], environment["CODE_SERVER_PORT"]
     children.start(
         "code",
-        *("dagster", "api", "grpc", "--module-name", "sim_pipeline.definitions"),
+        *("sim_pipeline.dagster_instance.code_server", "grpc"),
+        *("--module-name", "sim_pipeline.definitions"),
         *("--host", host, "--port", port, "--location-name", "sim_pipeline"),
         *("--log-level", "warning"),
     )

@@ -183,8 +183,9 @@ class Environment:
             worker
             for process in self._service_processes()
             if "grpc" in _command(process)
-            for worker in process.children()
-            if any("spawn_main" in word for word in _command(worker)) and is_alive(worker)
+            for fork_server in process.children()
+            for worker in fork_server.children()
+            if is_alive(worker)
         ]
 
     def await_worker(self, seconds: float) -> None:

@@ -76,7 +76,8 @@ def code_server(instance: dg.DagsterInstance, tmp_path: Path) -> Iterator[psutil
     )
     server = psutil.Popen(
         [
-            *(sys.executable, "-m", "dagster", "api", "grpc", "--python-file", "endless.py"),
+            *(sys.executable, "-m", "sim_pipeline.dagster_instance.code_server", "grpc"),
+            *("--python-file", "endless.py"),
             *("--host", "127.0.0.1", "--port", str(port), "--location-name", "endless"),
         ],
         cwd=tmp_path,
@@ -114,9 +115,8 @@ def worker(code_server: psutil.Popen, tmp_path: Path) -> psutil.Process:
     """The process of a started run that never ends."""
     assert launch(tmp_path)
     wait_until((tmp_path / "waits").exists, "the run to start", seconds=60)
-    (worker,) = [
-        child for child in code_server.children() if "--multiprocessing-fork" in child.cmdline()
-    ]
+    (fork_server,) = [child for child in code_server.children() if child.children()]
+    (worker,) = fork_server.children()
     return worker
 
 
@@ -133,8 +133,10 @@ def test_killed_process_is_found_without_code_server(
     (run,) = instance.get_runs()
     assert health(instance, run).status is WorkerStatus.RUNNING
 
-    # A suspended code server neither reaps nor reports its child. A zombie is not alive.
-    code_server.suspend()
+    # A suspended fork server neither reaps nor reports its child. A zombie is not alive.
+    fork_server = worker.parent()
+    assert fork_server is not None
+    fork_server.suspend()
     worker.kill()
     wait_until(lambda: worker.status() == psutil.STATUS_ZOMBIE, "the process to die")
     found = health(instance, run)
@@ -144,7 +146,9 @@ def test_killed_process_is_found_without_code_server(
     # After the code server is gone too, no process is left.
     code_server.kill()
     code_server.wait()
+    fork_server.resume()
     wait_until(lambda: not psutil.pid_exists(worker.pid), "the process to be reaped")
+    wait_until(lambda: not psutil.pid_exists(fork_server.pid), "the fork server to end")
     assert health(instance, run).status is WorkerStatus.FAILED
 
 

@@ -23,6 +23,7 @@ from sim_pipeline_tests.support.whole_service import Service, start_service, wri
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("clean_environment")]
 
+FORK_SERVER = "from multiprocessing.forkserver import main"
 MODELS = ("GPT-4o", "Llama-3.1-8B")
 DAYS = 3
 SINCE = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=9)
@@ -197,8 +198,10 @@ def test_killed_processes_are_made_up_for(
 
 
 def is_run_worker(process: psutil.Process) -> bool:
+    """Return whether a process was forked by a code server's fork server."""
     with contextlib.suppress(psutil.Error):
-        return any("multiprocessing.spawn import spawn_main" in word for word in process.cmdline())
+        family = (process, process.parent())
+        return all(member and FORK_SERVER in " ".join(member.cmdline()) for member in family)
     return False
 
 

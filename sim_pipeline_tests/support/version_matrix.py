@@ -159,7 +159,9 @@ def python_row(version: str, folder: Path, log: Path) -> Row:
     python = shutil.which(f"python{version}")
     if python is None:
         raise MissingError(f"python{version} is not installed")
-    _require([python, "--version"], log)  # a shim of pyenv may not find it
+    status, output = _run([python, "--version"], log)
+    if status:  # a shim of pyenv that finds no such version
+        raise MissingError(f"{python} does not run: {output.strip().partition(chr(10))[0]}")
     interpreter = _venv(python, folder / f"python{version}", log)
     return Row(f"this machine, Python {version}", interpreter, None, {"PYTHONPATH": str(PROJECT)})
 

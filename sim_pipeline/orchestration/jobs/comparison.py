@@ -18,6 +18,7 @@ from sim_pipeline.dagster_instance.names import (
     PRIORITY_TAG,
     UnresolvedAssetJobDefinition,
 )
+from sim_pipeline.orchestration.jobs import DEFAULT_STATUS
 from sim_pipeline.orchestration.resources import ResultsDatabase
 from sim_pipeline.store.errors import translate_db_errors
 from sim_pipeline.store.ledger import latest_window_start
@@ -61,7 +62,7 @@ def build_comparison_schedule(
         job=job,
         cron_schedule=_CRON,
         execution_timezone="UTC",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
+        default_status=DEFAULT_STATUS,
         description="Compares the models when new windows are stored, at most every 15 minutes",
     )
     def comparison_schedule(

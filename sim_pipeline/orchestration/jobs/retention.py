@@ -18,6 +18,7 @@ from sim_pipeline.dagster_instance.names import (
     PRIORITY_TAG,
 )
 from sim_pipeline.dagster_instance.run_history import remove_history
+from sim_pipeline.orchestration.jobs import DEFAULT_STATUS
 from sim_pipeline.orchestration.resources import ResultsDatabase
 from sim_pipeline.store.retention import remove_delivered
 from sim_pipeline.store.server_facts import ids_running_out
@@ -124,8 +125,6 @@ def build_retention_schedule(job: dg.JobDefinition, *, running: bool) -> dg.Sche
         job=job,
         cron_schedule=_CRON,
         execution_timezone="UTC",
-        default_status=(
-            dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED
-        ),
+        default_status=DEFAULT_STATUS if running else dg.DefaultScheduleStatus.STOPPED,
         description="Each night, removes data older than EVENT_ and RESULTS_RETENTION_DAYS",
     )

@@ -18,6 +18,7 @@ from sim_pipeline.dagster_instance.names import (
     UnresolvedAssetJobDefinition,
 )
 from sim_pipeline.dagster_instance.run_tags import WINDOWS_TAG, models_in_range, range_tags
+from sim_pipeline.orchestration.jobs import DEFAULT_STATUS
 from sim_pipeline.orchestration.resources import ResultsDatabase
 from sim_pipeline.store.completeness import MissingWindows, find_missing
 from sim_pipeline.store.errors import translate_db_errors
@@ -75,7 +76,7 @@ def build_simulation_schedule(
         job=job,
         cron_schedule=list(cadence.cron_schedule),
         execution_timezone="UTC",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
+        default_status=DEFAULT_STATUS,
         description=(
             f"Requests one run for all {cadence.interval} s windows that have ended and are missing"
             f" or undelivered, up to {catch_up} back"
