@@ -13,6 +13,7 @@
 """
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
@@ -151,13 +152,13 @@ class BatchingPostgresStorage(DagsterPostgresStorage):
         Raises:
             SystemExit: `dagster dev` asks for it. Its daemon would compete with the service's.
         """
-        if os.environ.get("DAGSTER_IS_DEV_CLI"):
+        # Other commands set this variable too: they only load the definitions.
+        if os.environ.get("DAGSTER_IS_DEV_CLI") and "dev" in sys.argv:
             # Of any other exception the command would print a long traceback.
             raise SystemExit(
                 "`dagster dev` cannot use the Dagster instance of the service, because a second"
                 " daemon would launch the same runs. Use another instance: set DAGSTER_HOME to the"
-                " path of an empty directory, and choose a free --port; see"
-                " docs/dagster.md"
+                " path of an empty directory, and choose a free --port; see docs/dagster.md"
             )
         autocreate = config_value.get("should_autocreate_tables", True)
         return cls(_url(config_value), autocreate, inst_data)

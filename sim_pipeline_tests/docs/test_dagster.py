@@ -103,7 +103,7 @@ def test_listing_commands(shell: Shell) -> None:
     assert "BetaWarning" not in done.stderr
 
 
-def test_runs_are_in_the_service_and_two_in_its_queue(
+def test_documented_runs_are_in_the_service(
     shell: Shell, settings: Settings, service_instance: dg.DagsterInstance
 ) -> None:
     (commands,) = blocks("Run something", "sh")
@@ -119,10 +119,20 @@ def test_runs_are_in_the_service_and_two_in_its_queue(
     with results_database(settings).engine.connect() as connection:
         delivered = sa.text("SELECT count(published_at) FROM deliveries")
         assert connection.scalar(delivered) == 24
-    (queued,) = service_instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED]))
-    assert queued.tags[QUEUE_TAG] == OTHER_QUEUE
-    assert queued.tags[RANGE_START_TAG] == "2026-11-21|GPT-4o"
-    assert queued.tags[RANGE_END_TAG] == "2026-11-22|GPT-4o"
+    queued = service_instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED]))
+    *backfill, manual = queued
+    assert manual.tags[QUEUE_TAG] == OTHER_QUEUE
+    assert manual.tags[RANGE_START_TAG] == "2026-11-21|GPT-4o"
+    assert manual.tags[RANGE_END_TAG] == "2026-11-22|GPT-4o"
+    assert {run.tags["dagster/partition"] for run in backfill} == {
+        "2026-11-23|GPT-4o",
+        "2026-11-24|GPT-4o",
+    }
+    assert {run.tags[QUEUE_TAG] for run in backfill} == {BACKFILL_QUEUE}
+
+
+def test_definitions_are_validated_beside_the_service(shell: Shell) -> None:
+    shell("dagster definitions validate")
 
 
 def test_dev_refuses_the_instance_of_the_service(shell: Shell) -> None:
