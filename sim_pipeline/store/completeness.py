@@ -10,7 +10,13 @@ from datetime import UTC, date, timedelta
 
 import sqlalchemy as sa
 
-from sim_pipeline.store.ledger import ALL_ROWS, Span, complete_windows_sql, range_parameters
+from sim_pipeline.store.ledger import (
+    ALL_ROWS,
+    Span,
+    complete_windows_sql,
+    plan_complete_windows,
+    range_parameters,
+)
 
 # Entries of another interval that lie between the windows are not counted.
 _COMPLETE = sa.text(
@@ -108,6 +114,7 @@ def find_missing(
         interval: length of a window, whole seconds.
         in_progress: spans that unfinished runs are working on; they do not count as missing.
     """
+    plan_complete_windows(connection)
     spans = [(name, span.since, span.until) for span in in_progress for name in span.llm_names]
     rows = connection.execute(
         _MISSING,
@@ -144,6 +151,7 @@ def count_complete_windows(
     Returns:
         The counts; a model and day without a complete window is not a key.
     """
+    plan_complete_windows(connection)
     # One query for each model, so that the windows it groups fit in memory.
     return {
         (llm_name, row.day): row.windows

@@ -27,6 +27,8 @@ def complete_windows_sql(llm_name: str) -> str:
     Its columns are timestamp, message_id and published_at. It is for one model, so that PostgreSQL
     groups the windows of one model at a time, which fit in memory even at one window a second.
 
+    Call `plan_complete_windows` before it.
+
     Args:
         llm_name: SQL expression for the model. The query also has the parameters since, until,
             metrics and rows; the last two are `ALL_ROWS`.
@@ -46,6 +48,10 @@ def complete_windows_sql(llm_name: str) -> str:
 
 ALL_ROWS: Mapping[str, Any] = {"metrics": list(METRICS), "rows": len(METRICS)}
 """Parameters of queries for windows that have all their rows."""
+
+_PLAN_WITHOUT_STATISTICS = sa.text(
+    "SELECT set_config('enable_nestloop', 'off', true), set_config('jit', 'off', true)"
+)
 
 _STORED = sa.text(f'SELECT "timestamp", message_id FROM ({complete_windows_sql(":llm_name")}) AS c')
 
@@ -147,6 +153,17 @@ class Span:
     until: datetime
 
 
+def plan_complete_windows(connection: sa.Connection) -> None:
+    """Prepare the rest of a transaction for the query `complete_windows_sql`.
+
+    Statistics lag behind while a table is filled. PostgreSQL then expects a single window and joins
+    each row with each entry, which takes a minute for a year of hourly windows instead of a second.
+    Without nested loops it hashes. Up to PostgreSQL 17, a plan that cannot avoid one costs so much
+    that it would be compiled.
+    """
+    connection.execute(_PLAN_WITHOUT_STATISTICS)
+
+
 def range_parameters(windows: range, interval: timedelta) -> dict[str, Any]:
     """Return the query parameters of a range of windows: first, stop, interval, since and until.
 
@@ -174,6 +191,7 @@ def stored_message_ids(
         since: the first window start in the range.
         until: the end of the range, not included.
     """
+    plan_complete_windows(connection)
     rows = connection.execute(
         _STORED, {"llm_name": llm_name, "since": since, "until": until, **ALL_ROWS}
     )
