@@ -43,6 +43,7 @@ BENCHMARKS = (
     "live_feed",
     "curves",
     "status",
+    "first_minute",
     "backfill",
 )
 _INTERRUPTED = 128 + signal.SIGINT
