@@ -1,4 +1,4 @@
-"""Starts `dagster api grpc`, the code server, with run workers that start in a tenth of the time.
+"""Starts `dagster api grpc`, the code server, with run workers that are forked.
 
 Dagster starts a new Python for each run. Its imports take 1.6 s of CPU time, more than a small run,
 and a backfill starts its runs one after the other. Here the first run starts a process that imports

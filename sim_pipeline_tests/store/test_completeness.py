@@ -2,9 +2,16 @@
 
 from datetime import timedelta
 
+import sqlalchemy as sa
+
 from sim_pipeline.store.completeness import EntryCounts, count_complete_windows, count_entries
 from sim_pipeline.store.connection import Postgres
-from sim_pipeline.store.ledger import Span
+from sim_pipeline.store.ledger import (
+    ALL_ROWS,
+    Span,
+    complete_windows_sql,
+    plan_complete_windows,
+)
 from sim_pipeline_tests.support.stored_windows import (
     HOUR,
     START,
@@ -33,6 +40,15 @@ def entries(postgres: Postgres, span: Span = SPAN, interval: timedelta = HOUR) -
 def test_empty_database_has_no_complete_windows(postgres: Postgres) -> None:
     assert complete(postgres) == {}
     assert entries(postgres) == EntryCounts(stored=0, published=0)
+
+
+def test_plan_without_statistics_has_no_nested_loop(postgres: Postgres) -> None:
+    query = sa.text(f"EXPLAIN {complete_windows_sql(':llm_name')}")
+    parameters = {"llm_name": MODELS[0], "since": SPAN.since, "until": SPAN.until, **ALL_ROWS}
+    with postgres.engine.connect() as connection:
+        assert "Nested Loop" in "".join(connection.scalars(query, parameters))
+        plan_complete_windows(connection)
+        assert "Nested Loop" not in "".join(connection.scalars(query, parameters))
 
 
 def test_windows_are_counted_by_model_and_day(postgres: Postgres) -> None:
