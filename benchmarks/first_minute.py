@@ -45,7 +45,7 @@ def measure(*, quick: bool) -> Iterator[Row]:
     for _ in range(runs):
         with tempfile.TemporaryDirectory(prefix="sim_pipeline-first-") as directory:
             clone = Path(directory) / "clone"
-            cloning = ["git", "clone", "--quiet", ROOT, clone]
+            cloning = ("git", "clone", "--quiet", str(ROOT), str(clone))
             subprocess.run(cloning, check=True)  # noqa: S603 - our own command
             _write_env(clone, quick=quick)
             first.append(_start(clone, [text for _, text in PHASES]))
