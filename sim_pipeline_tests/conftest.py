@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from sim_pipeline.config import Settings, read_settings, variable_name
+from sim_pipeline.config import Settings, load_settings, read_settings, variable_name
 from sim_pipeline.local_servers.ports import free_port
 from sim_pipeline.local_servers.postgres import LocalPostgres
 from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
@@ -111,6 +111,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Hide the developer's settings: no variables, no .env, logs in tmp_path."""
     clear_settings(monkeypatch)
     monkeypatch.chdir(tmp_path)
+    # A process reads its settings once. Another test of this process may have read them.
+    load_settings.cache_clear()
 
 
 @pytest.fixture

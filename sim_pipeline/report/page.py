@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import version
 from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -81,7 +80,6 @@ def render(contents: Contents, now: datetime) -> str:
     return _template().render(
         contents=contents,
         now=now,
-        version=version("sim_pipeline"),
         metrics=METRICS,
         units=UNITS,
         leaders=[_leader(contents.ranking, metric) for metric in METRICS],

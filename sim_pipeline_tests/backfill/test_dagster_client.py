@@ -111,7 +111,7 @@ def test_run_limit_is_that_of_the_queue(webserver: DagsterClient) -> None:
 
 def test_refusal_has_dagsters_message(webserver: DagsterClient) -> None:
     with pytest.raises(WebserverError, match=r"answers: .*simulation"):
-        webserver.launch(REQUEST, [{}], {})
+        webserver.launch("simulation", [{}], {})
     with pytest.raises(
         WebserverError, match="does not have the assets metric_frames and benchmark_feed"
     ):
