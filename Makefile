@@ -91,7 +91,7 @@ migrate: install ## Migrate the results database to this version's schema
 
 ##@ Develop
 test: install ## Run the tests with their own servers, or some of them: ARGS="-k backfill"
-	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=3 --dist=loadgroup $(ARGS)
 
 test-ui: install ## Run only the tests that use the UI in a browser
 	@$(BIN)/python -m pytest sim_pipeline_tests/ui $(ARGS)

@@ -31,6 +31,7 @@ def pytest_configure() -> None:
 _TOGETHER = ("image", "ui", "docs")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the markers in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let one worker of pytest-xdist run all tests of a file, or of a directory of `_TOGETHER`."""
     for item in items:

@@ -119,6 +119,8 @@ def processes_in(directory: Path, names: Collection[str]) -> list[Process]:
         names: The names that the processes may have.
     """
     found = []
+    # Not the objects of an earlier iteration: their pids may belong to other processes.
+    psutil.process_iter.cache_clear()
     for process in psutil.process_iter():
         try:
             if (

@@ -182,6 +182,8 @@ class Children:
 def end_marked(directory: Path) -> None:
     """Stop all other processes that belong to the service of this directory."""
     found = []
+    # Not the objects of an earlier iteration: their pids may belong to other processes.
+    psutil.process_iter.cache_clear()
     for process in psutil.process_iter():
         try:
             if process.pid != os.getpid() and process.environ().get(_MARK) == str(directory):

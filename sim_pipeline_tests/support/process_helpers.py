@@ -15,6 +15,8 @@ _START_SECONDS = 120
 def processes_of(directory: Path) -> list[psutil.Process]:
     """Find every process whose working directory or command line is in the directory."""
     found = []
+    # Not the objects of an earlier iteration: their pids may belong to other processes.
+    psutil.process_iter.cache_clear()
     for process in psutil.process_iter():
         try:
             works_there = Path(process.cwd()).is_relative_to(directory)

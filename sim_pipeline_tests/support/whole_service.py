@@ -92,6 +92,8 @@ class Service:
     def processes(self) -> list[psutil.Process]:
         """Find every process with this directory in its cwd, command line or environment."""
         found = []
+        # Not the objects of an earlier iteration: their pids may belong to other processes.
+        psutil.process_iter.cache_clear()
         for process in psutil.process_iter():
             try:
                 places = [process.cwd(), *process.cmdline(), *process.environ().values()]
