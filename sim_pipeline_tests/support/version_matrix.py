@@ -252,7 +252,7 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
-    """Play the rows and print the table; return 1 if a test failed."""
+    """Play the rows and print the table; return 1 if a test failed or no row was played."""
     names = [f"python{version}" for version in PYTHONS] + [release.suite for release in RELEASES]
     default = Path.home() / ".cache" / "sim_pipeline" / "versions"
     parser = argparse.ArgumentParser(description="Play the tests on several versions.")
@@ -268,7 +268,7 @@ def main() -> int:
     os.environ.setdefault("FAULT_ROUNDS", FAULT_ROUNDS)
     table = ["| row | Python | PostgreSQL | RabbitMQ | " + " | ".join(areas) + " | minutes |"]
     table.append("|---" * (len(areas) + 5) + "|")
-    failed = False
+    failed, played = False, False
     for name in arguments.rows or names:
         log = folder / f"{name}.log"
         log.unlink(missing_ok=True)
@@ -285,11 +285,11 @@ def main() -> int:
             _say(f"{name}: not played: {error}")
             continue
         counts, good = play(row, areas, log)
-        failed = failed or not good
+        failed, played = failed or not good, True
         minutes = f"{(time.monotonic() - began) / 60:.0f}"
         table.append(f"| {' | '.join([row.name, *facts(row, log), *counts, minutes])} |")
     _say("\n".join(["", *table, "", f"The output of each row is in {folder}"]))
-    return int(failed)
+    return int(failed or not played)
 
 
 if __name__ == "__main__":
