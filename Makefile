@@ -91,7 +91,9 @@ migrate: install ## Migrate the results database to this version's schema
 
 ##@ Develop
 test: install ## Run the tests with their own servers, or some of them: ARGS="-k backfill"
-	@$(BIN)/python -m pytest --numprocesses=3 --dist=loadgroup $(ARGS)
+	@# The tests of the image share one Docker engine, so they run in one process.
+	@$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile $(or $(ARGS),--ignore=sim_pipeline_tests/image)
+	@$(if $(ARGS),:,$(BIN)/python -m pytest sim_pipeline_tests/image)
 
 test-ui: install ## Run only the tests that use the UI in a browser
 	@$(BIN)/python -m pytest sim_pipeline_tests/ui $(ARGS)

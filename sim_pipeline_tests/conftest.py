@@ -27,19 +27,6 @@ def pytest_configure() -> None:
     use_chosen_programs()
 
 
-# Directories whose files share something that is costly to start: an image, a service, a browser.
-_TOGETHER = ("image", "ui", "docs")
-
-
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the markers in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one worker of pytest-xdist run all tests of a file, or of a directory of `_TOGETHER`."""
-    for item in items:
-        directories = {parent.name for parent in item.path.parents}
-        together = next((name for name in _TOGETHER if name in directories), str(item.path))
-        item.add_marker(pytest.mark.xdist_group(together))
-
-
 # The servers do not use tmp_path_factory: other users cannot enter its directories, and PostgreSQL
 # runs as another user if root cannot create user namespaces.
 
