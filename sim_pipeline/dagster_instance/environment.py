@@ -15,6 +15,8 @@ _KNOWN_WARNINGS = ",".join(
         "Function `with_source_code_references`",
         "Class `LocalFileCodeReference`",
         "Class `CodeReferencesMetadataValue`",
+        # A forked run worker prepares the module of `python -m` again, which is loaded already.
+        "'sim_pipeline.dagster_instance.code_server' found in sys.modules",
     )
 )
 # Run events are written in batches of this size, because Dagster's storage connects for each write.
