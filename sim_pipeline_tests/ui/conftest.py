@@ -1,4 +1,8 @@
-"""Fixtures: a browser and a whole service for the session, a watched page for each test."""
+"""Fixtures: a browser and a whole service for the package, a watched page for each test.
+
+The browser ends with the package. While it is open, Playwright's event loop counts as running in
+this thread, and no other test could call `asyncio.run`.
+"""
 
 import os
 from collections.abc import Generator, Iterator
@@ -27,7 +31,7 @@ def pytest_runtest_makereport(
     return report
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Chromium. If it is missing, the tests are skipped, or fail if CI=true."""
     try:
@@ -39,7 +43,7 @@ def browser() -> Iterator[Browser]:
         pytest.skip(str(error))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(
     browser: Browser,  # noqa: ARG001 - without a browser, do not start the service
     tmp_path_factory: pytest.TempPathFactory,
