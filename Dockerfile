@@ -48,7 +48,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 WORKDIR /var/lib/sim_pipeline
 USER 10001:10001
 EXPOSE 3000
-# Before the UI answers, the service migrates, starts and launches the first run.
+# Before the UI answers, the service migrates and starts Dagster. The first run comes after that.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=180s --retries=4 \
     CMD ["python", "-m", "sim_pipeline.entrypoints.healthcheck"]
 # SIGTERM, which Docker sends by default, stops every command cleanly. Python is process 1 and reaps

@@ -27,7 +27,7 @@ COMPONENT_LABEL = "app.kubernetes.io/component"
 OLDEST_VERSION = (1, 33)
 _PARTS = ("major", "minor")
 PLACEHOLDER = re.compile(r"[.=]example\.com|192\.0\.2\.[1-9]")
-# Objects of production that are not in the repository, see docs/operations.md.
+# Objects of every overlay but local that are not in the repository, see docs/operations.md.
 REQUIRED = ("secret/credentials", "secret/oauth2-proxy", "configmap/server-ca")
 USUAL_REASONS = {None, "ContainerCreating", "PodInitializing"}
 
@@ -146,15 +146,15 @@ class Deployment:
             DeployError: something is missing, or the migrations fail, or a pod does not get ready.
         """
         self.check_cluster()
-        if self.overlay == "production":
+        if self.overlay != "local":
             self._check_placeholders()
         _say(f"Applying the overlay {self.overlay} to {self._context()}")
         if self._get_or_none("namespace", NAMESPACE) is None:
             self._must("apply", "--filename", str(K8S / "base" / "namespace.yaml"))
-        if self.overlay == "production":
-            self._check_required()
-        else:
+        if self.overlay == "local":
             self._create_credentials()
+        else:
+            self._check_required()
         # A Job's pods cannot be changed.
         self._must("delete", "job", "migrate", "--ignore-not-found")
         before_migrations = f"--selector={AFTER_MIGRATIONS}!=migrate"
@@ -205,8 +205,9 @@ class Deployment:
     def _check_placeholders(self) -> None:
         files = [
             str(file.relative_to(K8S.parent))
-            for file in sorted(self.directory.iterdir())
-            if PLACEHOLDER.search(file.read_text(encoding="utf-8"))
+            for file in sorted(self.directory.rglob("*"))
+            if file.is_file()
+            and PLACEHOLDER.search(file.read_text(encoding="utf-8", errors="replace"))
         ]
         if files:
             listed = "\n".join(files)
@@ -285,8 +286,10 @@ class Deployment:
                     _say(f"  {name}: {problem.text}")
                 if problem.needs_change:
                     blocked_since.setdefault(name, now)
-            for name in blocked_since.keys() - pods:
-                del blocked_since[name]
+            for name in tuple(blocked_since):
+                # A container that crashes again and again has no problem while it runs.
+                if name not in pods or (name not in problems and not _has_restarted(pods[name])):
+                    del blocked_since[name]
             blocked = max((now - since for since in blocked_since.values()), default=0.0)
             if blocked > self.patience_seconds or now - start > seconds:
                 reasons = "".join(
@@ -326,10 +329,7 @@ class Deployment:
 
     def _problem(self, pod: Mapping[str, Any]) -> Problem | None:
         name, status = pod["metadata"]["name"], pod.get("status", {})
-        for container in (
-            *status.get("initContainerStatuses", ()),
-            *status.get("containerStatuses", ()),
-        ):
+        for container in _containers(pod):
             what = container["name"]
             match container.get("state", {}):
                 case {"waiting": {"reason": "CrashLoopBackOff"}}:
@@ -386,6 +386,19 @@ class Deployment:
             text=True,
             check=False,
         )
+
+
+def _containers(pod: Mapping[str, Any]) -> list[Any]:
+    status = pod.get("status", {})
+    return [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
+
+
+def _has_restarted(pod: Mapping[str, Any]) -> bool:
+    """Return whether a container that is not ready, or init container not done, has restarted."""
+    return any(
+        container.get("restartCount") and not container.get("ready")
+        for container in _containers(pod)
+    )
 
 
 def _is_ready(pod: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ If that or uv fails, pip installs everything and shows the error. Standard libra
 import ast
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,8 @@ UV_NAMES = {
 
 def main(lock: str) -> int:
     """Install locks/`lock`.txt; return the exit status."""
+    # Ctrl-C ends this process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     file = str(LOCKS / f"{lock}.txt")
     uv = find_uv()
     if uv and install_by_uv(uv, file):
@@ -55,7 +58,10 @@ def find_uv() -> str | None:
     requirements = str(LOCKS / "uv.txt")
     say("Getting uv, which installs the packages")
     done = subprocess.run(
-        [*PIP, "install", "--quiet", "--require-hashes", "--requirement", requirements],
+        [
+            *(*PIP, "install", "--quiet", "--require-hashes", "--only-binary", ":all:"),
+            *("--requirement", requirements),
+        ],
         capture_output=True,
         check=False,
     )

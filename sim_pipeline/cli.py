@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -128,10 +129,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_score(commands.add_parser("score", help="score alarms against the simulated events"))
     report = commands.add_parser("report", help="write an HTML report of a period")
     report.add_argument(
-        "--since", metavar="TIME", help="start of the period, ISO 8601 (default: seven days before)"
+        "--since",
+        metavar="TIME",
+        help="ISO 8601: windows that start then or later (default: seven days before the end)",
     )
     report.add_argument(
-        "--until", metavar="TIME", help="end of the period (default: of the latest stored window)"
+        "--until",
+        metavar="TIME",
+        help="ISO 8601: windows that start before (default: all that are stored)",
     )
     report.add_argument(
         "--output",
@@ -352,7 +357,12 @@ def _models(settings: Settings) -> int:
         return 2
     rows = [("", "model", "creator", "TTFT [s]", "TPS", "figures of", "workload", "source")]
     for name, one in sorted(profiles.items(), key=lambda item: item[1].measured, reverse=True):
-        known = (kind for kind, workload in WORKLOADS.items() if workload == one.workload)
+        # Other limits do not make another workload.
+        known = (
+            kind
+            for kind, workload in WORKLOADS.items()
+            if replace(one.workload, slo=workload.slo) == workload
+        )
         workload = next(known, "its own")
         if one.thinking is not None:
             workload += f", {'visible' if one.thinking.visible else 'hidden'} thinking"
@@ -405,13 +415,17 @@ def _score(parser: argparse.ArgumentParser, parsed: argparse.Namespace, settings
 
 
 def _report(parser: argparse.ArgumentParser, parsed: argparse.Namespace, settings: Settings) -> int:
-    try:
-        since, until = (
-            parse_timestamp(text) if (text := getattr(parsed, name)) else None
-            for name in ("since", "until")
+    times = {}
+    for name in ("since", "until"):
+        try:
+            times[name] = parse_timestamp(text) if (text := getattr(parsed, name)) else None
+        except ValueError as error:
+            parser.exit(2, f"--{name} is {error}\n")
+    since, until = times.values()
+    if since is not None and until is not None and until <= since:
+        parser.exit(
+            2, f"--until is {parsed.until!r}: allowed is a time after --since, {parsed.since!r}\n"
         )
-    except ValueError as error:
-        parser.exit(2, f"{error}\n")
     try:
         write_report(settings, since, until, parsed.output)
     except (ServiceError, StoreError) as error:
@@ -539,9 +553,10 @@ def _running_postgres(settings: Settings) -> AbstractContextManager[None]:
 
 
 def _exit_on_signals() -> None:
-    """Make SIGINT and SIGTERM end this process by SystemExit, so that open contexts are closed."""
-    # Without a handler, process 1 of a container would ignore SIGTERM.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Make signals that end this process raise SystemExit, so that open contexts are closed."""
+    # Without a handler, process 1 of a container would ignore SIGTERM. SIGHUP is the end of the
+    # terminal.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 

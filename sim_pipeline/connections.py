@@ -1,5 +1,7 @@
 """Connection parameters of the store and the broker, made from the settings."""
 
+from dataclasses import replace
+
 from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.config import Settings
 from sim_pipeline.store.connection import Postgres
@@ -16,6 +18,11 @@ def results_database(settings: Settings) -> Postgres:
         sslmode=settings.postgres_sslmode,
         sslrootcert=settings.postgres_sslrootcert,
     )
+
+
+def dagster_database(settings: Settings) -> Postgres:
+    """Return the connection parameters of the database of Dagster's storage."""
+    return replace(results_database(settings), database=settings.dagster_postgres_db)
 
 
 def message_broker(settings: Settings) -> BrokerConfig:

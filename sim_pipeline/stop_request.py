@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as an event to wait for."""
+"""Ctrl-C, SIGTERM and the end of the terminal as an event to wait for."""
 
 import signal
 import threading
@@ -7,9 +7,17 @@ import threading
 class StopRequest:
     """Records Ctrl-C or SIGTERM. It interrupts nothing: callers check it or wait for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, with_terminal: bool = False) -> None:
+        """Take over the signals of this process.
+
+        Args:
+            with_terminal: also record the end of the terminal, unless `nohup` ignores it.
+        """
         self._event = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if with_terminal and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
             signal.signal(number, lambda *_: self._event.set())
 
     def __bool__(self) -> bool:

@@ -12,12 +12,12 @@ import pytest
 import sqlalchemy as sa
 
 from sim_pipeline.config import Settings, load_settings, read_settings, variable_name
-from sim_pipeline.local_servers.ports import free_port
 from sim_pipeline.local_servers.postgres import LocalPostgres
 from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.migrations import upgrade
 from sim_pipeline_tests.support.databases import database_in, instance_in
+from sim_pipeline_tests.support.ports import free_port
 from sim_pipeline_tests.support.server_programs import use_chosen_programs
 
 

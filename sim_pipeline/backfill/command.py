@@ -37,6 +37,7 @@ COMPLETE, INCOMPLETE, INTERRUPTED = 0, 1, 130
 _POLL_SECONDS = 0.3
 # The largest part of the time that polls may take: they count up to millions of ledger entries.
 _POLL_SHARE = 0.1
+_LONGEST_PAUSE_SECONDS = 10.0
 # If the service does not answer for longer, the command fails. A restart takes less.
 _SILENCE_SECONDS = 60.0
 # A run that is told to end first finishes its batch. A run that died is canceled once Dagster has
@@ -63,6 +64,8 @@ def run_backfill(settings: Settings, request: Request, console: Console) -> int:
     """
     try:
         return _Backfill(settings, request, console).run()
+    except WebserverUnreachableError as error:
+        raise ServiceError(f"{error}; start the service with `make run`") from None
     except sa.exc.OperationalError as error:
         raise ServiceError(f"The results database: {' '.join(str(error.orig).split())}") from None
 
@@ -205,6 +208,7 @@ class _Backfill:
         with Display(self._console, scope.total) as display:
             while True:
                 began = time.monotonic()
+                pause = _POLL_SECONDS
                 try:
                     runs = self._runs()
                     entries = self._entries(scope.span)
@@ -213,11 +217,12 @@ class _Backfill:
                         raise
                 else:
                     last_answer = time.monotonic()
+                    needed = (last_answer - began) / _POLL_SHARE
+                    pause = min(max(pause, needed), _LONGEST_PAUSE_SECONDS)
                     display.show(_snapshot(runs, entries))
                     if not _unfinished(runs):
                         return runs
-                poll_seconds = time.monotonic() - began
-                if self._stop.wait(max(_POLL_SECONDS, poll_seconds / _POLL_SHARE)):
+                if self._stop.wait(pause):
                     return None
 
     def _cancel(self) -> int:

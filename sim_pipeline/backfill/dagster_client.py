@@ -219,7 +219,7 @@ class DagsterClient:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
             raise WebserverUnreachableError(
                 f"No Dagster web server answers at {self.url}, set by UI_HOST, UI_PORT and"
-                f" UI_PATH_PREFIX ({reason}); start the service with `make run`"
+                f" UI_PATH_PREFIX ({reason})"
             ) from None
         if answer.get("errors"):
             raise WebserverError(f"{self.url} answers: {answer['errors'][0]['message']}")

@@ -30,19 +30,24 @@ class Request:
         llm_names: the models, in the order of LLM_MODELS_STR.
         since: the earliest window start, UTC, included.
         until: the end of the range of window starts, UTC, excluded.
+        since_given: whether the user gave `since`; its default moves with time.
+        until_given: whether the user gave `until`.
     """
 
     llm_names: tuple[str, ...]
     since: datetime
     until: datetime
+    since_given: bool = True
+    until_given: bool = True
 
     @property
     def name(self) -> str:
-        """The name that identifies this request: equal requests have equal names.
+        """The name that identifies this request: the same FROM, TO and MODELS have the same name.
 
         It contains the models as a digest, because Dagster's index of tags limits the length.
         """
-        since, until = format_timestamp(self.since), format_timestamp(self.until)
+        since = format_timestamp(self.since) if self.since_given else "default"
+        until = format_timestamp(self.until) if self.until_given else "default"
         models = hashlib.sha256("\n".join(self.llm_names).encode()).hexdigest()[:12]
         return f"{since}/{until}/{models}"
 
@@ -99,6 +104,7 @@ def read_request(
         RequestError: lists every bad value and what is allowed.
     """
     problems: list[str] = []
+    since_given, until_given = since is not None, until is not None
     until = format_timestamp(cadence.start_of(cadence.window_at(now))) if until is None else until
     end = _parse("TO", until, problems)
     if since is None:
@@ -113,7 +119,7 @@ def read_request(
             f" {format_timestamp(cadence.start)} or later"
         )
     if first is not None and end is not None:
-        request = Request(llm_names, first, end)
+        request = Request(llm_names, first, end, since_given, until_given)
         if end <= first:
             problems.append(f"TO={until!r}: allowed is a time after FROM={since!r}; TO is excluded")
         elif not problems and not request.windows_ended(cadence, now):

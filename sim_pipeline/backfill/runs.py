@@ -161,10 +161,13 @@ def split(
         llm_names: all models, in the order of the partitions.
         runs: the number of rectangles to aim at.
     """
-    size = ceil(len(partitions) / runs)
+    groups = [
+        (models, sorted({day for llm_name, day in partitions if llm_name in models}))
+        for models in _neighbours({llm_name for llm_name, _ in partitions}, llm_names)
+    ]
+    size = ceil(sum(len(models) * len(days) for models, days in groups) / runs)
     rectangles = []
-    for models in _neighbours({llm_name for llm_name, _ in partitions}, llm_names):
-        days = sorted({day for llm_name, day in partitions if llm_name in models})
+    for models, days in groups:
         parts = min(len(days), max(1, round(len(models) * len(days) / size)))
         cuts = [part * len(days) // parts for part in range(parts + 1)]
         rectangles += [

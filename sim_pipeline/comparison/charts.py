@@ -1,4 +1,4 @@
-"""Charts of the comparison and of a what-if: Markdown tables, and plots as PNG in Markdown.
+"""Charts of the comparison and of a what-if: Markdown tables, and plots in Markdown or as SVG.
 
 matplotlib is imported in the functions that draw: its import takes longer than the rest of a
 comparison, and no other part of the pipeline needs it.
@@ -192,6 +192,7 @@ def _history(history: History, events: Sequence[SimulatedEvent]) -> Figure:
     shown = slice(len(history.starts) - points * merged, None)
     # NumPy's dates have no time zone; these are UTC.
     starts = np.array([start.replace(tzinfo=None) for start in history.starts[shown]], "M8[us]")
+    edges = np.append(starts[::merged], starts[-1:] + np.timedelta64(history.length))
     medians = _median(history.p50[..., shown].reshape(*history.p50.shape[:2], points, merged))
     for place, (axis, metric) in enumerate(zip(axes, METRICS, strict=True)):
         for index, series in enumerate(medians[:, place]):
@@ -210,7 +211,7 @@ def _history(history: History, events: Sequence[SimulatedEvent]) -> Figure:
         for event in events:
             if event.kind in MARKED_EVENTS and event.llm_name in history.llm_names:
                 index = history.llm_names.index(event.llm_name)
-                _mark(axis, event, starts[::merged], medians[index, place], index)
+                _mark(axis, event, edges, medians[index, place], index)
         dates = ConciseDateFormatter(axis.xaxis.get_major_locator())  # type: ignore[no-untyped-call]
         axis.xaxis.set_major_formatter(dates)
         axis.xaxis.get_offset_text().set_fontsize(7)
@@ -235,16 +236,24 @@ def _history(history: History, events: Sequence[SimulatedEvent]) -> Figure:
 def _mark(
     axis: Axes,
     event: SimulatedEvent,
-    starts: NDArray[np.datetime64],
+    edges: NDArray[np.datetime64],
     series: NDArray[np.float64],
     index: int,
 ) -> None:
-    """Mark an event on the series of its model, at the point in which it starts."""
+    """Mark an event on the series of its model, at the point in which it starts.
+
+    Args:
+        axis: the plot.
+        event: the event; it is not marked if it starts in none of the points.
+        edges: the start of each point, and the end of the last.
+        series: the value of each point.
+        index: of the model.
+    """
     at = np.datetime64(event.started_at.replace(tzinfo=None), "us")
-    point = np.searchsorted(starts, at, side="right") - 1
-    if point >= 0:
+    point = np.searchsorted(edges, at, side="right") - 1
+    if 0 <= point < len(series):
         axis.plot(
-            starts[point],
+            edges[point],
             series[point],
             MARKED_EVENTS[event.kind],
             ms=7,

@@ -1,6 +1,7 @@
 """The ranking of the models by percentiles, and the history of their medians.
 
-Both are computed from one read of eight days of results; `sampling` decides which values are read.
+Both are computed from one read of the results of eight days, or of the longest period and a day.
+`sampling` decides which values are read.
 Models are read one at a time, so memory does not grow with their number.
 """
 

@@ -26,9 +26,8 @@ logger = logging.getLogger(__name__)
 
 # The first event of a run's process. Its metadata has the pid.
 _STARTED_MESSAGE = "Started process for run "
-# A process reports its start at least a second after its creation, and the kernel's creation time
-# is exact to a second. A process created later than this after the report is another process that
-# got the same pid.
+# The kernel's creation time of a process is exact to a second. A process created later than this
+# after the report is another process that got the same pid.
 _SLACK_SECONDS = 2.0
 # How long `terminate` waits for an interrupted process to exit.
 _EXIT_SECONDS = 5.0

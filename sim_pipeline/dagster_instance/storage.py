@@ -15,7 +15,6 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import Any, Final
 
 import dagster as dg
@@ -57,8 +56,6 @@ vars(dagster_postgres.utils)["get_alembic_config"] = _alembic_config_in_any_dire
 STORAGE_ERRORS: Final = (sa.exc.DBAPIError, DagsterPostgresException)
 """Errors of the database, with and without Dagster's retries."""
 
-# Events per transaction, a few MB of text.
-_ROWS = 2_000
 _BATCHED = {
     dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
     dg.DagsterEventType.ASSET_MATERIALIZATION,
@@ -109,9 +106,8 @@ class BatchingEventLogStorage(PostgresEventLogStorage):
         for event in events:
             kind = event.get_dagster_event().event_type
             (batched if kind in _BATCHED else others).append(event)
-        remaining = iter(batched)
-        while rows := list(islice(remaining, _ROWS)):
-            self._store_materializations(rows)
+        if batched:
+            self._store_materializations(batched)
         if others:
             super().store_event_batch(others)
 

@@ -7,6 +7,7 @@ for its numbers.
 import logging
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from http import HTTPStatus
@@ -17,30 +18,32 @@ import sqlalchemy as sa
 
 from sim_pipeline import logs
 from sim_pipeline.config import Settings, SettingsError, load_settings
-from sim_pipeline.connections import results_database
+from sim_pipeline.connections import dagster_database, results_database
+from sim_pipeline.store.server_facts import ids_left
 
 PORT = 9464
 _PREFIX = "sim_pipeline_"
-# Prometheus gives up a scrape after 10 s by default.
-_STATEMENT_TIMEOUT = "8s"
+# For all queries of a scrape. Prometheus gives a scrape up after 10 s by default.
+_SCRAPE_SECONDS = 8.0
 
-# A column with our prefix is a metric, any other column is a label. Ages are in seconds.
+# A column with our prefix is a metric, any other column is a label. Ages are in seconds. The ledger
+# is queried for the models of the settings: it still has the windows of models that were removed.
 _RESULTS_QUERIES = (
     """
     SELECT count(*) AS sim_pipeline_undelivered_windows,
            coalesce(extract(epoch FROM now() - min(created_at)), 0)
                AS sim_pipeline_undelivered_age_seconds
-    FROM deliveries WHERE published_at IS NULL
+    FROM deliveries WHERE published_at IS NULL AND llm_name = ANY(:llm_names)
     """,
+    # Reads one entry of each model.
     """
-    SELECT llm_name,
-           extract(epoch FROM now() - max("timestamp")) AS sim_pipeline_latest_window_age_seconds
-    FROM deliveries GROUP BY llm_name
-    """,
-    """
-    SELECT coalesce((SELECT min(id) FROM simulation_results WHERE id > last_value), 2147483648)
-        - last_value - 1 AS sim_pipeline_row_ids_left
-    FROM pg_sequences WHERE sequencename = 'simulation_results_id_seq' AND last_value IS NOT NULL
+    SELECT m.llm_name,
+           extract(epoch FROM now() - d.latest) AS sim_pipeline_latest_window_age_seconds
+    FROM unnest(CAST(:llm_names AS text[])) AS m (llm_name)
+    CROSS JOIN LATERAL (
+        SELECT max("timestamp") AS latest FROM deliveries WHERE llm_name = m.llm_name
+    ) AS d
+    WHERE d.latest IS NOT NULL
     """,
     """
     SELECT count(*) AS sim_pipeline_postgres_connections,
@@ -77,23 +80,37 @@ def metrics(settings: Settings) -> str:
     Raises:
         sqlalchemy.exc.SQLAlchemyError: a database is unreachable, or refuses or delays a query.
     """
+    deadline = time.monotonic() + _SCRAPE_SECONDS
     results = results_database(settings)
-    dagster = replace(results, database=settings.dagster_postgres_db)
+    dagster = dagster_database(settings)
+    models = {"llm_names": list(settings.llm_models)}
     samples: dict[str, list[str]] = {}
     _add(samples, {f"{_PREFIX}interval_seconds": settings.simulation_interval})
     for database, queries in ((results, _RESULTS_QUERIES), (dagster, _DAGSTER_QUERIES)):
-        engine = sa.create_engine(database.url, poolclass=sa.NullPool)
+        limited = replace(database, connect_timeout=max(2, int(deadline - time.monotonic())))
+        engine = sa.create_engine(limited.url, poolclass=sa.NullPool)
         with engine.connect() as connection:
-            connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{_STATEMENT_TIMEOUT}'")
             for query in queries:
-                for row in connection.exec_driver_sql(query).mappings():
+                _limit_next_statement(connection, deadline)
+                for row in connection.execute(sa.text(query), models).mappings():
                     _add(samples, row)
+            if database is results:
+                _limit_next_statement(connection, deadline)
+                left = ids_left(connection)
+                if left is not None:
+                    _add(samples, {f"{_PREFIX}row_ids_left": left})
+            _limit_next_statement(connection, deadline)
             size = connection.exec_driver_sql(_SIZE_QUERY).mappings().one()
             _add(
                 samples,
                 {"database": size["database"], f"{_PREFIX}database_size_bytes": size["size"]},
             )
     return "".join(_lines(samples))
+
+
+def _limit_next_statement(connection: sa.Connection, deadline: float) -> None:
+    milliseconds = max(1, round(1000 * (deadline - time.monotonic())))  # 0 is no limit
+    connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds}")
 
 
 def _add(samples: dict[str, list[str]], row: Mapping[Any, Any]) -> None:

@@ -31,8 +31,8 @@ def write_report(
 
     Args:
         settings: the validated settings.
-        since: start of the first window, or later in it; None for seven days before the end.
-        until: end of the period; None for the end of the latest stored window.
+        since: windows that start at this time or later; None for seven days before `until`.
+        until: windows that start before this time; None for all that are stored.
         output: the file to write, replaced if it exists; `STDOUT` for standard output.
 
     Raises:
@@ -46,6 +46,11 @@ def write_report(
     with translate_db_errors(postgres), postgres.engine.begin() as connection:
         windows = _windows(connection, llm_names, cadence, since, until)
         contents = read_contents(connection, llm_names, windows, cadence, settings.num_data_points)
+    if not any(one.stored for one in contents.totals):
+        raise ServiceError(
+            f"No window of the models is stored from {format_timestamp(contents.since)} to"
+            f" {format_timestamp(contents.until)}"
+        )
     html = render(contents, datetime.now(UTC))
     if output == STDOUT:
         sys.stdout.write(html)

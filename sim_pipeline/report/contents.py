@@ -68,7 +68,9 @@ class Contents:
         sampled: which values the ranking reads.
         ranking: the models' places by metric.
         history: medians over time.
+        hours: length of the period, rounded up [h].
         events: simulated events that overlap the period, by start.
+        marked: simulated events that overlap the history, by start.
         attainment: how well the models keep their objectives.
         totals: windows and requests, in the order of the models.
     """
@@ -78,17 +80,14 @@ class Contents:
     interval: timedelta
     points: int
     windows: int
+    hours: int
     sampled: Sampling
     ranking: Sequence[Comparison]
     history: History
     events: Sequence[SimulatedEvent]
+    marked: Sequence[SimulatedEvent]
     attainment: Sequence[Attainment]
     totals: Sequence[Totals]
-
-    @property
-    def hours(self) -> int:
-        """Length of the period, rounded up [h]."""
-        return -(-(self.until - self.since) // timedelta(hours=1))
 
 
 def read_contents(
@@ -103,16 +102,22 @@ def read_contents(
     Args:
         connection: to the results database, in a transaction.
         llm_names: the models.
-        windows: numbers of the windows of the period, at least one.
+        windows: numbers of the windows of the period, at least one. Earlier windows are added to
+            fill whole hours, which rankings are about.
         cadence: the windows of the feed.
         points: values per metric and window.
     """
     interval = timedelta(seconds=cadence.interval)
-    since, until = cadence.start_of(windows.start), cadence.start_of(windows.stop)
-    hours = -(-(until - since) // timedelta(hours=1))
+    until = cadence.start_of(windows.stop)
+    latest = until - interval
+    hours = -(-(until - cadence.start_of(windows.start)) // timedelta(hours=1))
+    # As in a ranking, windows of a period start less than its length before the latest one.
+    first = cadence.window_at(latest - timedelta(hours=hours)) + 1
+    windows = range(max(first, cadence.first_window), windows.stop)
+    since = cadence.start_of(windows.start)
     sampled = sampling(interval, points)
     ranking, history = rank_models(
-        connection, llm_names, until - interval, interval, sampled, periods=(hours,)
+        connection, llm_names, latest, interval, sampled, periods=(hours,)
     )
     rows = connection.execute(
         _TOTALS,
@@ -129,12 +134,12 @@ def read_contents(
         interval=interval,
         points=points,
         windows=len(windows),
+        hours=hours,
         sampled=sampled,
         ranking=ranking,
         history=history,
         events=read_events(connection, llm_names, since, until),
-        attainment=read_attainment(
-            connection, llm_names, until - interval, sampled, periods=(hours,)
-        ),
+        marked=read_events(connection, llm_names, history.starts[0], until),
+        attainment=read_attainment(connection, llm_names, latest, sampled, periods=(hours,)),
         totals=[Totals(*row) for row in rows],
     )

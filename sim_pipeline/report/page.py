@@ -90,7 +90,7 @@ def render(contents: Contents, now: datetime) -> str:
         stored=stored,
         published=published,
         ranges=ranges_image(contents.ranking, contents.hours),
-        history=history_image(contents.history, contents.events),
+        history=history_image(contents.history, contents.marked),
     )
 
 
@@ -115,7 +115,10 @@ def _template() -> Template:
 
 
 def _leader(ranking: Sequence[Comparison], metric: str) -> Leader:
-    best = [one for one in ranking if one.metric == metric and one.rank == 1]
+    # A model with too few values for an interval also has rank 1: no other is surely better.
+    best = [
+        one for one in ranking if one.metric == metric and one.rank == 1 and one.p50_low is not None
+    ]
     return Leader(metric, UNITS[metric], best)
 
 

@@ -49,7 +49,8 @@ def run_score(
     Args:
         postgres: the results database.
         path: the file; `STANDARD_INPUT` for standard input.
-        interval: length of a window. Stored windows of another interval are ignored.
+        interval: length of a window. Stored windows that do not start at a multiple of it
+            are ignored.
         rule: the choices of the rule.
         llm_names: the models to score; by default all that have stored windows.
         since: start of the scored period, ISO 8601; by default and at least that of the first

@@ -68,7 +68,8 @@ class Report:
         score, rule = self.score, self.rule
         since, until = map(format_timestamp, self.period)
         overall = score.overall
-        shifts = "" if rule.all_shifts else "; of level shifts, the slower ones"
+        slower_only = "level_shift" in rule.kinds and not rule.all_shifts
+        shifts = "; of level shifts, the slower ones" if slower_only else ""
         covered, grace = (
             f"{overall.covered / _DAY:,.1f} days of windows",
             f"{rule.grace / _HOUR:g} h",
@@ -80,7 +81,8 @@ class Report:
             f"Neither: one of other events only; {score.neither_share:.1%} of the time",
         ]
         if score.left_out:
-            remarks.append(f"Left out: {score.left_out:,} alarms at times without windows")
+            reason = "of other models or outside the scored windows"
+            remarks.append(f"Left out: {score.left_out:,} alarms {reason}")
         yield Text("\n".join(remarks))
         counts = {"alarms": overall.alarms, "episodes": overall.episodes}
         yield _table(
@@ -135,8 +137,11 @@ def _detections_object(detections: Detections) -> dict[str, object]:
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for head in heads:
-        is_name = head in ("", "kind", "size", "metric", "model")
-        table.add_column(Text(head), justify="left" if is_name else "right", no_wrap=is_name)
+        # If the lines are too long, names are folded: a number without its end would be wrong.
+        if head in ("", "kind", "size", "metric", "model"):
+            table.add_column(Text(head), overflow="fold")
+        else:
+            table.add_column(Text(head), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))  # as text, because names and [h] may be markup
     return table

@@ -148,7 +148,7 @@ class Score:
         metrics: by metric of the alarms, only those that occur. An event belongs to each metric
             that it moves, and only alarms of that metric find it.
         models: by model.
-        left_out: alarms at times of which no window is stored.
+        left_out: alarms of models that are not scored, and those outside the scored windows.
         true_share: share of the time in which an alarm of any metric would be true.
         neither_share: share of the time in which it would be neither true nor false.
     """

@@ -120,13 +120,19 @@ class Children:
             timeout: how long to wait for it [s].
 
         Returns:
-            Whether it succeeded. True as well if a stop request ended the wait.
+            Whether it succeeded. It is ended, and False returned, if it takes longer. True as well
+            if a stop request ended the wait.
 
         Raises:
-            ServiceError: another child exited, or this one did not exit in time.
+            ServiceError: another child exited.
         """
         child = self._run(name, arguments)
-        self.await_condition(lambda: child.status is not None, f"{name} did not end", timeout)
+        deadline = time.monotonic() + timeout
+        while child.status is None and not self._stop.wait(_POLL_SECONDS):
+            self.raise_if_exited()
+            if time.monotonic() > deadline:
+                stop_processes([child.process], _SHUTDOWN)
+                return False
         return child.status == 0 or bool(self._stop)
 
     def await_condition(self, met: Callable[[], bool], failure: str, timeout: float) -> None:

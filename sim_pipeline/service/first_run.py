@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+import sqlalchemy as sa
+
 from sim_pipeline.backfill.dagster_client import DagsterClient, WebserverError
 from sim_pipeline.config import Settings
 from sim_pipeline.connections import results_database
@@ -62,9 +64,10 @@ class FirstStart:
                 "report", "sim_pipeline", "report", "--output", str(report), timeout=_REPORT_SECONDS
             ):
                 logger.warning("The report was not written; make report writes it")
-            self._await(comparison)
-        except WebserverError as error:
-            logger.warning("The first run: %s. The schedule's next tick does its work", error)
+            self._await("The first comparison", comparison)
+        except (WebserverError, sa.exc.OperationalError) as error:
+            reason = " ".join(str(getattr(error, "orig", error)).split())
+            logger.warning("The first run: %s. The schedule's next tick does its work", reason)
 
     def _simulation(self) -> dict[str, Any] | None:
         """Return the tags and the configuration of the first run; None if no window has ended."""
@@ -90,15 +93,15 @@ class FirstStart:
         return {"tags": request.tags, "run_config": request.run_config}
 
     def _run(self, job: str, *, tags: dict[str, str], run_config: dict[str, Any]) -> bool:
-        return self._await(self._dagster.launch(job, [tags], run_config)[0])
+        return self._await("The first run", self._dagster.launch(job, [tags], run_config)[0])
 
-    def _await(self, run: str) -> bool:
+    def _await(self, what: str, run: str) -> bool:
         """Wait until a run ends; return whether it succeeded."""
         status = self._poll(lambda: self._dagster.status(run))
         if status not in (*_ENDED, None):
-            logger.info("The first run goes on: %s", self._dagster.page(run))
+            logger.info("%s goes on: %s", what, self._dagster.page(run))
         elif status not in (_SUCCESS, None):
-            logger.warning("The first run failed: see %s", self._dagster.page(run))
+            logger.warning("%s failed: see %s", what, self._dagster.page(run))
         return status == _SUCCESS
 
     def _poll(self, status: Callable[[], str]) -> str | None:

@@ -6,14 +6,13 @@ This module decides how long to wait and which errors to retry. The settings hol
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from sim_pipeline.broker.config import BrokerConfig
 from sim_pipeline.broker.connection import Session
 from sim_pipeline.broker.errors import BrokerError
 from sim_pipeline.broker.pika_logging import quiet_pika
 from sim_pipeline.config import Settings
-from sim_pipeline.connections import message_broker, results_database
+from sim_pipeline.connections import dagster_database, message_broker, results_database
 from sim_pipeline.errors import ServiceError
 from sim_pipeline.local_servers.ports import address
 from sim_pipeline.store.connection import Postgres
@@ -47,10 +46,9 @@ def await_servers(settings: Settings, sleep: Sleep, timeout: float = TIMEOUT_SEC
         ServiceError: a server cannot be reached in time, or refuses the connection. Wrong
             credentials, for example, are reported at once.
     """
-    results = results_database(settings)
     return (
-        await_database(results, sleep, timeout)
-        and await_database(replace(results, database=settings.dagster_postgres_db), sleep, timeout)
+        await_database(results_database(settings), sleep, timeout)
+        and await_database(dagster_database(settings), sleep, timeout)
         and _await_broker(settings, sleep, timeout)
     )
 

@@ -10,12 +10,11 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 from sim_pipeline import logs
 from sim_pipeline.config import Settings
-from sim_pipeline.connections import results_database
+from sim_pipeline.connections import dagster_database
 from sim_pipeline.dagster_instance.environment import dagster_home, instance_environment
 from sim_pipeline.dagster_instance.lifecycle import (
     close_abandoned_runs,
@@ -57,7 +56,7 @@ def serve(settings: Settings, directory: Path) -> None:
     environment = service_environment(settings, directory)
     # Parts of Dagster run in this process too, and dagster.yaml reads the environment.
     os.environ.update(environment)
-    stop = StopRequest()
+    stop = StopRequest(with_terminal=True)
     # Take the lock first: without it, `end_marked` could stop a service that is still running.
     owned = ServiceDirectory("The service", dagster_home(directory))
     owned.acquire()
@@ -87,10 +86,16 @@ def _run_until_stopped(
             # RabbitMQ takes as long to start as PostgreSQL, the migrations and the code server.
             broker = pool.submit(servers.enter_context, local_rabbitmq(settings, directory))
             servers.enter_context(local_postgres(settings, directory))
+            if broker.done():
+                broker.result()
         elif not await_servers(settings, stop.wait):
+            return
+        if stop:
             return
         _migrate(settings)
         close_abandoned_runs()
+        if stop:
+            return
         _start_code_server(children, environment)
         if settings.local_services:
             broker.result()
@@ -108,10 +113,7 @@ def _run_until_stopped(
 def _migrate(settings: Settings) -> None:
     """Migrate both databases."""
     migrate_results(settings)
-    require_fit(
-        replace(results_database(settings), database=settings.dagster_postgres_db),
-        temporary_tables=False,
-    )
+    require_fit(dagster_database(settings), temporary_tables=False)
     logger.info("Migrating Dagster's storage")
     migrate_instance()
 

@@ -73,6 +73,19 @@ def _box_muller(radius: Array, angle: Array) -> Array:
     return radius
 
 
+def place_in_cell(times: Array, length: float) -> tuple[Array, Integers]:
+    """Return where in its cell each instant lies, from 0 to 1, and the number of the cell.
+
+    Args:
+        times: seconds since the Unix epoch, same shape as both results.
+        length: of a cell [s].
+    """
+    place = times / length
+    lower = np.floor(place)
+    place -= lower
+    return place, lower.astype(np.int64)
+
+
 def wave(key: Words, times: Array, spacing: float, memory: float = 0.0) -> Array:
     """Return a standard normal process of time, same shape as ``times``.
 
@@ -86,10 +99,7 @@ def wave(key: Words, times: Array, spacing: float, memory: float = 0.0) -> Array
         spacing: [s], > 0.
         memory: correlation of neighbouring Z, in [0, 0.95].
     """
-    place = times / spacing
-    lower = np.floor(place)
-    place -= lower
-    cells = lower.astype(np.int64)
+    place, cells = place_in_cell(times, spacing)
     first, last = int(cells.min()), int(cells.max())
     if last - first < cells.size:
         table = _innovations(key, np.arange(first, last + 2), memory)
@@ -98,11 +108,11 @@ def wave(key: Words, times: Array, spacing: float, memory: float = 0.0) -> Array
     else:
         before, after = (_innovations(key, cells + step, memory) for step in (0, 1))
     after *= np.sqrt(place)
-    np.subtract(1.0, place, out=lower)
-    before *= np.sqrt(lower)
+    rest = 1.0 - place
+    before *= np.sqrt(rest)
     before += after
     if memory > 0.0:
-        place *= lower
+        place *= rest
         before /= np.sqrt(1.0 + 2.0 * memory * np.sqrt(place))
     return before
 

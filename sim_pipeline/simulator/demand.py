@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime
 import numpy as np
 import numpy.typing as npt
 
-from sim_pipeline.simulator.dated import uniforms, wave, wave_mean_variance
+from sim_pipeline.simulator.dated import place_in_cell, uniforms, wave, wave_mean_variance
 from sim_pipeline.simulator.profiles import Profile, Workload
 from sim_pipeline.simulator.streams import stream_key
 
@@ -137,10 +137,7 @@ def heavy_clients(workload: Workload, times: Array, *, seed: int, model: str) ->
         seed: the user's seed.
         model: the model's name.
     """
-    place = times / HEAVY_CELL
-    lower = np.floor(place)
-    place -= lower
-    cells = lower.astype(np.int64)
+    place, cells = place_in_cell(times, HEAVY_CELL)
     first, last = int(cells.min()), int(cells.max())
     dense = last - first < cells.size
     shortest, longest = HEAVY_RUN
@@ -194,12 +191,8 @@ def fast_bursts(profile: Profile, times: Array, *, seed: int, spacing: float) ->
         spacing: of the instants in a slice [s].
     """
     log_sd = profile.workload.fast_burst_sd / math.sqrt(len(FAST_BURSTS))
-    logs = np.zeros_like(times)
-    for length in FAST_BURSTS:
-        if length >= spacing and log_sd > 0.0:
-            key = stream_key(f"burst {length:.0f}", seed=seed, model=profile.name)
-            logs += log_sd * wave(key, times, length)
-            logs -= 0.5 * log_sd**2
+    waves = [("burst", log_sd, length) for length in FAST_BURSTS if length >= spacing]
+    logs = _log_waves(profile, waves, times, seed=seed)
     return np.exp(logs, out=logs)
 
 

@@ -6,6 +6,7 @@ scheduled run, which needs neither.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -136,8 +137,13 @@ class WindowBatch:
             seen.add(window)
         if self.window_seconds < 1:
             raise ValueError(f"window_seconds is {self.window_seconds}: allowed are 1 and more")
-        if len({event.event_id for event in self.events}) < len(self.events):
-            raise ValueError("an event is in the batch more than once")
+        ids = Counter(event.event_id for event in self.events)
+        twice = next((event for event in self.events if ids[event.event_id] > 1), None)
+        if twice is not None:
+            raise ValueError(
+                f"the {twice.kind} of {twice.llm_name} at {format_timestamp(twice.started_at)} is"
+                " in the batch more than once"
+            )
         others = {event.llm_name for event in self.events}.difference(self.llm_names)
         if others:
             raise ValueError(

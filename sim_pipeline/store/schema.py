@@ -1,6 +1,6 @@
 """The tables, for SQLAlchemy. A test compares them with the migrations.
 
-The views are in the migrations only: the pipeline does not read them.
+The views are in the migrations only: the pipeline reads no view but `slo_attainment`, by its name.
 """
 
 from sqlalchemy import (

@@ -104,13 +104,23 @@ def _unmet_session_settings(connection: sa.Connection, client_encoding: str) -> 
     return [message]
 
 
+def ids_left(connection: sa.Connection) -> int | None:
+    """Return how many ids of `simulation_results` are left, or None if it has no sequence.
+
+    Args:
+        connection: to the results database, whose tables exist.
+    """
+    left: int | None = connection.scalar(_IDS_LEFT)
+    return left
+
+
 def ids_running_out(connection: sa.Connection) -> str | None:
     """Return a warning if few ids of `simulation_results` are left, else None.
 
     Args:
         connection: to the results database, whose tables exist.
     """
-    left: int | None = connection.scalar(_IDS_LEFT)
+    left = ids_left(connection)
     if left is None or left >= _WARN_BELOW:
         return None
     return (

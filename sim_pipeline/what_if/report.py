@@ -27,16 +27,15 @@ def metric_table(scenario: Scenario, outcome: Outcome, metric: str) -> str:
     for percentile in PERCENTILES:
         heads += [f"p{percentile} current", f"p{percentile} what if", "change"]
     rows = []
-    for llm_name, baseline, candidate, change in zip(
+    for llm_name, baseline, candidate in zip(
         scenario.llm_names,
         outcome.baseline.percentiles[:, place],
         outcome.candidate.percentiles[:, place],
-        outcome.change[:, place],
         strict=True,
     ):
         row = [markdown.literal(llm_name)]
-        for before, after, share in zip(baseline, candidate, change, strict=True):
-            row += [f"{before:.3g}", f"{after:.3g}", _percent(share)]
+        for before, after in zip(baseline, candidate, strict=True):
+            row += [f"{before:.3g}", f"{after:.3g}", _change(before, after)]
         rows.append(row)
     return markdown.table(heads, "lrrrrrr", rows)
 
@@ -62,24 +61,22 @@ def slo_table(scenario: Scenario, outcome: Outcome) -> str:
 def largest_change(scenario: Scenario, outcome: Outcome) -> str:
     """Return one line that names the percentile, model and metric with the largest change."""
     if outcome.baseline.digest == outcome.candidate.digest:
-        return "none, the inputs are the same"
-    # On a log scale: a half is as large a change as a double.
-    sizes = np.abs(np.log1p(outcome.change))
+        return "none, the metrics are the same"
+    # On a log scale: a half is as large a change as a double. One from or to 0 has no size.
+    baseline, candidate = outcome.baseline.percentiles, outcome.candidate.percentiles
+    known = (baseline > 0.0) & (candidate > 0.0)
+    sizes = np.abs(np.log(np.divide(candidate, baseline, where=known, out=np.ones_like(candidate))))
     model, metric, percentile = np.unravel_index(np.argmax(sizes), sizes.shape)
     place = model, metric, percentile
     name = METRICS[metric]
     return (
         f"{scenario.llm_names[model]} {name} p{PERCENTILES[percentile]}:"
-        f" {outcome.baseline.percentiles[place]:.4g} to {outcome.candidate.percentiles[place]:.4g}"
-        f" {UNITS[name]}, {_percent(outcome.change[place])}"
+        f" {baseline[place]:.4g} to {candidate[place]:.4g}"
+        f" {UNITS[name]}, {_change(baseline[place], candidate[place])}"
     )
 
 
 def _change(before: float, after: float) -> str:
-    if before == 0.0:
-        return "none" if after == 0.0 else ""
-    return _percent(after / before - 1.0)
-
-
-def _percent(share: float) -> str:
-    return f"{share:+.1%}" if share else "none"
+    if before == after:
+        return "none"
+    return f"{after / before - 1.0:+.1%}" if before else ""

@@ -48,11 +48,6 @@ class Outcome:
     baseline: SideResult
     candidate: SideResult
 
-    @property
-    def change(self) -> NDArray[np.float64]:
-        """Relative change of each percentile: candidate / baseline - 1; shape (models, 4, 2)."""
-        return self.candidate.percentiles / self.baseline.percentiles - 1.0
-
 
 def simulate_scenario(scenario: Scenario) -> Outcome:
     """Simulate both sides of a scenario, one model at a time."""

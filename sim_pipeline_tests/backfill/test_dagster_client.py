@@ -18,8 +18,9 @@ from sim_pipeline.backfill.dagster_client import (
     WebserverUnreachableError,
 )
 from sim_pipeline.dagster_instance.run_tags import REQUEST_TAG
-from sim_pipeline.local_servers.ports import free_port, listens
+from sim_pipeline.local_servers.ports import listens
 from sim_pipeline_tests.support.assertions import wait_until
+from sim_pipeline_tests.support.ports import free_port
 
 REQUEST = "2026-11-20T00:00:00Z/2026-11-21T00:00:00Z/abcdefabcdef"
 CONFIG = Path(__file__).parents[2] / "dagster.yaml"
@@ -120,7 +121,7 @@ def test_refusal_has_dagsters_message(webserver: DagsterClient) -> None:
 
 def test_closed_port_is_named_with_advice() -> None:
     port = free_port()
-    with pytest.raises(WebserverUnreachableError, match=rf"127\.0\.0\.1:{port}.*`make run`"):
+    with pytest.raises(WebserverUnreachableError, match=rf"127\.0\.0\.1:{port}, set by UI_HOST"):
         DagsterClient(f"http://127.0.0.1:{port}").runs(REQUEST)
 
 
@@ -134,6 +135,6 @@ def test_other_server_is_named_with_advice() -> None:
 
         thread = threading.Thread(target=greet)
         thread.start()
-        with pytest.raises(WebserverUnreachableError, match="`make run`"):
+        with pytest.raises(WebserverUnreachableError, match="set by UI_HOST"):
             DagsterClient(f"http://127.0.0.1:{server.getsockname()[1]}").runs(REQUEST)
         thread.join()

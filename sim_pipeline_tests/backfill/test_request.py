@@ -38,11 +38,29 @@ def test_time_without_zone_is_utc(text: str, timestamp: datetime) -> None:
 
 def test_default_range_is_last_eight_days() -> None:
     latest = NOW.replace(minute=0)
-    assert read(None, None) == Request(KNOWN, latest - timedelta(days=8), latest)
-    assert read("2026-11-01", None) == Request(KNOWN, datetime(2026, 11, 1, tzinfo=UTC), latest)
+    assert read(None, None) == Request(
+        KNOWN, latest - timedelta(days=8), latest, since_given=False, until_given=False
+    )
+    assert read("2026-11-01", None) == Request(
+        KNOWN, datetime(2026, 11, 1, tzinfo=UTC), latest, until_given=False
+    )
     february = datetime(2026, 2, 1, tzinfo=UTC)
     assert read(None, "2026-02-01").since == february - timedelta(days=8)
     assert read(None, "2026-01-05").since == START
+
+
+def test_same_command_has_the_same_name_later() -> None:
+    later = NOW + timedelta(days=2)
+    names = []
+    for since, until in ((None, None), ("2026-11-01", None), (None, "2026-11-20")):
+        first, second = (
+            read_request(since, until, "", known=KNOWN, cadence=HOURLY, now=now)
+            for now in (NOW, later)
+        )
+        assert first.name == second.name
+        names.append(first.name)
+    names += [read("2026-11-01", "2026-11-20").name, read(None, None, "GPT-4o").name]
+    assert len(set(names)) == 5
 
 
 @pytest.mark.parametrize("models", ["", "  ", ","])

@@ -68,6 +68,13 @@ def test_models_that_are_not_neighbours_have_own_runs() -> None:
     ]
 
 
+def test_unequal_models_do_not_need_more_runs() -> None:
+    """A new model lacks a year, and all models one day of it."""
+    wanted = {("A", day) for day in days(365)} | {(model, FIRST) for model in MODELS}
+    for runs in (1, 3):
+        assert len(split(wanted, MODELS, runs)) == runs
+
+
 def test_complete_days_at_the_ends_are_left_out() -> None:
     wanted = {("A", day) for day in days(3, FIRST + timedelta(days=5))}
     assert split(wanted, MODELS, runs=1) == [

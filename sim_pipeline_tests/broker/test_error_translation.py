@@ -18,9 +18,9 @@ from sim_pipeline.broker.error_translation import (
     translate_queue_error,
 )
 from sim_pipeline.broker.errors import BrokerErrorKind
-from sim_pipeline.local_servers.ports import free_port
 from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
 from sim_pipeline_tests.broker.harness import Queue, messages, publish, raises
+from sim_pipeline_tests.support.ports import free_port
 from sim_pipeline_tests.support.tcp_proxy import Direction, TcpProxy
 
 WRONG_PASSWORD = "not-the-password"  # noqa: S105 - not a real password

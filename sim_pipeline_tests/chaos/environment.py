@@ -17,12 +17,12 @@ import sqlalchemy as sa
 
 from sim_pipeline.config import Settings, variable_name
 from sim_pipeline.local_servers.base import LocalServer
-from sim_pipeline.local_servers.ports import free_port
 from sim_pipeline.local_servers.postgres import LocalPostgres
 from sim_pipeline.local_servers.processes import is_alive, processes_in, stop_processes
 from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
 from sim_pipeline_tests.chaos.consumer import Consumer
 from sim_pipeline_tests.support.assertions import wait_until
+from sim_pipeline_tests.support.ports import free_port
 from sim_pipeline_tests.support.tcp_proxy import TcpProxy
 
 MODELS = ("GPT-4o", "Llama-3.1-8B", "Mistral-Large")

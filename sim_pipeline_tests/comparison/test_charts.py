@@ -26,6 +26,7 @@ from sim_pipeline.comparison.charts import (
 from sim_pipeline.comparison.ranking import Comparison, History
 from sim_pipeline.config import DEFAULT_MODELS
 from sim_pipeline.metrics import METRICS
+from sim_pipeline_tests.support.stored_windows import event
 
 
 def compared(
@@ -267,6 +268,18 @@ def test_value_between_two_gaps_has_a_marker(figures: list[Figure]) -> None:
         for line in axis.get_lines():
             marked = line.get_markevery()
             assert marked is None or np.asarray(marked)[3]
+
+
+def test_event_after_the_last_point_is_not_marked(figures: list[Figure]) -> None:
+    series = history(("GPT-4o",), 24)
+    inside, after = (
+        replace(event(0, 1), started_at=START + hours * HOUR, ended_at=START + (hours + 1) * HOUR)
+        for hours in (23.9, 24)
+    )
+    for events, lines in (([inside], 2), ([after], 1)):
+        figures.clear()
+        history_plot(series, events)
+        assert [len(axis.get_lines()) for axis in figures[0].axes] == [lines] * 4
 
 
 def test_names_in_the_table_are_escaped() -> None:

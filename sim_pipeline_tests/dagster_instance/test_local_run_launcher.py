@@ -22,8 +22,9 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
 
 from sim_pipeline.dagster_instance.local_run_launcher import LocalRunLauncher
-from sim_pipeline.local_servers.ports import free_port, listens
+from sim_pipeline.local_servers.ports import listens
 from sim_pipeline_tests.support.assertions import wait_until
+from sim_pipeline_tests.support.ports import free_port
 
 JOB = """
 import pathlib

@@ -21,7 +21,7 @@ from dagster._daemon.backfill import execute_backfill_iteration
 from dagster_graphql.cli import execute_query
 
 from sim_pipeline.dagster_instance.removed_models import leave_out_removed_models
-from sim_pipeline.local_servers.ports import free_port
+from sim_pipeline_tests.support.ports import free_port
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("clean_environment")]
 

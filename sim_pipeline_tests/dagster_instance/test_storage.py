@@ -16,11 +16,11 @@ from sim_pipeline.config import Settings
 from sim_pipeline.dagster_instance import storage as dagster_storage
 from sim_pipeline.dagster_instance.run_tags import range_tags
 from sim_pipeline.definitions import build_defs
-from sim_pipeline.local_servers.ports import free_port
 from sim_pipeline.local_servers.postgres import LocalPostgres
 from sim_pipeline.orchestration.jobs.simulation import SIMULATION_JOB
 from sim_pipeline.store.connection import SESSION_SETTINGS, Postgres
 from sim_pipeline_tests.support.databases import instance_in
+from sim_pipeline_tests.support.ports import free_port
 
 DAYS = date(2026, 11, 1), date(2026, 11, 5)
 PARTITIONS = 2 * 5
@@ -66,7 +66,7 @@ def test_rows_equal_those_of_dagsters_storage(
     monkeypatch: pytest.MonkeyPatch,
     rows: int,
 ) -> None:
-    monkeypatch.setattr(dagster_storage, "_ROWS", rows)
+    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", str(rows))
     with instance_in(postgres_server, stock=True) as (instance, database):
         expected = stored_rows(database, create_run(settings, instance))
     with instance_in(postgres_server) as (instance, database):

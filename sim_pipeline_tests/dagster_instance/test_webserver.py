@@ -11,8 +11,9 @@ from urllib.parse import quote
 
 import pytest
 
-from sim_pipeline.local_servers.ports import free_port, listens
+from sim_pipeline.local_servers.ports import listens
 from sim_pipeline_tests.support.assertions import wait_until
+from sim_pipeline_tests.support.ports import free_port
 
 PREFIX = "/simulation"
 # Its effect can be queried, and it needs no other data.

@@ -12,7 +12,7 @@ from http import HTTPStatus
 import pytest
 
 from sim_pipeline.entrypoints.healthcheck import main
-from sim_pipeline.local_servers.ports import free_port
+from sim_pipeline_tests.support.ports import free_port
 
 
 class IPv6Server(http.server.HTTPServer):

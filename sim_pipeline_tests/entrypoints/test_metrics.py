@@ -21,10 +21,10 @@ from dagster._daemon.types import DaemonHeartbeat
 from sim_pipeline.config import Settings
 from sim_pipeline.entrypoints import metrics as module
 from sim_pipeline.entrypoints.metrics import metrics, server
-from sim_pipeline.local_servers.ports import free_port
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.store.writer import BatchWriter
 from sim_pipeline_tests.support.assertions import wait_until
+from sim_pipeline_tests.support.ports import free_port
 from sim_pipeline_tests.support.stored_windows import batch_of
 
 MODEL = 'a "model" \\ name'
@@ -33,7 +33,11 @@ MODEL = 'a "model" \\ name'
 def names_of() -> set[str]:
     """Return the names of all metrics that the queries have."""
     text = Path(module.__file__).read_text(encoding="utf-8")
-    fixed = {"sim_pipeline_interval_seconds", "sim_pipeline_database_size_bytes"}
+    fixed = {
+        "sim_pipeline_interval_seconds",
+        "sim_pipeline_row_ids_left",
+        "sim_pipeline_database_size_bytes",
+    }
     return set(re.findall(r"AS (sim_pipeline_\w+)", text)) | fixed
 
 
@@ -41,7 +45,8 @@ def names_of() -> set[str]:
 def both(settings: Settings, storage: Postgres) -> Settings:
     """Settings with a results database and Dagster's storage on the same server."""
     assert storage.host == settings.postgres_host
-    return settings.model_copy(update={"dagster_postgres_db": storage.database})
+    changed = {"dagster_postgres_db": storage.database, "llm_models": (MODEL, "not stored")}
+    return settings.model_copy(update=changed)
 
 
 def values(text: str) -> dict[str, float]:
@@ -54,7 +59,7 @@ def test_metrics_of_a_stored_window(
 ) -> None:
     start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=5)
     with BatchWriter(postgres) as writer:
-        writer.write(batch_of([MODEL], [start]))
+        writer.write(batch_of([MODEL, "removed"], [start]))
     with postgres.engine.begin() as connection:
         connection.execute(sa.text("UPDATE deliveries SET created_at = now() - interval '2 hours'"))
     instance.create_run_for_job(_nothing, status=dg.DagsterRunStatus.STARTING)
@@ -69,7 +74,8 @@ def test_metrics_of_a_stored_window(
     label = r'{llm_name="a \"model\" \\ name"}'
     age = found[f"sim_pipeline_latest_window_age_seconds{label}"]
     assert 5 * 3600 <= age < 6.5 * 3600
-    assert found["sim_pipeline_row_ids_left{}"] == 2**31 - 1 - 4
+    assert text.count("sim_pipeline_latest_window_age_seconds{") == 1
+    assert found["sim_pipeline_row_ids_left{}"] == 2**31 - 1 - 8
     assert found["sim_pipeline_failed_runs_last_hour{}"] == 1
     assert found['sim_pipeline_waiting_runs{status="STARTING"}'] == 1
     assert found['sim_pipeline_waiting_runs{status="QUEUED"}'] == 0
@@ -84,6 +90,30 @@ def test_metrics_of_a_stored_window(
     typed = re.findall(r"^# TYPE (\w+) gauge$", text, flags=re.MULTILINE)
     assert len(typed) == len(set(typed))
     assert set(typed) == names_of()
+
+
+def test_all_queries_share_one_deadline(
+    both: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert instance
+    monkeypatch.setattr(module, "_SCRAPE_SECONDS", 600.0)
+    statements = []
+
+    def record(*arguments: object) -> None:
+        statements.append(str(arguments[2]))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", record)
+    try:
+        metrics(both)
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", record)
+    queries = [text for text in statements if "SELECT" in text]
+    limits = [
+        int(text.rpartition(" ")[2]) for text in statements if "SET LOCAL statement_timeout" in text
+    ]
+    assert len(limits) >= len(queries) > 1
+    assert limits == sorted(limits, reverse=True)
+    assert 0 < limits[-1] < limits[0] <= 600_000
 
 
 @dg.job

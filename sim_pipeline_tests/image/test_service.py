@@ -17,11 +17,11 @@ import sqlalchemy as sa
 
 from sim_pipeline.config import Settings
 from sim_pipeline.connections import results_database
-from sim_pipeline.local_servers.ports import free_port
 from sim_pipeline.local_servers.postgres import LocalPostgres
 from sim_pipeline_tests.image.conftest import PROJECT, Build
 from sim_pipeline_tests.image.containers import Container, container, write_env_file
 from sim_pipeline_tests.support.assertions import wait_until
+from sim_pipeline_tests.support.ports import free_port
 from sim_pipeline_tests.support.queue_reader import drain
 
 pytestmark = pytest.mark.timeout(1200)

@@ -318,6 +318,35 @@ def test_crashing_pod_stops_with_its_last_line(checkout: Checkout) -> None:
     )
 
 
+PULLING = {"waiting": {"reason": "ErrImagePull", "message": "timeout"}}
+CRASHED = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
+
+
+def test_pod_whose_image_is_pulled_at_last_is_not_given_up(checkout: Checkout) -> None:
+    checkout.answers = {
+        "rollout status deployment.apps/daemon": [(1, ""), (1, ""), (1, ""), (0, "")],
+        "get pods": [
+            (0, {"items": [pod]})
+            for pod in (pod_of("daemon", PULLING), pod_of("daemon", {"running": {}}))
+        ],
+    }
+    done = checkout.deploy()
+    assert done.returncode == 0, done.stderr
+    assert "daemon-0: daemon: ErrImagePull: timeout" in done.stdout
+
+
+def test_crashing_pod_that_runs_for_a_moment_is_given_up(checkout: Checkout) -> None:
+    running = pod_of("daemon", {"running": {}})
+    running["status"]["containerStatuses"][0] |= {"restartCount": 1, "ready": False}
+    checkout.answers = {
+        "rollout status deployment.apps/daemon": [(1, ""), (1, ""), (1, ""), (0, "")],
+        "get pods": [(0, {"items": [pod]}) for pod in (pod_of("daemon", CRASHED), running)],
+    }
+    done = checkout.deploy()
+    assert done.returncode == 2
+    assert "daemon-0: daemon: CrashLoopBackOff: " in done.stdout
+
+
 def test_pods_that_are_not_ready_in_time_are_named(checkout: Checkout) -> None:
     checkout.answers = {
         "rollout status deployment.apps/daemon": [(1, "")],
@@ -366,12 +395,17 @@ def fill_in(overlay: Path) -> None:
 
 
 def test_production_requires_replaced_placeholders(checkout: Checkout) -> None:
+    patches = checkout.directory / "k8s" / "overlays" / "production" / "patches"
+    patches.mkdir()
+    (patches / "host.yaml").write_text("host: db.example.com\n", encoding="utf-8")
+    (patches / "logo.png").write_bytes(b"\x89PNG\xff")
     done = checkout.make("k8s-apply", "OVERLAY=production")
     assert done.returncode == 2
     files, _, _ = done.stderr.partition(
         "These files still contain placeholders, see docs/operations.md\n"
     )
     assert {Path(file).name for file in files.split()} == {
+        "host.yaml",
         "ingress.yaml",
         "kustomization.yaml",
         "network-policies.yaml",
@@ -393,6 +427,19 @@ def test_production_requires_its_secrets(checkout: Checkout) -> None:
     assert done.returncode == 0, done.stderr
     assert not checkout.credentials.exists()
     assert "port-forward" not in done.stdout
+
+
+def test_overlay_of_ones_own_is_treated_as_production(checkout: Checkout) -> None:
+    overlays = checkout.directory / "k8s" / "overlays"
+    shutil.copytree(overlays / "production", overlays / "staging")
+    done = checkout.make("k8s-apply", "OVERLAY=staging")
+    assert done.returncode == 2
+    assert "k8s/overlays/staging/settings.env\n" in done.stderr
+    fill_in(overlays / "staging")
+    done = checkout.make("k8s-apply", "OVERLAY=staging")
+    assert done.returncode == 2
+    assert "Create secret/credentials first, see docs/operations.md" in done.stderr
+    assert not (overlays / "staging" / "credentials.env").exists()
 
 
 def test_private_registry_requires_its_secret(checkout: Checkout) -> None:

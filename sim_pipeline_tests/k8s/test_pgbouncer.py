@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from sim_pipeline.local_servers.ports import free_port, listens
+from sim_pipeline.local_servers.ports import listens
 from sim_pipeline.local_servers.postgres import LocalPostgres
 from sim_pipeline.local_servers.privileges import unprivileged_user
 from sim_pipeline.local_servers.processes import launch
@@ -20,6 +20,7 @@ from sim_pipeline.store.connection import SESSION_SETTINGS, Postgres
 from sim_pipeline_tests.k8s.rendering import K8S
 from sim_pipeline_tests.support.assertions import wait_until
 from sim_pipeline_tests.support.databases import database_in
+from sim_pipeline_tests.support.ports import free_port
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 PASSWORD = """a "quoted" pass'word \\ $HOME %s ; # with blanks"""  # noqa: S105 - for the test

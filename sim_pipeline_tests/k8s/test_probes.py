@@ -18,11 +18,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sim_pipeline.config import Settings
 from sim_pipeline.dagster_instance.storage import create_tables
-from sim_pipeline.local_servers.ports import free_port, listens
+from sim_pipeline.local_servers.ports import listens
 from sim_pipeline.local_servers.postgres import LocalPostgres
 from sim_pipeline_tests.k8s.manifests import named, pods
 from sim_pipeline_tests.k8s.rendering import Manifest
 from sim_pipeline_tests.support.assertions import wait_until
+from sim_pipeline_tests.support.ports import free_port
 
 PROJECT = Path(__file__).parents[2]
 HANDSHAKE = (

@@ -17,11 +17,11 @@ from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import OperationalError
 
 from sim_pipeline.errors import ServiceError
-from sim_pipeline.local_servers.ports import free_port
 from sim_pipeline.local_servers.postgres import LocalPostgres
 from sim_pipeline.local_servers.privileges import unprivileged_user
 from sim_pipeline.local_servers.processes import run
 from sim_pipeline_tests.local_servers.test_ports import with_ipv6
+from sim_pipeline_tests.support.ports import free_port
 from sim_pipeline_tests.support.process_helpers import processes_of, start_and_lose_owner
 from sim_pipeline_tests.support.server_programs import only_with_wheel
 from sim_pipeline_tests.support.tmpfs import tmpfs

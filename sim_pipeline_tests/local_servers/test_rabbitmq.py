@@ -12,9 +12,9 @@ from pika.exceptions import ProbableAuthenticationError
 
 from sim_pipeline.errors import ServiceError
 from sim_pipeline.local_servers import rabbitmq
-from sim_pipeline.local_servers.ports import free_port
 from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ, boot_error
 from sim_pipeline_tests.local_servers.test_ports import with_ipv6
+from sim_pipeline_tests.support.ports import free_port
 from sim_pipeline_tests.support.process_helpers import processes_of, start_and_lose_owner
 from sim_pipeline_tests.support.tmpfs import tmpfs
 

@@ -6,7 +6,11 @@ The tests of k8s/ and image/ cover the targets for Kubernetes and the image.
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import tarfile
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -111,6 +115,47 @@ def test_pip_installs_if_uv_fails(checkout: Path, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert len((tmp_path / "calls").read_text().splitlines()) == 1
     assert "No matching distribution found for nothing==1" in done.stderr
+
+
+def test_uv_is_not_built_from_source(checkout: Path, tmp_path: Path) -> None:
+    source = tmp_path / "uv-1"
+    source.mkdir()
+    (source / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: uv\nVersion: 1\n")
+    (source / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    (source / "backend.py").write_text(f"open({str(tmp_path / 'built')!r}, 'w').close()\n")
+    archive = tmp_path / "uv-1.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(source, "uv-1")
+    digest = sha256(archive.read_bytes()).hexdigest()
+    (checkout / "locks" / "uv.txt").write_text(f"uv==1 --hash=sha256:{digest}\n")
+    done = make(
+        "install",
+        f"PYTHON={sys.executable}",
+        directory=checkout,
+        PATH=os.defpath,
+        PIP_NO_INDEX="1",
+        PIP_FIND_LINKS=str(tmp_path),
+        PIP_CONFIG_FILE=os.devnull,
+    )
+    assert "Getting uv" in done.stdout
+    assert not (tmp_path / "built").exists()
+
+
+def test_ctrl_c_ends_the_installation_quietly(checkout: Path, tmp_path: Path) -> None:
+    programs = uv_that(tmp_path, 0)
+    (programs / "uv").write_text("#!/bin/sh\nkill -INT $PPID\n")
+    done = subprocess.run(
+        [sys.executable, "locks/install.py", "dev"],
+        cwd=checkout,
+        env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == ""
 
 
 def test_repeated_install_says_that_it_is_done(checkout: Path) -> None:

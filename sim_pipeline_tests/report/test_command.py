@@ -1,6 +1,7 @@
 """The command `report`: its HTML file, its period and its errors."""
 
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -8,9 +9,12 @@ import pytest
 import sqlalchemy as sa
 
 from sim_pipeline.cli import main
+from sim_pipeline.comparison.ranking import History
 from sim_pipeline.config import Settings, load_settings
-from sim_pipeline.local_servers.ports import free_port
+from sim_pipeline.report import page
+from sim_pipeline.store.batches import SimulatedEvent
 from sim_pipeline.store.connection import Postgres
+from sim_pipeline_tests.support.ports import free_port
 from sim_pipeline_tests.support.stored_windows import (
     START,
     batch_of,
@@ -154,8 +158,12 @@ def test_missing_windows_are_counted(stored: Postgres, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--since", "yesterday"], "'yesterday': allowed is an ISO 8601 date or time"),
-        (["--until", "2026-13-01"], "'2026-13-01': allowed is an ISO 8601 date or time"),
+        (["--since", "yesterday"], "--since is 'yesterday': allowed is an ISO 8601 date or time"),
+        (["--until", "2026-13-01"], "--until is '2026-13-01': allowed is an ISO 8601 date or time"),
+        (
+            ["--since", "2026-11-08", "--until", "2026-11-01"],
+            "--until is '2026-11-01': allowed is a time after --since, '2026-11-08'",
+        ),
     ],
 )
 @pytest.mark.usefixtures("settings")
@@ -181,6 +189,47 @@ def test_period_without_windows_is_reported(
         "No window is stored from 2026-11-26T00:00:00Z to 2026-11-26T00:00:00Z: the latest one"
         " starts at 2026-11-25T23:00:00Z\n"
     )
+
+
+def test_period_in_a_gap_is_reported(stored: Postgres, capsys: pytest.CaptureFixture[str]) -> None:
+    execute(stored, "DELETE FROM deliveries WHERE timestamp < :until", until=window_starts(6)[-1])
+    run("--since", "2026-11-24T01:00", "--until", "2026-11-24T05:00", status=1)
+    assert capsys.readouterr().err == (
+        "No window of the models is stored from 2026-11-24T01:00:00Z to 2026-11-24T05:00:00Z\n"
+    )
+
+
+def test_short_period_is_extended_to_the_hour_of_its_ranking(
+    stored: Postgres,  # noqa: ARG001 - needed for its effect
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SIMULATION_INTERVAL", "600")
+    run("--since", "2026-11-24T18:00", "--until", "2026-11-24T18:10", "--output", "-")
+    html = capsys.readouterr().out
+    assert "2026-11-24 17:10 to 2026-11-24 18:10 UTC" in html
+    assert [row[1] for row in _Tables(html).rows["Delivery"][1:]] == ["6", "6"]
+
+
+def test_models_without_an_interval_do_not_lead(
+    stored: Postgres,  # noqa: ARG001 - needed for its effect
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run("--since", "2026-11-24T12:00", "--until", "2026-11-24T13:00", "--output", "-")
+    assert capsys.readouterr().out.count("<b>too few values</b>") == 4
+
+
+@pytest.mark.usefixtures("stored")
+def test_plot_marks_the_events_before_the_period(monkeypatch: pytest.MonkeyPatch) -> None:
+    marked: list[SimulatedEvent] = []
+
+    def keep(history: History, events: Sequence[SimulatedEvent]) -> str:  # noqa: ARG001 - the original's
+        marked.extend(events)
+        return ""
+
+    monkeypatch.setattr(page, "history_image", keep)
+    run("--since", "2026-11-25T20:00", "--output", "-")
+    assert {each.kind for each in marked} == {"incident", "level_shift", "failure_spell"}
 
 
 @pytest.mark.usefixtures("settings")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -11,10 +12,10 @@ import pytest
 
 from sim_pipeline.cli import main
 from sim_pipeline.config import Settings, load_settings
-from sim_pipeline.local_servers.ports import free_port
 from sim_pipeline.store.batches import SimulatedEvent
 from sim_pipeline.store.connection import Postgres
 from sim_pipeline.timestamps import format_timestamp
+from sim_pipeline_tests.support.ports import free_port
 from sim_pipeline_tests.support.stored_windows import (
     HOUR,
     START,
@@ -142,11 +143,37 @@ def test_tables_have_the_figures(alarms: Path, capsys: pytest.CaptureFixture[str
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
 
     assert f"{at(0)} to {at(48)}: 3.0 days of windows, 2 models" in lines
-    assert "Left out: 2 alarms at times without windows" in lines
+    assert "Left out: 2 alarms of other models or outside the scored windows" in lines
     assert "alarms 7 5 1 1 83% 10.14" in lines
     assert "incident 2 2 100% 0.75 0.95" in lines
     assert "TPS 4 75% 10.14 3 100% 1.00" in lines
     assert "[bold]B 2 50% 30.00 1 100% 0.50" in lines
+
+
+def test_long_names_leave_the_numbers_whole(
+    postgres: Postgres, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "N" * 50
+    store(postgres, batch_of([name], window_starts(DAY), events=[event(10.0, 12.0, name)]))
+    run(write(tmp_path / "alarms.csv", f"{name},TPS,{at(11)}", f"{name},TPS,{at(2)}"))
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert any(re.fullmatch(r"N+ 2 50% 30.00 1 100% 1.00", line) for line in lines)
+
+
+@pytest.mark.usefixtures("stored")
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--kinds", "incident"], "To find: incident"),
+        (["--kinds", "level_shift"], "To find: level_shift; of level shifts, the slower ones"),
+        (["--kinds", "level_shift", "--all-shifts"], "To find: level_shift"),
+    ],
+)
+def test_tables_name_the_events_to_find(
+    arguments: list[str], line: str, alarms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(alarms, *arguments)
+    assert line in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.usefixtures("stored")

@@ -2,10 +2,16 @@
 
 import io
 import logging
+import os
+import threading
+from pathlib import Path
 
 import pytest
 
-from sim_pipeline.service.children import _relay
+from sim_pipeline.local_servers.ports import listens
+from sim_pipeline.service.children import Children, _relay
+from sim_pipeline.stop_request import StopRequest
+from sim_pipeline_tests.support.ports import free_port
 
 
 def relayed(caplog: pytest.LogCaptureFixture, text: str) -> list[tuple[str, str, bool]]:
@@ -76,3 +82,18 @@ def test_backfill_details_are_hidden_but_not_errors(
         ("INFO", "Submitted run 1aad for assets/checks benchmark_feed", False),
         ("ERROR", "Backfill failed", False),
     ]
+
+
+class _NoStopRequest(StopRequest):
+    """A stop request that leaves the signals of the tests alone."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+
+def test_module_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    port = str(free_port())
+    with Children(tmp_path, os.environ, _NoStopRequest()) as children:
+        assert not children.run("slow", "http.server", "--bind", "127.0.0.1", port, timeout=0.1)
+        assert not listens("127.0.0.1", int(port))
+        assert children.run("quick", "calendar", "2026", timeout=60)

@@ -1,4 +1,4 @@
-"""The whole service on an unusual machine: odd path, dead proxies, C locale, another time zone."""
+"""The whole service on an unusual machine: its path, proxies, locale, time zone and TMPDIR."""
 
 import os
 import shutil
@@ -66,12 +66,15 @@ def checkout(
 
 
 @pytest.fixture
-def surroundings() -> Mapping[str, str]:
-    """An environment with dead proxies, a time zone east of UTC and the C locale."""
+def surroundings(tmp_path: Path) -> Mapping[str, str]:
+    """An environment with dead proxies, a time zone east of UTC, the C locale and a long TMPDIR."""
+    temporary = tmp_path / ("t" * 80)
+    temporary.mkdir()
     proxies = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
     return {
         "PATH": os.environ["PATH"],
         "HOME": os.environ["HOME"],
+        "TMPDIR": str(temporary),
         **dict.fromkeys(proxies, DEAD_PROXY),
         **dict.fromkeys(map(str.upper, proxies), DEAD_PROXY),
         "TZ": EAST,

@@ -180,7 +180,7 @@ def test_events_of_other_models_are_refused() -> None:
 
 
 def test_duplicate_event_is_refused() -> None:
-    with pytest.raises(ValueError, match="an event is in the batch more than once"):
+    with pytest.raises(ValueError, match=r"the incident of a at .* is in the batch more than once"):
         batch_of(["a"], [START], events=[event(0, 1, "a")] * 2)
 
 

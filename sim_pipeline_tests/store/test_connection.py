@@ -9,8 +9,8 @@ import adbc_driver_manager
 import pytest
 import sqlalchemy as sa
 
-from sim_pipeline.local_servers.ports import free_port
 from sim_pipeline.store.connection import Postgres
+from sim_pipeline_tests.support.ports import free_port
 
 USER = 'o\'b@r:/?#%25 "é"'
 PASSWORD = "p@ss:w/rd?&=#%20+ '\"\\[é]"  # noqa: S105 - the role is the test's own

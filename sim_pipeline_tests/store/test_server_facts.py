@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from sim_pipeline.local_servers.postgres import LocalPostgres
 from sim_pipeline.store.connection import SESSION_SETTINGS, Postgres
-from sim_pipeline.store.server_facts import ids_running_out, unmet_requirements
+from sim_pipeline.store.server_facts import ids_left, ids_running_out, unmet_requirements
 from sim_pipeline_tests.support.databases import database_in
 
 # Each is a default of a real hosting service, or a plausible setting of a role.
@@ -176,4 +176,5 @@ def test_warning_says_how_many_ids_are_left(
 
 def test_unused_sequence_gives_no_warning(postgres: Postgres) -> None:
     with postgres.engine.connect() as connection:
+        assert ids_left(connection) == 2**31 - 1
         assert ids_running_out(connection) is None

@@ -10,7 +10,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, Self
 
-from sim_pipeline.local_servers.ports import free_port
+from sim_pipeline_tests.support.ports import free_port
 
 _CHUNK = 65536
 # The first message of a PostgreSQL client that wants TLS: length and request code.

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from sim_pipeline.config import Settings, read_settings
 from sim_pipeline.connections import results_database
-from sim_pipeline.local_servers.ports import free_port
+from sim_pipeline_tests.support.ports import free_port
 
 
 @dataclass

@@ -66,7 +66,7 @@ def cells(table: str) -> dict[str, list[str]]:
 
 def test_same_inputs_give_no_change(offline: Settings, ephemeral: dg.DagsterInstance) -> None:
     found = metadata_of(what_if(offline, ephemeral, seed=42, points=5))
-    assert found["largest change"] == "none, the inputs are the same"
+    assert found["largest change"] == "none, the metrics are the same"
     assert list(found)[:2] == ["largest change", "plot"]
     assert list(found)[2:6] == TITLES
     assert (found["since"], found["until"]) == (
@@ -124,7 +124,7 @@ def test_slos_of_the_form_change_only_attainment_and_goodput(
 ) -> None:
     models = {"GPT-4o": {"slo": {"ttft": 0.4}}}
     found = metadata_of(what_if(offline, ephemeral, profiles={"models": models}))
-    assert found["largest change"] == "none, the inputs are the same"
+    assert found["largest change"] == "none, the metrics are the same"
     rows = cells(found["SLO attainment, goodput [requests/s]"])
     attainment, other, goodput, other_goodput, change = rows["GPT-4o"]
     assert float(attainment.rstrip("%")) > 90

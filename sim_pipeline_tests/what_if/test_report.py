@@ -81,7 +81,17 @@ def test_largest_change_is_chosen_by_ratio() -> None:
 
 def test_no_change_is_reported() -> None:
     side = outcome().baseline
-    assert largest_change(SCENARIO, Outcome(side, side)) == "none, the inputs are the same"
+    assert largest_change(SCENARIO, Outcome(side, side)) == "none, the metrics are the same"
+
+
+def test_zeros_are_no_change() -> None:
+    result = outcome()
+    result.baseline.percentiles[:, 2] = result.candidate.percentiles[:, 2] = 0.0
+    result.baseline.percentiles[0, 1, 0] = 0.0
+    assert largest_change(SCENARIO, result).startswith("Llama-3.1-8B RPS p95: 3 to 1")
+    rows = metric_table(SCENARIO, result, "e2e_latency").splitlines()[2:]
+    assert rows[0] == "| GPT-4o | 0 | 0 | none | 0 | 0 | none |"
+    assert metric_table(SCENARIO, result, "TPS").splitlines()[2].startswith("| GPT-4o | 0 | 1 |  |")
 
 
 def test_model_names_are_escaped() -> None:

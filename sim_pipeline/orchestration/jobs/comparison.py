@@ -12,13 +12,12 @@ import dagster as dg
 
 from sim_pipeline.comparison.ranking import last_compared
 from sim_pipeline.dagster_instance.names import (
-    IN_PROGRESS_RUN_STATUSES,
     MAX_RETRIES_TAG,
     MAX_RUNTIME_SECONDS_TAG,
     PRIORITY_TAG,
     UnresolvedAssetJobDefinition,
 )
-from sim_pipeline.orchestration.jobs import DEFAULT_STATUS
+from sim_pipeline.orchestration.jobs import DEFAULT_STATUS, UNFINISHED
 from sim_pipeline.orchestration.resources import ResultsDatabase
 from sim_pipeline.store.errors import translate_db_errors
 from sim_pipeline.store.ledger import latest_window_start
@@ -31,11 +30,6 @@ COMPARISON_INTERVAL: Final = timedelta(minutes=15)
 
 # Starts at minute 2: most windows end on the hour, and a scheduled run takes seconds.
 _CRON = "2-59/15 * * * *"
-_UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    *IN_PROGRESS_RUN_STATUSES,
-]
 
 
 def build_comparison_job(model_comparison: dg.AssetsDefinition) -> UnresolvedAssetJobDefinition:
@@ -76,7 +70,7 @@ def build_comparison_schedule(
             return dg.SkipReason(
                 f"No new window is stored since the comparison up to {format_timestamp(compared)}"
             )
-        unfinished = dg.RunsFilter(job_name=COMPARISON_JOB, statuses=_UNFINISHED)
+        unfinished = dg.RunsFilter(job_name=COMPARISON_JOB, statuses=UNFINISHED)
         if context.instance.get_runs_count(unfinished):
             return dg.SkipReason("A comparison is in progress")
         return dg.RunRequest()

@@ -18,7 +18,7 @@ from sim_pipeline.dagster_instance.names import (
     UnresolvedAssetJobDefinition,
 )
 from sim_pipeline.dagster_instance.run_tags import WINDOWS_TAG, models_in_range, range_tags
-from sim_pipeline.orchestration.jobs import DEFAULT_STATUS
+from sim_pipeline.orchestration.jobs import DEFAULT_STATUS, UNFINISHED
 from sim_pipeline.orchestration.resources import ResultsDatabase
 from sim_pipeline.store.completeness import MissingWindows, find_missing
 from sim_pipeline.store.errors import translate_db_errors
@@ -30,12 +30,6 @@ SIMULATION_JOB = "simulation"
 SIMULATION_SCHEDULE = "simulation_schedule"
 
 _STARTING = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
-_UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    *_STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 # A run that has not started within this share of run monitoring's timeout may never start: its
 # process may have died unnoticed. If it does start later, the two runs share the work.
 _START_TIMEOUT_SHARE = 1 / 4
@@ -179,7 +173,7 @@ def run_request(span: Span, cadence: Cadence) -> dg.RunRequest:
 
 def _unfinished_spans(instance: dg.DagsterInstance, llm_names: Sequence[str]) -> Iterator[Span]:
     now = datetime.now(UTC)
-    for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):
+    for record in instance.get_run_records(dg.RunsFilter(statuses=UNFINISHED)):
         tags = record.dagster_run.tags
         if WINDOWS_TAG in tags and not _is_overdue(record, instance, now):
             since, until = tags[WINDOWS_TAG].split("/")

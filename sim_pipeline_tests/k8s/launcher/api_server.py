@@ -18,11 +18,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-from sim_pipeline.local_servers.ports import free_port
 from sim_pipeline_tests.k8s.launcher.kubelet import Container, Node
 from sim_pipeline_tests.k8s.manifests import named
 from sim_pipeline_tests.k8s.rendering import Manifest
 from sim_pipeline_tests.k8s.test_rights import rights
+from sim_pipeline_tests.support.ports import free_port
 
 HOST, NAMESPACE = "localhost", "sim-pipeline"
 

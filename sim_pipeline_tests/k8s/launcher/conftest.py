@@ -14,7 +14,7 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 
 from sim_pipeline.config import read_settings
 from sim_pipeline.dagster_instance.storage import create_tables
-from sim_pipeline.local_servers.ports import free_port, listens
+from sim_pipeline.local_servers.ports import listens
 from sim_pipeline.local_servers.postgres import LocalPostgres
 from sim_pipeline.local_servers.rabbitmq import LocalRabbitMQ
 from sim_pipeline.store.migrations import upgrade
@@ -27,6 +27,7 @@ from sim_pipeline_tests.k8s.manifests import named
 from sim_pipeline_tests.support.assertions import wait_until
 from sim_pipeline_tests.support.certificates import Authority
 from sim_pipeline_tests.support.databases import database_in
+from sim_pipeline_tests.support.ports import free_port
 
 
 @pytest.fixture(scope="module")
