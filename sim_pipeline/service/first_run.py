@@ -99,7 +99,11 @@ class FirstStart:
         """Wait until a run ends; return whether it succeeded."""
         status = self._poll(lambda: self._dagster.status(run))
         if status not in (*_ENDED, None):
-            logger.info("%s goes on: %s", what, self._dagster.page(run))
+            logger.info(
+                "%s goes on: %s. After it, make report writes the report",
+                what,
+                self._dagster.page(run),
+            )
         elif status not in (_SUCCESS, None):
             logger.warning("%s failed: see %s", what, self._dagster.page(run))
         return status == _SUCCESS
