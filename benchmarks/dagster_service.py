@@ -145,7 +145,7 @@ class DagsterService:
         workspace = ("--workspace", str(self.workspace))
         self.children.start(
             "webserver",
-            *("dagster_webserver", *workspace, "--host", "127.0.0.1"),
+            *("sim_pipeline.dagster_instance.webserver", *workspace, "--host", "127.0.0.1"),
             *("--port", str(self._ui_port), "--dagster-log-level", "warning"),
         )
         self.await_condition(partial(listens, "127.0.0.1", self._ui_port), "the UI did not answer")

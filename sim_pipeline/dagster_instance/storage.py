@@ -1,4 +1,4 @@
-"""Dagster's PostgreSQL storage, with two differences. It stores the same rows.
+"""Dagster's PostgreSQL storage, with three differences. It stores the same rows.
 
 - It writes planned and completed materializations in batches, by one statement that is compiled
   once. For each run, Dagster stores one event of each kind per asset and partition. Dagster's
@@ -10,6 +10,9 @@
   pipeline migrates the tables before anything starts. The queries also cost memory: SQLAlchemy
   caches them per dialect, for the last 128 dialects. A code server creates a dialect at each tick,
   and so grew by 16 MB in two hours.
+- PostgreSQL finds the partitions that were planned and not materialized. Dagster's storage fetches
+  the latest events of all partitions to find them, each time the UI shows an asset for the first
+  time since a run: a third of the page's time with ten years of 64 models.
 """
 
 import os
@@ -56,10 +59,8 @@ vars(dagster_postgres.utils)["get_alembic_config"] = _alembic_config_in_any_dire
 STORAGE_ERRORS: Final = (sa.exc.DBAPIError, DagsterPostgresException)
 """Errors of the database, with and without Dagster's retries."""
 
-_BATCHED = {
-    dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
-    dg.DagsterEventType.ASSET_MATERIALIZATION,
-}
+_PLANNED = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+_BATCHED = {_PLANNED, dg.DagsterEventType.ASSET_MATERIALIZATION}
 # Returns the ids in the order of the events. SQLAlchemy sends it for a page of rows at a time.
 _INSERT = SqlEventLogStorageTable.insert().returning(
     SqlEventLogStorageTable.c.id, sort_by_parameter_order=True
@@ -124,6 +125,36 @@ class BatchingEventLogStorage(PostgresEventLogStorage):
             self._store_asset_event_tags(connection, events, ids)
             for event, event_id in latest.values():
                 self._store_asset_event(connection, event, event_id)
+
+    def get_latest_asset_partition_materialization_attempts_without_materializations(
+        self, asset_key: dg.AssetKey, after_storage_id: int | None = None
+    ) -> Mapping[str, tuple[str, int]]:
+        """Return run and id of the latest event of each partition in which this is a planned one.
+
+        Args:
+            asset_key: the asset.
+            after_storage_id: ignore events up to this id.
+        """
+        latest = self._latest_event_ids_by_partition_subquery(
+            asset_key, list(_BATCHED), after_cursor=after_storage_id
+        )
+        planned = latest.c.dagster_event_type == _PLANNED.value
+        newest = sa.func.max(latest.c.id)
+        attempts = (
+            sa.select(newest.label("id"))
+            .group_by(latest.c.partition)
+            .having(newest.filter(planned) == newest)
+            .subquery()
+        )
+        events = SqlEventLogStorageTable.c
+        query = sa.select(events.partition, events.run_id, events.id).where(
+            events.id.in_(sa.select(attempts.c.id))
+        )
+        with self.index_connection() as connection:
+            return {
+                partition: (run_id, event_id)
+                for partition, run_id, event_id in connection.execute(query)
+            }
 
 
 class BatchingPostgresStorage(DagsterPostgresStorage):

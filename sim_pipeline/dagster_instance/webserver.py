@@ -3,6 +3,7 @@
 All options of dagster-webserver work. The settings give the defaults of host, port and path prefix.
 """
 
+import gc
 import sys
 from typing import Any
 
@@ -13,6 +14,9 @@ from sim_pipeline.config import Settings, SettingsError, load_settings
 from sim_pipeline.dagster_instance.ui_guard import UiGuard
 from sim_pipeline.surroundings import secure_this_process
 
+# Objects created between two collections of garbage; Python's default is 700. The UI's page of an
+# asset creates several for each partition, and the collections took half of that time.
+_OBJECTS_PER_COLLECTION = 100_000
 # The function in the command's module that creates the application.
 _APP_FACTORY = "create_app_from_workspace_process_context"
 
@@ -49,6 +53,9 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     put_guard_before_ui(settings)
+    # The imported modules stay, so no collection needs to look at them.
+    gc.freeze()
+    gc.set_threshold(_OBJECTS_PER_COLLECTION)
     # dagster-webserver's own command has the same prefix of environment variables.
     cli.cli(
         auto_envvar_prefix="DAGSTER_WEBSERVER",

@@ -88,6 +88,39 @@ def test_planned_partitions_are_known_to_dagster(
         assert record.asset_entry.last_run_id == run.run_id
 
 
+def test_unfinished_partitions_equal_those_of_dagsters_storage(
+    settings: Settings, postgres_server: LocalPostgres
+) -> None:
+    """Planned, some of them materialized, planned again, and after a wipe of the asset."""
+    key = dg.AssetKey("benchmark_feed")
+    found = []
+    with instance_in(postgres_server) as (instance, _):
+        storage = instance.event_log_storage
+        assert isinstance(storage, dagster_storage.BatchingEventLogStorage)
+
+        def compare(after: int | None = None) -> int:
+            name = "get_latest_asset_partition_materialization_attempts_without_materializations"
+            ours = getattr(storage, name)(key, after)
+            theirs = getattr(super(type(storage), storage), name)(key, after)
+            assert ours == theirs
+            found.append(len(ours))
+            return max((event_id for _, event_id in ours.values()), default=0)
+
+        create_run(settings, instance)
+        first = compare()
+        for model in settings.llm_models[:2]:
+            partition = f"{DAYS[0]}|{model}"
+            instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition))
+        compare()
+        compare(first)
+        create_run(settings, instance)
+        compare(first)
+        compare()
+        instance.wipe_assets([key])
+        compare()
+    assert found == [PARTITIONS, PARTITIONS - 2, 0, PARTITIONS, PARTITIONS, 0]
+
+
 @pytest.mark.parametrize("stock", [True, False])
 def test_storage_does_not_query_the_catalog(
     settings: Settings, postgres_server: LocalPostgres, *, stock: bool
