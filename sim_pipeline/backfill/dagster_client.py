@@ -28,7 +28,7 @@ _TIMEOUT_SECONDS = 60.0
 _LAUNCH_TIMEOUT_SECONDS = 300.0
 _EVENTS_PER_QUERY = 1000
 # The newest runs of a request: many times as many as one backfill has, with their retries.
-_RUNS_PER_QUERY = 200
+_RUNS_PER_QUERY = 500
 
 _LIMITS = "{ instance { runQueueConfig { maxConcurrentRuns tagConcurrencyLimitsYaml } } }"
 _MATERIALIZED = """

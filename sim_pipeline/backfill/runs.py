@@ -26,6 +26,8 @@ _WINDOW_SECONDS = 2.5e-4
 _VALUE_SECONDS = 1.25e-5
 # A run takes two to three seconds to start. With less work than this, another run does not pay.
 _SECONDS_PER_RUN = 5.0
+# A run's process needs 7 KB for each partition, beside its 270 MiB.
+_PARTITIONS_PER_RUN = 10_000
 # Dagster queues a run right after it creates it, and launches a retry within a minute of the
 # failure. After this time it will not do so any more: its process died in between.
 _LAUNCH_TIMEOUT: Final = timedelta(minutes=3)
@@ -133,7 +135,7 @@ class Rectangle:
 
 
 def worthwhile_runs(partitions: int, windows: int, points: int, limit: int) -> int:
-    """Return the number of runs to split work into.
+    """Return the number of runs to split work into, more than `limit` for very many partitions.
 
     Args:
         partitions: the number of partitions.
@@ -143,7 +145,8 @@ def worthwhile_runs(partitions: int, windows: int, points: int, limit: int) -> i
     """
     seconds = partitions * _PARTITION_SECONDS
     seconds += windows * (_WINDOW_SECONDS + points * _VALUE_SECONDS)
-    return max(1, min(limit, round(seconds / _SECONDS_PER_RUN)))
+    parallel = min(limit, round(seconds / _SECONDS_PER_RUN))
+    return max(1, parallel, ceil(partitions / _PARTITIONS_PER_RUN))
 
 
 def split(

@@ -37,6 +37,8 @@ def run(run_id: str = "1", status: str = "SUCCESS", parent: str | None = None, *
         (365, 24, 5, 4),
         (2, 24, 10_000, 4),
         (1, 86_400, 5, 4),
+        # Ten years of 64 models: no run has more than 10,000 partitions.
+        (25_956, 24, 5, 24),
     ],
 )
 def test_number_of_runs_follows_the_work(
