@@ -1,27 +1,39 @@
-"""Free ports of which no two are equal, in any of the test processes."""
+"""Free ports that no other test process on this machine uses."""
 
-import os
-import random
+import socket
+from itertools import cycle
 
 from sim_pipeline.local_servers.ports import is_free
 
-# The pipeline takes its own free ports from 20000 on. A part of these for each process of
-# pytest-xdist, and one for pytest without it, so that a server that is stopped and started again
-# finds its port free.
+# The pipeline takes its own free ports from 20000 on.
 _PORTS = range(16_000, 20_000)
-_PARTS = 8
-_worker = os.environ.get("PYTEST_XDIST_WORKER", f"gw{_PARTS - 1}").removeprefix("gw")
-_own = _PORTS[int(_worker) % _PARTS :: _PARTS]
-# Another run of the tests on this machine begins at another port.
-_next = random.SystemRandom().randrange(len(_own))
+_PORTS_PER_PROCESS = 250
+
+
+def _reserve() -> tuple[socket.socket, range]:
+    """Return ports for this process, so that a server can be started again on the same port.
+
+    A socket bound to the first of them reserves the others until this process ends.
+    """
+    for first in _PORTS[::_PORTS_PER_PROCESS]:
+        mark = socket.socket()
+        try:
+            mark.bind(("127.0.0.1", first))
+        except OSError:
+            mark.close()
+        else:
+            return mark, range(first + 1, first + _PORTS_PER_PROCESS)
+    raise RuntimeError(f"other processes use all of {_PORTS}")
+
+
+_mark, _own = _reserve()
+_next = cycle(_own)
 
 
 def free_port(host: str = "127.0.0.1") -> int:
     """Return a free port that this process has not returned before, or long ago."""
-    global _next  # noqa: PLW0603 - the position in this process's ports
     for _ in _own:
-        port = _own[_next]
-        _next = (_next + 1) % len(_own)
+        port = next(_next)
         if is_free(port, host):
             return port
     raise RuntimeError(f"no port of {_own} is free on {host}")
