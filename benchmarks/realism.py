@@ -395,7 +395,9 @@ def from_database(series: Sequence[Series]) -> Results:
         )
     )
     results.missing.update(
-        dict.fromkeys(["failures", "in_spells"], "the rows do not say which windows have incidents")
+        dict.fromkeys(
+            ["failures", "in_spells"], "only the results are read, not the counts of requests"
+        )
     )
     _add_itl_bend(results, [one.profile for one in series])
     return results
