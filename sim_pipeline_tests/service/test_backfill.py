@@ -105,6 +105,14 @@ def await_a_window(service: Service) -> None:
     wait_until(lambda: in_span(service, "count(*)")[0][0] > 0, "a window", seconds=300)
 
 
+@contextlib.contextmanager
+def writes_blocked(service: Service) -> Iterator[None]:
+    """Let runs wait before they store their next batch, so that they cannot end meanwhile."""
+    with results_database(service.settings).engine.begin() as connection:
+        connection.execute(sa.text("LOCK TABLE simulation_results IN SHARE ROW EXCLUSIVE MODE"))
+        yield
+
+
 def assert_complete(service: Service) -> None:
     """Check that every window is stored, published and materialized, and was sent once."""
     assert in_span(service, "count(*), count(published_at)") == [(WINDOWS, WINDOWS)]
@@ -126,7 +134,13 @@ def test_interrupted_backfill_resumes(service: Service) -> None:
 
     interrupted = start_backfill()
     await_a_window(service)
-    os.killpg(interrupted.pid, signal.SIGINT)
+    with writes_blocked(service):
+        os.killpg(interrupted.pid, signal.SIGINT)
+        wait_until(
+            lambda: {run["status"] for run in backfill_runs(service)} <= {"CANCELING", "CANCELED"},
+            "the cancellation of both runs",
+            seconds=60,
+        )
     status, output = finish(interrupted)
     assert status == 130, output
     assert "Run the same command again to continue" in output
