@@ -94,7 +94,7 @@ def test_figures_that_stored_windows_do_not_allow_have_a_reason(postgres: Postgr
     assert set(results.values) | set(results.missing) == {figure.key for figure in FIGURES}
     assert {"weekend", "tps_p05", "rate_sd", "peak_to_trough"} <= set(results.values)
     assert results.missing["shift"] == "15 days are available, 70 are needed"
-    assert "incidents" in results.missing["failures"]
+    assert "counts of requests" in results.missing["failures"]
     assert "cap" in results.missing["fano_1"]
 
 
